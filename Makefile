@@ -1,0 +1,36 @@
+# make demo, make test, make check: each sets everything up by itself.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+DONE   := $(VENV)/.installed
+
+.PHONY: demo test test-slow check format clean
+
+demo: $(DONE)
+	$(BIN)/boltzmed demo --output demo_output
+
+test: $(DONE)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: $(DONE)
+	$(BIN)/python -m pytest -m slow
+
+check: $(DONE)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(DONE)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch first, by exact version: asked for by another package it may come as a build several gigabytes larger.
+$(DONE): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "boltzmed needs Python 3.11 to 3.13, found %d.%d; run make with PYTHON=/path/to/python" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,dev]"
+	@touch $(DONE)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo_output

@@ -1,0 +1,115 @@
+"""The command ``boltzmed``: parses, calls, prints. Heavy modules are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import boltzmed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status: 0, or 2 after one line about wrong input."""
+    parser = _make_parser()
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return 0
+    try:
+        return options.run(options) or 0
+    except Exception as error:
+        line = _root_line(error)
+        if line is None:
+            raise
+        print(f"boltzmed: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("boltzmed: stopped", file=sys.stderr)
+        return 130
+
+
+def _root_line(error: BaseException) -> str | None:
+    """The message of wrong input (the ValueError family), however deep MONAI has wrapped it; None for our own bugs."""
+    while error.__cause__ is not None and not isinstance(error, ValueError):
+        error = error.__cause__
+    return str(error) if isinstance(error, ValueError) else None
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="boltzmed",
+        description="Finds and outlines things in CT and MRI from a sentence. Research software, not for clinical use.",
+    )
+    parser.add_argument("--version", action="version", version=f"boltzmed {boltzmed.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    predict = commands.add_parser("predict", help="segment studies by text prompts")
+    predict.add_argument("inputs", nargs="+", metavar="INPUT", help=".nii, .nii.gz, folder or zip with a DICOM series")
+    predict.add_argument(
+        "--prompt", action="append", required=True, metavar="TEXT", help="what to find; may be repeated"
+    )
+    predict.add_argument("--output", required=True, metavar="DIR", help="masks go to DIR/<case>/<prompt>.nii.gz")
+    predict.add_argument("--modality", choices=["CT", "MR"], help="for files that don't say")
+    predict.add_argument("--window", metavar="NAME|LOW,HIGH", help="overrides the prompt's window; numbers in HU")
+    predict.add_argument("--series-uid", metavar="UID", help="which DICOM series, where a folder holds several")
+    predict.add_argument("--checkpoint", metavar="FILE", help="weights; the bundle's own by default")
+    predict.add_argument("--seed", type=int, default=0, help="of the attention's draws (default 0)")
+    predict.add_argument("--no-seg", action="store_true", help="write no DICOM SEG")
+    predict.set_defaults(run=_predict)
+
+    demo = commands.add_parser("demo", help="make a phantom CT, segment it by text, score and draw it")
+    demo.add_argument("--output", default="demo_output", metavar="DIR")
+    demo.set_defaults(run=_demo)
+
+    phantom = commands.add_parser("phantom", help="write phantom CTs with their masks, for training")
+    phantom.add_argument("--output", required=True, metavar="DIR")
+    phantom.add_argument("--count", type=int, default=10)
+    phantom.add_argument("--first-seed", type=int, default=0)
+    phantom.add_argument("--workers", type=int, default=1)
+    phantom.add_argument("--compress", action="store_true", help=".nii.gz, smaller but slow to train from")
+    phantom.set_defaults(run=_phantom)
+
+    series = commands.add_parser("series", help="list the DICOM series in a folder or zip")
+    series.add_argument("input", metavar="PATH")
+    series.set_defaults(run=_series)
+    return parser
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from boltzmed.workflow import run_inference
+
+    overrides = {"modality": options.modality, "window": options.window, "series_uid": options.series_uid}
+    if options.checkpoint:
+        overrides["checkpoint"] = options.checkpoint
+    if options.no_seg:
+        overrides["segmentation"] = False
+    for folder in run_inference(options.inputs, options.prompt, options.output, seed=options.seed, **overrides):
+        print(folder)
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from boltzmed.demo import run_demo
+
+    return run_demo(options.output)
+
+
+def _phantom(options: argparse.Namespace) -> int:
+    from boltzmed.data.phantom import write_phantoms
+
+    seeds = range(options.first_seed, options.first_seed + options.count)
+    print(write_phantoms(options.output, seeds, compress=options.compress, workers=options.workers))
+    return 0
+
+
+def _series(options: argparse.Namespace) -> int:
+    from boltzmed.volumes import list_series
+
+    for record in list_series(options.input):
+        print(record)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Branching vessels: trees that fill an organ from a root, with radii that taper by Murray's law."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boltzmed.data.torso.painting import Tubes
+
+NODE_STEP_MM = 7.0
+MURRAY_EXPONENT = 2.5
+RADIUS_LIMIT_MM = 7.5
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A branching tree: ``points`` (n, 3) body mm, ``radii`` (n,) mm, ``parents`` (n,), -1 at the root."""
+
+    points: NDArray[np.float64]
+    radii: NDArray[np.float64]
+    parents: NDArray[np.int64]
+
+    @property
+    def segments(self) -> NDArray[np.int64]:
+        """(n - 1, 2): parent and child of every segment."""
+        child = np.flatnonzero(self.parents >= 0)
+        return np.stack([self.parents[child], child], axis=1)
+
+    def tubes(self, hu: float, labels: dict[int, int], texture_hu: float = 0.0) -> Tubes:
+        """The branches as tubes of one HU; ``labels`` maps the label below to the label to write."""
+        return Tubes(self.points, self.radii, self.segments, hu, labels, texture_hu=texture_hu)
+
+
+def grow_tree(
+    rng: np.random.Generator, root: NDArray[np.float64], targets: NDArray[np.float64], tip_radius_mm: float
+) -> Tree:
+    """Joins every target, nearest the root first, to the node that costs the least new and total length.
+
+    Radii follow Murray's law, r_parent^n = sum r_child^n with n = 2.5, from the tips inwards.
+    """
+    capacity = 64 * (len(targets) + 1)
+    points = np.zeros((capacity, 3))
+    heading = np.zeros((capacity, 3))
+    path = np.zeros(capacity)
+    parents = np.full(capacity, -1, np.int64)
+    points[0] = root
+    count = 1
+    for target in targets[np.argsort(np.linalg.norm(targets - root, axis=1))]:
+        offset = target - points[:count]
+        gap = np.linalg.norm(offset, axis=1)
+        forward = (offset * heading[:count]).sum(axis=1) / np.maximum(gap, 1e-6)
+        cost = gap * (1.25 - 0.35 * forward) + 0.25 * path[:count]
+        start = int(np.argmin(cost))
+        length = float(gap[start])
+        steps = int(length / NODE_STEP_MM) + 1
+        if length < 2.0 or count + steps >= capacity:
+            continue
+        # The branch leaves along its parent's heading and bends to the target, with a little wander.
+        bend = points[start] + 0.5 * offset[start] + heading[start] * length * 0.12 + rng.normal(0, 0.06, 3) * length
+        t = np.linspace(0, 1, steps + 1)[1:, None]
+        curve = (1 - t) ** 2 * points[start] + 2 * t * (1 - t) * bend + t**2 * target
+        curve[:-1] += rng.normal(0, 0.35, (steps - 1, 3))
+        previous = start
+        for point in curve:
+            step = point - points[previous]
+            size = float(np.linalg.norm(step))
+            points[count], parents[count] = point, previous
+            heading[count], path[count] = step / max(size, 1e-6), path[previous] + size
+            previous = count
+            count += 1
+    parents, points = parents[:count], points[:count]
+    flow = np.zeros(count)
+    flow[np.setdiff1d(np.arange(count), parents)] = 1.0
+    for node in range(count - 1, 0, -1):
+        flow[parents[node]] += flow[node]
+    radii = np.minimum(tip_radius_mm * np.maximum(flow, 1) ** (1 / MURRAY_EXPONENT), RADIUS_LIMIT_MM)
+    # Ends taper further: the last stretch before a tip thins out.
+    radii[flow <= 1] *= rng.uniform(0.75, 1.0, int((flow <= 1).sum()))
+    return Tree(points, radii, parents)

@@ -1,0 +1,36 @@
+"""What a MONAI engine feeds the network, out of a collated batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.engines import PrepareBatch
+from torch import Tensor
+
+
+class PreparePromptBatch(PrepareBatch):
+    """Image, target and the network's prompts; the target carries which prompts are valid, for loss and metrics.
+
+    Training draws by each sample's own key; evaluation draws by the network's seed, as inference does.
+    """
+
+    def __init__(self, *, keyed_draws: bool = True) -> None:
+        self.keyed_draws = keyed_draws
+
+    def __call__(  # type: ignore[override]
+        self,
+        batchdata: Mapping[str, Tensor],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Tensor], tuple, dict[str, Tensor]]:
+        moved = {
+            key: batchdata[key].to(device=device, non_blocking=non_blocking)
+            for key in ("image", "label", "input_ids", "prompt_valid")
+        }
+        extra = {"input_ids": moved["input_ids"], "prompt_valid": moved["prompt_valid"]}
+        if self.keyed_draws:
+            extra["draw_key"] = batchdata["draw_key"]
+        return moved["image"], {"mask": moved["label"], "prompt_valid": moved["prompt_valid"]}, (), extra

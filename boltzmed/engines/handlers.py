@@ -1,0 +1,137 @@
+"""Ignite handlers and metrics of training: gradient clipping, a stop at a loss that is no number, Dice by size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from ignite.exceptions import NotComputableError
+from ignite.metrics import Metric
+from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
+from monai.engines import IterationEvents
+from monai.handlers import CheckpointLoader, CheckpointSaver
+from torch import Tensor, nn
+
+from boltzmed.strata import AREA_BINS, assign_area_bins
+
+
+class GradientClipper:
+    """Scale gradients down to a largest norm, after every backward pass of a MONAI trainer.
+
+    Args:
+        network: Whose gradients; their L2 norm is taken over all parameters together.
+        max_norm: The largest norm that passes unchanged.
+    """
+
+    def __init__(self, network: nn.Module, max_norm: float) -> None:
+        self.network, self.max_norm = network, max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer that fires MONAI's iteration events."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+
+
+class FiniteLoss:
+    """Stop training at a loss that is not a finite number, before the step it would spoil; names the cases."""
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer that fires MONAI's iteration events."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        loss = engine.state.output["loss"]  # type: ignore[index]
+        if not torch.isfinite(loss):
+            cases = sorted(set(engine.state.batch.get("case", ["unknown"])))  # type: ignore[union-attr]
+            raise ValueError(
+                f"epoch {engine.state.epoch}, iteration {engine.state.iteration}: expected a finite loss, "
+                f"received {loss.item()} on the batch of cases {', '.join(cases)}; check those images or lower the rate"
+            )
+
+
+class PromptDice(Metric):
+    """Mean Dice of prompts whose target is on the slice, over all and by the target's share of the image.
+
+    Dice = 2 |prediction ∩ reference| / (|prediction| + |reference|) at probability 0.5, on the target's grid; logits
+    of another size are resized to it (bilinear). Invalid and empty references don't count.
+
+    Args:
+        by_size: ``compute`` gives ``{"0.1–1 %": …}`` for the strata that hold an object instead of the mean of all.
+        output_transform, device: As in every Ignite metric.
+
+    Raises:
+        NotComputableError: No target was on any slice.
+    """
+
+    required_output_keys = None
+
+    def __init__(
+        self,
+        *,
+        by_size: bool = False,
+        output_transform: Callable[[Any], Any] = lambda output: output,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.by_size = by_size
+        super().__init__(output_transform, device=device)
+
+    @reinit__is_reduced
+    def reset(self) -> None:
+        self._sums = torch.zeros(len(AREA_BINS), dtype=torch.float64, device=self._device)
+        self._counts = torch.zeros(len(AREA_BINS), dtype=torch.float64, device=self._device)
+
+    @reinit__is_reduced
+    def update(self, output: tuple[Tensor | Mapping[str, Tensor], Tensor, Tensor]) -> None:
+        """Take (logits (B,P,h,w), target (B,P,H,W), prompt_valid (B,P))."""
+        logits, target, valid = output
+        mask_logits = logits["mask_logits"] if isinstance(logits, Mapping) else logits
+        mask_logits = nn.functional.interpolate(mask_logits.detach().float(), target.shape[-2:], mode="bilinear")
+        prediction, reference = mask_logits > 0, target > 0.5
+        size = reference.sum((-2, -1))
+        counted = valid & (size > 0)
+        dice = 2 * (prediction & reference).sum((-2, -1)) / (prediction.sum((-2, -1)) + size).clamp(min=1)
+        strata = assign_area_bins((size / reference[0, 0].numel()).cpu().numpy())
+        for index in range(len(AREA_BINS)):
+            chosen = counted & torch.as_tensor(strata == index, device=counted.device)
+            self._sums[index] += dice[chosen].double().sum().to(self._device)
+            self._counts[index] += chosen.sum().to(self._device)
+
+    @sync_all_reduce("_sums", "_counts")
+    def compute(self) -> float | dict[str, float]:
+        if self._counts.sum() == 0:
+            raise NotComputableError("PromptDice needs at least one slice that shows its target")
+        if not self.by_size:
+            return float(self._sums.sum() / self._counts.sum())
+        return {
+            name: float(total / count)
+            for name, total, count in zip(AREA_BINS, self._sums, self._counts, strict=True)
+            if count > 0
+        }
+
+
+class TrainingCheckpoints:
+    """Save the whole training after every epoch, and go on from the newest save.
+
+    Files are MONAI's ``checkpoint_epoch=N.pt`` (written whole, then renamed); the last two are kept.
+
+    Args:
+        folder: Where they lie.
+        state: Name → object with ``state_dict``; the trainer itself (epoch, iteration) is added.
+        resume: Whether to load the newest one when training starts; without any, training starts fresh.
+    """
+
+    def __init__(self, folder: str, state: Mapping[str, Any], *, resume: bool = True) -> None:
+        self.folder, self.state, self.resume = Path(folder), dict(state), resume
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        state = {**self.state, "trainer": engine}
+        saved = {int(path.stem.split("=")[1]): path for path in self.folder.glob("checkpoint_epoch=*.pt")}
+        if saved and self.resume:
+            CheckpointLoader(str(saved[max(saved)]), state).attach(engine)
+        CheckpointSaver(str(self.folder), state, save_interval=1, n_saved=2, epoch_level=True).attach(engine)

@@ -1,0 +1,147 @@
+"""Slice-by-slice inference of a whole volume: windows, batches, thresholds on the native grid, bit-packed masks.
+
+MONAI's ``SliceInferer`` drops extra network arguments and its sliding inferers keep a float volume per output; here a
+slice's probabilities live only until they are thresholded.
+
+Array suffixes: P prompts, K slices, H W native pixels, I J K the file's own axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import Inferer
+from numpy.typing import NDArray
+
+from boltzmed.transforms.channels import channel_indices
+from boltzmed.transforms.slices import SlicePlan
+from boltzmed.transforms.square import SquareGrid
+from boltzmed.transforms.window import Window, WindowIntensity
+
+
+@dataclass(frozen=True)
+class PackedMasks:
+    """Masks of P prompts over one volume: a bit a voxel, and a byte of probability for each voxel of a mask.
+
+    Attributes:
+        plan: How slices were cut; its ``stack`` brings them back to the file's array order.
+        bits_PKHW: uint8 (P,K,H,ceil(W/8)), eight voxels a byte.
+        mask_probabilities: Per prompt and slice the probabilities of the mask's voxels in row order, uint8 in units of
+            1/255.
+        presence_PK: Presence probabilities in [0,1]; None where the network has no presence head.
+    """
+
+    plan: SlicePlan
+    bits_PKHW: NDArray[np.uint8]
+    mask_probabilities: list[list[NDArray[np.uint8]]]
+    presence_PK: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.bits_PKHW)
+
+    def slices(self, prompt: int) -> NDArray[np.uint8]:
+        """Return one prompt's mask as slices (K,H,W), uint8 in {0,1}."""
+        return np.unpackbits(self.bits_PKHW[prompt], axis=-1, count=self.plan.slice_shape[1])
+
+    def volume(self, prompt: int) -> NDArray[np.uint8]:
+        """Return one prompt's mask (I,J,K) in the file's own array order, uint8 in {0,1}."""
+        return np.ascontiguousarray(self.plan.stack(self.slices(prompt)))
+
+    def probabilities(self, prompt: int) -> NDArray[np.float32]:
+        """Return the probabilities of one mask's voxels, in the row order of ``slices``."""
+        return np.concatenate(self.mask_probabilities[prompt]).astype(np.float32) / np.float32(255)
+
+
+class PromptSliceInferer(Inferer):
+    """Run a prompted 2D network over every slice of a volume.
+
+    Args:
+        image_size: Side of the square that the network sees, in pixels, divisible by 32.
+        plane: Slice plane (see :class:`SlicePlan`); it must be the checkpoint's.
+        channels: ``"repeat"`` or ``"neighbours"``; it must be the checkpoint's.
+        batch_size: Slices per forward pass.
+        threshold: Probability from which a voxel belongs to the mask.
+        presence_threshold: Presence probability below which a slice's mask is emptied, where the network has one.
+        progress: Wraps the list of steps, as ``tqdm`` does; None shows nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        plane: str = "axial",
+        channels: str = "repeat",
+        batch_size: int = 4,
+        threshold: float = 0.5,
+        presence_threshold: float = 0.5,
+        progress: Callable[[Sequence[Any]], Iterable[Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 < threshold < 1:
+            raise ValueError(f"mask threshold: expected a probability between 0 and 1, received {threshold}")
+        if batch_size < 1:
+            raise ValueError(f"batch size: expected at least 1 slice, received {batch_size}")
+        self.image_size, self.plane, self.channels = image_size, plane, channels
+        self.batch_size, self.threshold, self.presence_threshold = batch_size, threshold, presence_threshold
+        self.progress = progress
+
+    @torch.no_grad()
+    def __call__(  # type: ignore[override]
+        self,
+        inputs: torch.Tensor,
+        network: Any,
+        input_ids: torch.Tensor,
+        windows: Sequence[Window | None],
+    ) -> PackedMasks:
+        """Segment one volume for P prompts.
+
+        Args:
+            inputs: MetaTensor (1,I,J,K) with its affine, in HU or raw MR intensities.
+            network: A BoltzFormer (``encode_image``, ``encode_text``, ``decode``).
+            input_ids: (P,T) token ids.
+            windows: A window per prompt, None for the volume's percentiles. A slice is encoded once for each distinct
+                window.
+        """
+        volume = np.asarray(inputs[0].cpu())
+        device = next(network.parameters()).device
+        plan = SlicePlan.from_affine(np.asarray(inputs.affine), volume.shape, self.plane)  # type: ignore[attr-defined]
+        height, width = plan.slice_shape
+        grid = SquareGrid(height, width, self.image_size)
+        groups: dict[Window | None, list[int]] = {}
+        for prompt, window in enumerate(windows):
+            groups.setdefault(window, []).append(prompt)
+        measured = {window: WindowIntensity(window).measured_on(volume) for window in groups}
+        # Once per study: the text serves every slice.
+        texts = {window: network.encode_text(input_ids[None, members].to(device)) for window, members in groups.items()}
+
+        bits = np.zeros((len(windows), plan.count, height, (width + 7) // 8), np.uint8)
+        probabilities = [[np.empty(0, np.uint8)] * plan.count for _ in windows]
+        presence: NDArray[np.float32] | None = None
+        batches = [range(k, min(k + self.batch_size, plan.count)) for k in range(0, plan.count, self.batch_size)]
+        steps = [(batch, window) for batch in batches for window in groups]
+        for batch, window in self.progress(steps) if self.progress else steps:
+            rows = [channel_indices(k, plan.count, self.channels) for k in batch]
+            needed = sorted({k for row in rows for k in row})
+            windowed = measured[window](plan.slices_at(volume, needed))
+            squared = grid.to_image(windowed[:, None])[:, 0]
+            image = squared[torch.tensor([[needed.index(k) for k in row] for row in rows])]
+            output = network.decode(network.encode_image(image.to(device)), texts[window])
+            native = grid.to_native(output["mask_logits"].float()).sigmoid()
+            found = native >= self.threshold
+            if output["presence_logits"] is not None:
+                gate = output["presence_logits"].float().sigmoid()
+                presence = np.zeros(bits.shape[:2], np.float32) if presence is None else presence
+                presence[np.ix_(groups[window], list(batch))] = gate.T.cpu().numpy()
+                found &= (gate >= self.presence_threshold)[..., None, None]
+            found_BPHW = found.cpu().numpy()
+            bytes_BPHW = (native * 255).round().to(torch.uint8).cpu().numpy()
+            for row, k in enumerate(batch):
+                for column, prompt in enumerate(groups[window]):
+                    mask_HW = found_BPHW[row, column]
+                    bits[prompt, k] = np.packbits(mask_HW, axis=-1)
+                    probabilities[prompt][k] = bytes_BPHW[row, column][mask_HW]
+        return PackedMasks(plan, bits, probabilities, presence)

@@ -1,0 +1,87 @@
+"""The paper's loss: Dice plus binary cross-entropy on mask logits, over the prompts that are valid."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Added to both halves of the Dice fraction: a prompt without object, predicted empty, costs 0.
+DICE_SMOOTHING = 1e-5
+
+
+class PromptLoss(nn.Module):
+    """Dice + cross-entropy, equally weighted, averaged over the valid prompts of a batch.
+
+    Logits of another size than the targets are resized to them (bicubic, antialiased); masks never are. Dice is taken
+    per image and prompt, 1 - (2 Σ p t + ε) / (Σ p² + Σ t² + ε) with p the sigmoid of the logits, the cross-entropy over
+    all pixels. Without any valid prompt the loss is 0 and still has a gradient (zero), so that a distributed step does
+    not wait for it. Everything is computed in float32.
+    """
+
+    def forward(
+        self, logits: Tensor | Mapping[str, Tensor | None], target: Tensor, prompt_valid: Tensor | None = None
+    ) -> Tensor:
+        """The total as a scalar; arguments and errors as in `parts`."""
+        return self.parts(logits, target, prompt_valid)["total"]
+
+    def parts(
+        self, logits: Tensor | Mapping[str, Tensor | None], target: Tensor, prompt_valid: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The total and its two parts.
+
+        Args:
+            logits: (B, P, h, w) mask logits, or the network's output that holds them as `mask_logits`.
+            target: (B, P, H, W), 1 inside the object, 0 outside; any dtype.
+            prompt_valid: (B, P) bool; None takes every prompt. Invalid prompts contribute nothing, whatever they hold.
+
+        Returns:
+            Scalars `total`, `dice` and `bce` (total = dice + bce), with gradient.
+
+        Raises:
+            ValueError: if batch, prompts or axes do not fit.
+        """
+        mask_logits = logits["mask_logits"] if isinstance(logits, Mapping) else logits
+        if mask_logits is None:
+            raise ValueError("expected mask logits (B, P, h, w), got None as the network's mask_logits")
+        if mask_logits.ndim != 4 or target.ndim != 4 or mask_logits.shape[:2] != target.shape[:2]:
+            raise ValueError(
+                "expected logits (B, P, h, w) and a target (B, P, H, W) of the same images and prompts, "
+                f"got {tuple(mask_logits.shape)} and {tuple(target.shape)}"
+            )
+        if prompt_valid is not None and prompt_valid.shape != target.shape[:2]:
+            raise ValueError(
+                f"expected prompt_valid of shape {tuple(target.shape[:2])}, got {tuple(prompt_valid.shape)}"
+            )
+
+        with torch.autocast(mask_logits.device.type, enabled=False):
+            mask_logits = mask_logits.float()
+            if prompt_valid is None:
+                kept_logits, kept_target = mask_logits.flatten(0, 1), target.flatten(0, 1)
+            else:
+                kept = prompt_valid.to(device=mask_logits.device, dtype=torch.bool)
+                kept_logits, kept_target = mask_logits[kept], target[kept.to(target.device)]
+            if len(kept_logits) == 0:
+                zero = (mask_logits * 0).sum()
+                return {"total": zero, "dice": zero, "bce": zero}
+            kept_target = kept_target.to(device=mask_logits.device, dtype=torch.float32)
+            if kept_logits.shape != kept_target.shape:
+                kept_logits = F.interpolate(
+                    kept_logits[:, None],
+                    size=kept_target.shape[-2:],
+                    mode="bicubic",
+                    align_corners=False,
+                    antialias=True,
+                )[:, 0]
+            dice = _dice_loss(kept_logits, kept_target).mean()
+            bce = F.binary_cross_entropy_with_logits(kept_logits, kept_target)
+            return {"total": dice + bce, "dice": dice, "bce": bce}
+
+
+def _dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Dice loss of each mask, (M, H, W) → (M,), with squares in the denominator."""
+    probability = logits.sigmoid().flatten(1)
+    target = target.flatten(1)
+    overlap = 2 * (probability * target).sum(1)
+    total = probability.square().sum(1) + target.square().sum(1)
+    return 1 - (overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)

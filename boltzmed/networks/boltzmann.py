@@ -1,0 +1,119 @@
+"""Boltzmann attention sampling as pure functions: temperature, distribution, draw (section 3.2.2 of the paper).
+
+Tensor suffixes: Q queries, N image tokens of one scale. Any number of leading axes (batch, prompts, heads) may stand
+before them. Nothing here carries a gradient and everything is computed in float32: the draw decides which tokens a
+query may look at, it is not part of what is learnt.
+
+Random numbers come in as uniforms. The same uniforms give the same attended set on every device and at every batch
+size, up to the rounding of the confidences they are compared with.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# exp() of confidences in (0, 1) divided by a temperature below 1/64 could overflow float32 once summed over the tokens.
+_LARGEST_EXPONENT = 64.0
+
+
+def layer_temperature(layer: int, base_temperature: float) -> float:
+    """Annealed temperature τ_ℓ = τ0 / (1 + ℓ) of layer ℓ = 0, 1, … (below Eq. 5)."""
+    return base_temperature / (1 + layer)
+
+
+def count_draws(num_tokens: int, sample_ratio: float) -> int:
+    """Number of independent trials n = ⌊ratio · N⌋ for a scale of N tokens (102 for 32×32, 1638 for 128×128 at 0.1)."""
+    return int(sample_ratio * num_tokens)
+
+
+@torch.no_grad()
+def boltzmann_distribution(confidence_QN: Tensor, temperature: float, threshold: float = 1.1) -> Tensor:
+    """Boltzmann distribution over the image tokens that are candidates for sampling (Eq. 5).
+
+    Args:
+        confidence_QN: (..., Q, N) in [0, 1], the sigmoid of the mask logits on the token grid (Eq. 1).
+        temperature: τ_ℓ > 0.
+        threshold: tokens with a confidence below it are candidates; above 1 (the default) every token is.
+
+    Returns:
+        (..., Q, N) float32 probabilities that sum to 1 over the candidates of a row and are 0 elsewhere. A row without
+        candidates is all zero.
+    """
+    confidence_QN = confidence_QN.float()
+    candidate_QN = confidence_QN < threshold
+    exponent_QN = confidence_QN / temperature
+    if 1 / temperature > _LARGEST_EXPONENT:
+        # The same distribution, shifted by the row's largest candidate. Not done at ordinary temperatures, where the
+        # plain form is safe and rounds exactly as the published one.
+        exponent_QN = exponent_QN.masked_fill(~candidate_QN, -torch.inf)
+        largest_Q1 = exponent_QN.amax(-1, keepdim=True)
+        exponent_QN = exponent_QN - largest_Q1.masked_fill(largest_Q1.isinf(), 0)
+    weight_QN = exponent_QN.exp() * candidate_QN
+    total_Q1 = weight_QN.sum(-1, keepdim=True)
+    return weight_QN / total_Q1.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+@torch.no_grad()
+def sample_attended(
+    confidence_QN: Tensor,
+    uniform_QN: Tensor | None,
+    *,
+    temperature: float = 1.0,
+    sample_ratio: float = 0.1,
+    threshold: float = 1.1,
+) -> Tensor:
+    """The set of tokens each query attends to, drawn with given uniforms (section 3.2.2, step 2).
+
+    n trials with replacement hit token (x, y) at least once with probability 1 - (1 - p)^n; as in the paper's first
+    footnote every token is drawn by itself with that probability. Tokens whose confidence reaches the threshold are
+    attended without a draw. A row may come out empty, see `fill_empty_rows`.
+
+    Args:
+        confidence_QN: (..., Q, N) in [0, 1].
+        uniform_QN: uniforms in [0, 1), broadcastable against the confidences; None draws nothing, so that only tokens
+            at or above the threshold are attended.
+        temperature: τ_ℓ > 0.
+        sample_ratio: trials per token, n = ⌊ratio · N⌋.
+        threshold: confidence from which a token is always attended; above 1 none is.
+
+    Returns:
+        attended_QN: bool, the broadcast shape of the inputs; True where the query attends to the token.
+    """
+    confidence_QN = confidence_QN.float()
+    attended_QN = confidence_QN >= threshold
+    if uniform_QN is None:
+        return attended_QN
+    probability_QN = boltzmann_distribution(confidence_QN, temperature, threshold)
+    # Written as in the paper, 1 - p first: float32 loses digits of small p here, and the published draws were made so.
+    missed_QN = (1 - probability_QN) ** count_draws(confidence_QN.shape[-1], sample_ratio)
+    return attended_QN | (uniform_QN >= missed_QN)
+
+
+def fill_empty_rows(attended_QN: Tensor) -> Tensor:
+    """Lets a query that attends to no token attend to every token (the published code's rule; bool in and out)."""
+    return attended_QN | ~attended_QN.any(-1, keepdim=True)
+
+
+def keyed_generator(*key: int) -> torch.Generator:
+    """CPU generator that depends on every bit of every integer of its key, and on nothing else.
+
+    The key is hashed because torch's CPU generator looks at the lowest 32 bits of a seed only: keys built by shifting
+    would silently coincide.
+    """
+    digest = hashlib.blake2b(repr(tuple(int(part) for part in key)).encode(), digest_size=4).digest()
+    return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest, "little"))
+
+
+def draw_uniforms(key: int, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """One table of uniforms per decoder layer, each keyed by (key, layer).
+
+    Args:
+        key: the seed (inference) or the sample's key (training); any Python integer.
+        shapes: the tables' shapes, layer by layer, usually (Q, N_ℓ).
+
+    Returns:
+        float32 CPU tensors in [0, 1) of these shapes. A layer's table does not depend on the other layers' shapes.
+    """
+    return [torch.rand(shape, generator=keyed_generator(key, layer)) for layer, shape in enumerate(shapes)]

@@ -1,0 +1,121 @@
+"""Normalised images → features at strides 4, 8, 16 and 32: SAM 2's Hiera with its neck, or FocalNet (Figure 1, A.1).
+
+The backbones are timm's, which carry the published weights (see weights.py); the neck and the output norms are ours.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from timm.models.focalnet import FocalNet
+from timm.models.hieradet_sam2 import HieraDet
+from torch import Tensor, nn
+
+import boltzmed.compat  # noqa: F401  (before timm, which imports torchvision)
+
+
+class FeaturePyramidNeck(nn.Module):
+    """SAM 2's neck: every level to one width by a 1×1 convolution, then coarse added to fine.
+
+    Only strides 16 and 32 take part in the top-down pass: stride 16 receives stride 32 (nearest, twice the size);
+    strides 4 and 8 are their 1×1 convolutions alone.
+
+    Args:
+        in_channels: of the four levels, stride 4 first.
+        width: of every output.
+    """
+
+    def __init__(self, in_channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(channels, width, kernel_size=1) for channels in in_channels)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        res2, res3, res4, res5 = (lateral(level) for lateral, level in zip(self.laterals, features, strict=True))
+        return [res2, res3, res4 + F.interpolate(res5, scale_factor=2.0, mode="nearest"), res5]
+
+
+class HieraEncoder(nn.Module):
+    """SAM 2's Hiera trunk and neck.
+
+    Args:
+        embed_dim, num_heads: of the first stage; both double from stage to stage.
+        stages: blocks per stage.
+        global_att_blocks: blocks with attention over the whole image instead of windows.
+        window_spec: window side of each stage, in tokens.
+        global_pos_size: size of the learned position table, resized to the image.
+        neck_channels: width of the four outputs; 256 in SAM 2.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        stages: Sequence[int],
+        global_att_blocks: Sequence[int],
+        window_spec: Sequence[int] = (8, 4, 14, 7),
+        global_pos_size: Sequence[int] = (7, 7),
+        neck_channels: int = 256,
+    ) -> None:
+        super().__init__()
+        self.trunk = HieraDet(
+            num_classes=0,
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            stages=tuple(stages),
+            global_att_blocks=tuple(global_att_blocks),
+            window_spec=tuple(window_spec),
+            global_pos_size=(global_pos_size[0], global_pos_size[1]),
+            norm_layer="LayerNorm",
+        )
+        del self.trunk.head  # its norm would be a parameter without a gradient
+        self.neck = FeaturePyramidNeck([embed_dim * 2**stage for stage in range(4)], neck_channels)
+        self.out_channels = [neck_channels] * 4
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B,3,H,W), H and W divisible by 32 → four maps (B,neck_channels,H/s,W/s), s = 4, 8, 16, 32."""
+        return self.neck(self.trunk.forward_intermediates(image, intermediates_only=True))
+
+
+class FocalEncoder(nn.Module):
+    """FocalNet with a layer norm on each of its four outputs.
+
+    Args:
+        embed_dim: channels of the first stage; they double from stage to stage.
+        depths: blocks per stage.
+        focal_levels, focal_windows: per stage; the depth-wise kernels grow by 2 from the window's size.
+        drop_path_rate: stochastic depth of the last block in training, rising linearly from 0.
+        layerscale_value: initial scale of each block's contribution.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        depths: Sequence[int],
+        focal_levels: Sequence[int] = (4, 4, 4, 4),
+        focal_windows: Sequence[int] = (3, 3, 3, 3),
+        drop_path_rate: float = 0.3,
+        layerscale_value: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        backbone = FocalNet(
+            num_classes=0,
+            embed_dim=embed_dim,
+            depths=tuple(depths),
+            focal_levels=tuple(focal_levels),
+            focal_windows=tuple(focal_windows),
+            use_overlap_down=True,
+            use_post_norm=True,
+            normalize_modulator=True,
+            layerscale_value=layerscale_value,
+            drop_path_rate=drop_path_rate,
+        )
+        self.stem, self.stages = backbone.stem, backbone.layers
+        self.out_channels = [embed_dim * 2**stage for stage in range(4)]
+        self.norms = nn.ModuleList(nn.LayerNorm(channels, eps=1e-5) for channels in self.out_channels)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B,3,H,W), H and W divisible by 32 → four maps (B,C·2^i,H/s,W/s), s = 4, 8, 16, 32."""
+        features, x = [], self.stem(image)
+        for stage, norm in zip(self.stages, self.norms, strict=True):
+            x = stage(x)
+            features.append(norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+        return features

@@ -1,0 +1,215 @@
+"""The one table between evaluation and reports: a `CaseResult` per case and target, and its CSV form.
+
+Columns are exactly the fields of `CaseResult`, in their order. Empty cells mean "not applicable" or "not defined";
+they are never zeros.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+import os
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+LEVELS = ("slice", "volume")
+AXES = ("axial", "coronal", "sagittal", "array")
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One target of one case, scored in one slice or in the whole volume.
+
+    Attributes:
+        method: what made the prediction.
+        dataset: card name.
+        patient: pseudonym that groups cases of one person; never a name or a hospital number.
+        case: file name without extension.
+        level: "slice" or "volume".
+        axis: the plane in which the volume was cut, one of `AXES`; a volume row may leave it empty ("").
+        slice_index: 0 … K'-1 in the network's slice order, None for a volume row.
+        target: target's name in the card, or the prompt itself for free text.
+        prompt: the text asked.
+        seed: of the sampling at inference.
+        dice: 0 … 1, None where it is not defined (reference and prediction both empty).
+        area_fraction: reference mask pixels over the area of the padded square, 0 … 1; a volume row takes its
+            largest slice's; None without a reference.
+        volume_mm3: of the reference (a slice row's: of its voxels); None without a reference.
+        reference_empty, prediction_empty: no voxel is set.
+        presence_score: 0 … 1, None where the network gives none.
+
+    Raises:
+        ValueError: a field of the wrong type or range.
+    """
+
+    method: str
+    dataset: str
+    patient: str
+    case: str
+    level: str
+    axis: str
+    slice_index: int | None
+    target: str
+    prompt: str
+    seed: int
+    dice: float | None
+    area_fraction: float | None
+    volume_mm3: float | None
+    reference_empty: bool
+    prediction_empty: bool
+    presence_score: float | None
+
+    def __post_init__(self) -> None:
+        for name in ("method", "dataset", "case", "target", "prompt"):
+            _expect(name, getattr(self, name), isinstance(getattr(self, name), str) and getattr(self, name), "text")
+        _expect("patient", self.patient, isinstance(self.patient, str), "text")
+        _expect("level", self.level, self.level in LEVELS, f"one of {', '.join(LEVELS)}")
+        axis_fits = self.axis in AXES or (self.axis == "" and self.level == "volume")
+        _expect("axis", self.axis, axis_fits, f"one of {', '.join(AXES)}")
+        if self.level == "slice":
+            _expect("slice_index", self.slice_index, _is_integer(self.slice_index), "an integer from 0 in a slice row")
+            _expect("slice_index", self.slice_index, (self.slice_index or 0) >= 0, "an integer from 0 in a slice row")
+        else:
+            _expect("slice_index", self.slice_index, self.slice_index is None, "nothing in a volume row")
+        _expect("seed", self.seed, _is_integer(self.seed), "an integer")
+        for name in ("dice", "area_fraction", "presence_score"):
+            value = getattr(self, name)
+            _expect(name, value, value is None or (_is_number(value) and 0 <= value <= 1), "0 to 1 or nothing")
+        volume = self.volume_mm3
+        fits = volume is None or (_is_number(volume) and 0 <= volume < math.inf)
+        _expect("volume_mm3", volume, fits, "a finite number from 0 or nothing")
+        for name in ("reference_empty", "prediction_empty"):
+            _expect(name, getattr(self, name), isinstance(getattr(self, name), bool), "true or false")
+
+
+COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(CaseResult))
+
+
+def write_results(path: str | Path, rows: Iterable[CaseResult]) -> None:
+    """Writes rows as CSV (UTF-8, gzipped when the name ends in .gz), whole or not at all.
+
+    Numbers are written so that reading gives the same floats. The same rows give the same bytes.
+
+    Raises:
+        ValueError: the file cannot be written (no such folder, read-only, full).
+    """
+    path = Path(path)
+    lines = [_line(COLUMNS), *(_line(_cell(value) for value in astuple(row)) for row in rows)]
+    content = "".join(lines).encode("utf-8")
+    if path.suffix == ".gz":
+        content = gzip.compress(content, mtime=0)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def read_results(path: str | Path) -> list[CaseResult]:
+    """Reads what `write_results` wrote.
+
+    Raises:
+        ValueError: no such file, not this table (columns must be `COLUMNS`, in order), or a wrong cell; one line that
+            names the file, the line and the column.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or f"not a text or complete gzip file ({type(error).__name__})"
+        raise ValueError(f"{path}: cannot be read: {reason}") from error
+    try:
+        return list(_parse(text))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _parse(text: str) -> Iterator[CaseResult]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header = next(reader, [])
+    if tuple(header) != COLUMNS:
+        odd = [name for name in COLUMNS if name not in header] + [name for name in header if name not in COLUMNS]
+        raise ValueError(f"expected the columns {','.join(COLUMNS)}; these differ: {', '.join(odd) or 'their order'}")
+    for cells in reader:
+        try:
+            if len(cells) != len(COLUMNS):
+                raise ValueError(f"expected {len(COLUMNS)} cells, got {len(cells)}")
+            values: list[Any] = [_PARSERS[name](name, cell) for name, cell in zip(COLUMNS, cells, strict=True)]
+            yield CaseResult(*values)
+        except ValueError as error:
+            raise ValueError(f"line {reader.line_num}: {error}") from error
+
+
+def _parse_text(_name: str, cell: str) -> str:
+    return cell
+
+
+def _parse_integer(name: str, cell: str) -> int | None:
+    if cell == "":
+        return None
+    try:
+        return int(cell)
+    except ValueError:
+        raise ValueError(f"{name}: expected an integer, got {cell!r}") from None
+
+
+def _parse_number(name: str, cell: str) -> float | None:
+    if cell == "":
+        return None
+    try:
+        return float(cell)
+    except ValueError:
+        raise ValueError(f"{name}: expected a number, got {cell!r}") from None
+
+
+def _parse_flag(name: str, cell: str) -> bool:
+    if cell not in ("true", "false"):
+        raise ValueError(f"{name}: expected true or false, got {cell!r}")
+    return cell == "true"
+
+
+_PARSERS = {
+    **dict.fromkeys(COLUMNS, _parse_text),
+    **dict.fromkeys(("slice_index", "seed"), _parse_integer),
+    **dict.fromkeys(("dice", "area_fraction", "volume_mm3", "presence_score"), _parse_number),
+    **dict.fromkeys(("reference_empty", "prediction_empty"), _parse_flag),
+}
+
+
+def _line(cells: Iterable[str]) -> str:
+    # The csv module quotes only those line breaks that its own terminator holds; a prompt may hold either.
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # float() first: NumPy's scalars are floats whose repr is not a plain number.
+    return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+def _expect(name: str, value: Any, valid: Any, expected: str) -> None:
+    if not valid:
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,164 @@
+"""Between a slice's own grid and the square the network sees: padding, resizing, and back.
+
+Shapes: N slices, C channels, P prompts; H, W native pixels; D = max(H, W) the square's side; S the network's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+
+@dataclass(frozen=True)
+class SquareGrid:
+    """The square that a slice of `height` x `width` pixels is padded to, and its resized form.
+
+    Padding is zeros, equal at both sides; when the difference is odd, the first side (top or left) gets one fewer.
+    Pixels are areas throughout (`align_corners=False`), so that resizing there and back moves nothing.
+
+    Args:
+        height, width: native pixels, at least 1.
+        image_size: side of the network's image, at least 1.
+    """
+
+    height: int
+    width: int
+    image_size: int
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width", "image_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"square grid: expected {name} of at least 1, got {getattr(self, name)}")
+
+    @property
+    def side(self) -> int:
+        """Side of the square in native pixels."""
+        return max(self.height, self.width)
+
+    @property
+    def padding(self) -> tuple[int, int, int, int]:
+        """Native pixels of padding (left, right, top, bottom), the order of `torch.nn.functional.pad`."""
+        extra_width, extra_height = self.side - self.width, self.side - self.height
+        left, top = extra_width // 2, extra_height // 2
+        return left, extra_width - left, top, extra_height - top
+
+    def pad(self, image: torch.Tensor) -> torch.Tensor:
+        """Pads (…,H,W) of any dtype with zeros to (…,D,D); the input itself when it is square."""
+        self._expect(image, (self.height, self.width))
+        return F.pad(image, self.padding) if self.height != self.width else image
+
+    def crop(self, image: torch.Tensor) -> torch.Tensor:
+        """Takes the padding off: (…,D,D) -> (…,H,W), a view."""
+        self._expect(image, (self.side, self.side))
+        left, _, top, _ = self.padding
+        return image[..., top : top + self.height, left : left + self.width]
+
+    def to_image(self, slices: torch.Tensor) -> torch.Tensor:
+        """Pads windowed slices and resizes them for the network.
+
+        Args:
+            slices: (N,C,H,W), values 0 … 255.
+
+        Returns:
+            (N,C,S,S) float32, bicubic with anti-aliasing, clamped to 0 … 255 (cubic resizing overshoots at edges).
+        """
+        padded = self.pad(slices).to(torch.float32)
+        if self.side == self.image_size:
+            return padded
+        size = (self.image_size, self.image_size)
+        return F.interpolate(padded, size, mode="bicubic", align_corners=False, antialias=True).clamp_(0.0, 255.0)
+
+    def to_target(self, masks: torch.Tensor) -> torch.Tensor:
+        """Pads and resizes masks for training at the network's size, as published. Nothing else may resize a mask.
+
+        Args:
+            masks: (N,P,H,W), bool or integer.
+
+        Returns:
+            (N,P,S,S) of the same dtype, nearest neighbour by pixel centres.
+        """
+        padded = self.pad(masks)
+        if self.side == self.image_size:
+            return padded
+        # Gathering the nearest rows and columns keeps the dtype; interpolate() would go through float.
+        centres = (torch.arange(self.image_size, device=masks.device) + 0.5) * (self.side / self.image_size)
+        nearest = centres.long().clamp_(max=self.side - 1)
+        return padded[..., nearest[:, None], nearest[None, :]]
+
+    def to_native(self, logits: torch.Tensor) -> torch.Tensor:
+        """Resizes logits to the native square and takes the padding off.
+
+        Args:
+            logits: (N,P,h,w) floating point, of any square resolution.
+
+        Returns:
+            (N,P,H,W) of the same dtype, bilinear. Threshold these; a thresholded mask is never resized.
+        """
+        if logits.ndim != 4 or logits.shape[-1] != logits.shape[-2]:
+            raise ValueError(f"logits: expected square (N,P,h,h), got {tuple(logits.shape)}")
+        if logits.shape[-1] != self.side:
+            logits = F.interpolate(logits, (self.side, self.side), mode="bilinear", align_corners=False)
+        return self.crop(logits)
+
+    def area_fraction(self, masks: torch.Tensor) -> torch.Tensor:
+        """Object size: mask pixels over the area of the padded square, D².
+
+        Args:
+            masks: (…,H,W), nonzero where the object is.
+
+        Returns:
+            (…) float64 in 0 … 1.
+        """
+        self._expect(masks, (self.height, self.width))
+        return torch.count_nonzero(masks, dim=(-2, -1)).to(torch.float64) / self.side**2
+
+    @staticmethod
+    def _expect(image: torch.Tensor, size: tuple[int, int]) -> None:
+        if tuple(image.shape[-2:]) != size:
+            raise ValueError(f"expected slices of {size[0]} x {size[1]} pixels, got shape {tuple(image.shape)}")
+
+
+class SquareResized(MapTransform):
+    """Pads and resizes slices of a dictionary for the network; the grid is made from each entry's own size.
+
+    Results are plain tensors: what comes back is the mask on the native grid, by `SquareGrid.to_native`.
+
+    Args:
+        keys: entries (C,H,W) or (N,C,H,W).
+        image_size: the network's side.
+        mode: per key or for all: "image" (`SquareGrid.to_image`) or "mask" (`SquareGrid.to_target`).
+        allow_missing_keys: entries may be absent.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_size: int,
+        *,
+        mode: str | Sequence[str] = "image",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_size = image_size
+        self.modes = (mode,) * len(self.keys) if isinstance(mode, str) else tuple(mode)
+        if len(self.modes) != len(self.keys) or not set(self.modes) <= {"image", "mask"}:
+            raise ValueError(f"mode: expected 'image' or 'mask' for each of {len(self.keys)} keys, got {mode!r}")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key, mode in self.key_iterator(result, self.modes):
+            # A plain tensor: a MetaTensor's affine would no longer hold.
+            image = torch.as_tensor(result[key]).as_subclass(torch.Tensor)
+            if image.ndim not in (3, 4):
+                raise ValueError(f"{key}: expected (C,H,W) or (N,C,H,W), got shape {tuple(image.shape)}")
+            grid = SquareGrid(int(image.shape[-2]), int(image.shape[-1]), self.image_size)
+            batched = image if image.ndim == 4 else image[None]
+            resized = grid.to_image(batched) if mode == "image" else grid.to_target(batched)
+            result[key] = resized if image.ndim == 4 else resized[0]
+        return result

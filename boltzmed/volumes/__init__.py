@@ -1,0 +1,24 @@
+"""The only door to disk images: NIfTI in and out, DICOM series in, DICOM segmentations out."""
+
+from __future__ import annotations
+
+from boltzmed.volumes.dicom_ct_series import write_ct_series
+from boltzmed.volumes.dicom_files import SeriesRecord, list_series
+from boltzmed.volumes.dicom_segmentation import CodedTerm, Segment, write_segmentation
+from boltzmed.volumes.errors import OutputError, VolumeError
+from boltzmed.volumes.nifti import write_image, write_mask
+from boltzmed.volumes.volume import read_volume
+
+__all__ = [
+    "CodedTerm",
+    "OutputError",
+    "Segment",
+    "SeriesRecord",
+    "VolumeError",
+    "list_series",
+    "read_volume",
+    "write_ct_series",
+    "write_image",
+    "write_mask",
+    "write_segmentation",
+]

@@ -1,0 +1,300 @@
+"""DICOM objects in a folder or a zip, by series."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import warnings
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
+
+from boltzmed.volumes.errors import VolumeError, one_line
+
+#: The only attributes that listing and checking a series reads.
+_SCANNED_TAGS = [
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality", "ImageType"),
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "SpacingBetweenSlices"),
+]
+
+#: Storage classes (PS3.4 B.5) that have rows and columns but are made from images rather than acquired.
+_DERIVED_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.7": "label map segmentation",
+    "1.2.840.10008.5.1.4.1.1.30": "parametric map",
+    "1.2.840.10008.5.1.4.1.1.481.2": "RT dose",
+}
+_DERIVED_MODALITIES = frozenset({"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "DOC", "PR", "KO", "REG"})
+#: What pydicom raises on bytes that are not what they should be.
+_BROKEN = (
+    InvalidDicomError,
+    EOFError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    NotImplementedError,
+    struct.error,
+)
+_DICOM_MAGIC = b"DICM"  # behind a preamble of 128 bytes (PS3.10 7.1)
+#: How a data set without preamble begins: group 0002 or 0008, in either byte order.
+_BARE_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
+
+
+class DicomFolder:
+    """Every file of a folder (its subfolders too) or zip, by its relative name; hidden files are left out.
+
+    Zip members are read in memory: nothing is unpacked, so no member can be written outside a folder. Use it in a
+    ``with`` block; the zip stays open inside. pydicom's warnings are silent inside, for they quote header values.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._zip: zipfile.ZipFile | None = None
+        self._warnings = warnings.catch_warnings()
+
+    def __enter__(self) -> DicomFolder:
+        if not self.path.is_dir():
+            try:
+                self._zip = zipfile.ZipFile(self.path)
+            except (zipfile.BadZipFile, OSError) as error:
+                raise VolumeError(
+                    f"{self.path.name}: expected a zip with a DICOM series, got a file that does not open as one "
+                    f"({one_line(error)}); pack it again or pass the folder"
+                ) from error
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._warnings.__exit__(None, None, None)
+        if self._zip is not None:
+            self._zip.close()
+
+    @property
+    def names(self) -> list[str]:
+        """Relative file names, sorted."""
+        if self._zip is not None:
+            found = [info.filename for info in self._zip.infolist() if not info.is_dir()]
+        else:
+            found = [
+                (Path(folder) / file).relative_to(self.path).as_posix()
+                for folder, _, files in os.walk(self.path)
+                for file in files
+            ]
+        return sorted(name for name in found if not _is_hidden(name))
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """Open one file for reading in bytes."""
+        try:
+            if self._zip is None:
+                with open(self.path / name, "rb") as file:
+                    yield file
+            else:
+                with self._zip.open(name) as member:
+                    yield cast(BinaryIO, member)
+        except (OSError, RuntimeError, zipfile.BadZipFile, NotImplementedError, zlib.error) as error:
+            raise VolumeError(
+                f"{name}: expected a readable file in {self.path.name}, got {one_line(error)}; "
+                "check its permissions, password or copy"
+            ) from error
+
+    def read(self, name: str, *, pixels: bool = True) -> Dataset:
+        """The whole data set, with or without preamble; ``pixels=False`` stops before them."""
+        with self.open(name) as file:
+            content: BinaryIO = io.BytesIO(file.read()) if pixels else file
+            try:
+                return dcmread(content, force=True, stop_before_pixels=not pixels)
+            except (*_BROKEN, zlib.error) as error:
+                raise _broken_file(name, error) from error
+
+
+@dataclass(frozen=True)
+class SeriesRecord:
+    """What tells one series from another when a user has to pick, without anything that tells the patient."""
+
+    uid: str
+    modality: str | None
+    num_images: int
+    rows: int
+    columns: int
+    row_gap_mm: float | None
+    column_gap_mm: float | None
+
+    def __str__(self) -> str:
+        gaps = ""
+        if self.row_gap_mm is not None and self.column_gap_mm is not None:
+            gaps = f", {self.column_gap_mm:g} x {self.row_gap_mm:g} mm"
+        images = "1 image" if self.num_images == 1 else f"{self.num_images} images"
+        modality = self.modality or "modality unknown"
+        return f"{self.uid or '(empty UID)'} ({modality}, {images} of {self.columns} x {self.rows}{gaps})"
+
+
+@dataclass(frozen=True)
+class ScannedFile:
+    """The header (without pixels, scanned tags only) of one DICOM file."""
+
+    name: str
+    header: Dataset
+
+    @property
+    def file_name(self) -> str:
+        """The file's own name, the only part of its path that messages show."""
+        return self.name.rsplit("/", 1)[-1]
+
+
+def list_series(path: str | os.PathLike[str]) -> list[SeriesRecord]:
+    """The image series in a folder or zip, largest first.
+
+    Raises:
+        VolumeError: nothing there, or no DICOM images in it.
+    """
+    with DicomFolder(path) as folder:
+        return [_record(uid, files) for uid, files in scan_series(folder).items()]
+
+
+def scan_series(folder: DicomFolder) -> dict[str, list[ScannedFile]]:
+    """Headers of all image objects by SeriesInstanceUID ("" where that is empty), the largest series first.
+
+    Files that are not DICOM are passed over. Objects that hold no acquired image (segmentations, structure sets,
+    reports, documents) are passed over as long as there is a series of images.
+    """
+    names = folder.names
+    series: dict[str, list[ScannedFile]] = {}
+    others: list[tuple[str, str]] = []
+    for name in names:
+        header = _read_header(folder, name)
+        if header is None:
+            continue
+        file = ScannedFile(name, header)
+        other = _describe_non_image(header)
+        if other is None:
+            series.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append(file)
+        else:
+            others.append((other, file.file_name))
+    if not series:
+        raise VolumeError(_explain_nothing(folder, names, others))
+    return dict(sorted(series.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def pick_series(folder: DicomFolder, series_uid: str | None) -> tuple[str, list[ScannedFile]]:
+    """The one series of a folder, or the one asked for.
+
+    Raises:
+        VolumeError: several series and none asked for, or the one asked for is not there; the line lists them.
+    """
+    series = scan_series(folder)
+    listed = "; ".join(str(_record(uid, files)) for uid, files in series.items())
+    if series_uid is None:
+        if len(series) > 1:
+            raise VolumeError(
+                f"{folder.path.name}: expected one DICOM series, got {len(series)}; "
+                f"pick one by its UID (series_uid): {listed}"
+            )
+        return next(iter(series.items()))
+    if series_uid not in series:
+        raise VolumeError(
+            f"{folder.path.name}: expected a DICOM series with UID {series_uid}, got none; pick one of: {listed}"
+        )
+    return series_uid, series[series_uid]
+
+
+def class_name(header: Dataset) -> str:
+    """The object's kind in the standard's words, such as "Enhanced MR Image Storage"."""
+    meta = getattr(header, "file_meta", None) or {}
+    uid = str(header.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
+    return UID(uid).name if uid else "object without SOP class"
+
+
+def _record(uid: str, files: list[ScannedFile]) -> SeriesRecord:
+    header = files[0].header
+    modalities = [str(file.header.Modality) for file in files if file.header.get("Modality")]
+    gaps = header.get("PixelSpacing")
+    return SeriesRecord(
+        uid=uid,
+        modality=modalities[0] if modalities else None,
+        num_images=len(files),
+        rows=int(header.Rows),
+        columns=int(header.get("Columns") or 0),
+        row_gap_mm=float(gaps[0]) if gaps and len(gaps) == 2 else None,
+        column_gap_mm=float(gaps[1]) if gaps and len(gaps) == 2 else None,
+    )
+
+
+def _read_header(folder: DicomFolder, name: str) -> Dataset | None:
+    """The scanned tags of a DICOM file, None for any other file."""
+    with folder.open(name) as file:
+        start = file.read(132)
+        if not start and name.lower().endswith(".dcm"):
+            raise _broken_file(name, EOFError())
+        has_preamble = start[128:] == _DICOM_MAGIC
+        if not has_preamble and start[:2] not in _BARE_STARTS:
+            return None
+        file.seek(0)
+        try:
+            header = dcmread(file, stop_before_pixels=True, force=not has_preamble, specific_tags=list(_SCANNED_TAGS))
+            # Values are converted when they are asked for: ask now, so that a malformed one is met here.
+            for _ in header:
+                pass
+        except (*_BROKEN, zlib.error) as error:
+            if has_preamble:
+                raise _broken_file(name, error) from error
+            return None
+    # Without preamble any bytes pass for DICOM: only what says what it is counts.
+    if not has_preamble and not (header.get("SOPClassUID") or (header.get("Rows") and header.get("Columns"))):
+        return None
+    # A header cut off before its image would pass for no image, and a slice would be lost in silence.
+    if not header.get("Rows") and "Image Storage" in class_name(header):
+        raise _broken_file(name, EOFError())
+    return header
+
+
+def _broken_file(name: str, error: Exception) -> VolumeError:
+    # The reason would quote header values: its type has to do.
+    return VolumeError(
+        f"{Path(name).name}: expected a DICOM file, got one that cannot be parsed ({type(error).__name__}); "
+        "copy it again or take it out of the folder"
+    )
+
+
+def _describe_non_image(header: Dataset) -> str | None:
+    """None for an acquired image, else what the object is."""
+    uid = str(header.get("SOPClassUID") or "")
+    if uid in _DERIVED_CLASSES:
+        return _DERIVED_CLASSES[uid]
+    if not header.get("Rows") or not header.get("Columns"):
+        return UID(uid).name.removesuffix(" Storage") if uid else "object without pixels"
+    if not uid and str(header.get("Modality") or "") in _DERIVED_MODALITIES:
+        return f"object of modality {header.Modality}"
+    return None
+
+
+def _explain_nothing(folder: DicomFolder, names: list[str], others: list[tuple[str, str]]) -> str:
+    where = folder.path.name or str(folder.path)
+    if others:
+        kinds = Counter(kind for kind, _ in others)
+        example = dict(reversed(others))
+        listed = ", ".join(f"{count} {kind} ({example[kind]})" for kind, count in kinds.most_common())
+        return f"{where}: expected a DICOM series of images, got only {listed}; pass the images' folder"
+    if not names:
+        return f"{where}: expected a DICOM series, got an empty folder; check the path"
+    nifti = [name for name in names if name.lower().endswith((".nii", ".nii.gz"))]
+    if nifti:
+        return f"{where}: expected a DICOM series, got a folder with NIfTI files; pass one of them, such as {nifti[0]}"
+    return f"{where}: expected a DICOM series, got {len(names)} files that are not DICOM; check the path"
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))

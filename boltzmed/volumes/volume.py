@@ -1,0 +1,61 @@
+"""Any study on disk as one volume."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from monai.data import MetaTensor
+
+from boltzmed.volumes.dicom_series import MODALITIES, read_dicom_series
+from boltzmed.volumes.errors import VolumeError
+from boltzmed.volumes.nifti import NIFTI_SUFFIXES, read_nifti
+
+
+def read_volume(
+    path: str | os.PathLike[str], *, series_uid: str | None = None, modality: str | None = None
+) -> MetaTensor:
+    """Read a .nii or .nii.gz file, or a folder or .zip that holds a DICOM series.
+
+    Args:
+        path: the study. A folder is searched with its subfolders.
+        series_uid: which DICOM series, where there are several.
+        modality: "CT" or "MR" where the file does not say; it must not contradict a file that does.
+
+    Returns:
+        (1, I, J, K) float32 in the array order of the file, finite everywhere, with ``.affine`` to RAS mm (float64) and
+        the meta keys ``filename_or_obj``, ``case``, ``modality`` ("CT", "MR" or None) and ``source_format``
+        ("nifti", "dicom" or "dicom-zip"), besides what the writers of this package need.
+
+    Raises:
+        VolumeError: the path is missing, of another kind, or holds no regular finite volume. One line that says what
+            was expected, what came, in which file, and what to do.
+    """
+    path = Path(path)
+    if modality is not None and modality not in MODALITIES:
+        raise VolumeError(f"{path.name}: expected modality CT or MR, got {modality!r}; leave it out or correct it")
+    if not path.exists():
+        raise VolumeError(f"{path.name}: expected a file or folder, got a path that does not exist: {path}; check it")
+    if path.is_dir() or path.name.lower().endswith(".zip"):
+        volume = read_dicom_series(path, series_uid=series_uid)
+    elif path.name.lower().endswith(NIFTI_SUFFIXES):
+        volume = read_nifti(path)
+    elif _is_dicom(path):
+        raise VolumeError(f"{path.name}: expected a whole DICOM series, got one DICOM file; pass its folder")
+    else:
+        raise VolumeError(
+            f"{path.name}: expected .nii, .nii.gz, or a folder or .zip with a DICOM series, got another kind of file; "
+            "convert it to NIfTI"
+        )
+    stated = volume.meta["modality"]
+    if modality is not None and stated not in (None, modality):
+        raise VolumeError(
+            f"{path.name}: expected modality {modality}, got {stated} in its DICOM headers; leave the modality out"
+        )
+    volume.meta["modality"] = modality or stated
+    return volume
+
+
+def _is_dicom(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"

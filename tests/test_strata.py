@@ -1,0 +1,63 @@
+"""Size bins and the side on which their edges fall."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from boltzmed.strata import (
+    AREA_BINS,
+    AREA_EDGES,
+    DIAMETER_BINS,
+    DIAMETER_EDGES_MM,
+    VOLUME_EDGES_MM3,
+    assign_area_bins,
+    assign_diameter_bins,
+    assign_volume_bins,
+    equivalent_diameters_mm,
+)
+
+
+def test_every_bin_holds_its_lower_edge_and_not_its_upper():
+    assert len(AREA_BINS) == len(AREA_EDGES) + 1 and len(DIAMETER_BINS) == len(DIAMETER_EDGES_MM) + 1
+    for index, edge in enumerate(AREA_EDGES):
+        assert assign_area_bins([np.nextafter(edge, 0), edge]).tolist() == [index, index + 1]
+    for index, edge in enumerate(DIAMETER_EDGES_MM):
+        assert assign_diameter_bins([np.nextafter(edge, 0), edge]).tolist() == [index, index + 1]
+    for index, edge in enumerate(VOLUME_EDGES_MM3):
+        assert assign_volume_bins([np.nextafter(edge, 0), edge]).tolist() == [index, index + 1]
+
+
+def test_known_sizes():
+    # One pixel of 1024 x 1024, a hundred thousandth of which the smallest bin is made; the whole image.
+    assert [AREA_BINS[i] for i in assign_area_bins([1 / 1024**2, 5e-4, 5e-3, 0.05, 1.0])] == list(AREA_BINS)
+    # 1 % of a 100 x 100 image, counted in pixels, is no longer "0.1–1 %".
+    assert AREA_BINS[int(assign_area_bins(100 / 100**2))] == "1–10 %"
+
+
+def test_nothing_is_in_no_bin():
+    assert assign_area_bins([0.0, 0.5]).tolist() == [-1, 4]
+    assert assign_diameter_bins(0.0) == -1
+    assert assign_volume_bins([[0.0]]).tolist() == [[-1]]
+    assert assign_area_bins([]).shape == (0,)
+
+
+def test_diameter_of_a_sphere():
+    assert equivalent_diameters_mm(4 / 3 * math.pi * 5**3) == pytest.approx(10)
+    assert equivalent_diameters_mm([0.0]).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, math.nan, math.inf])
+def test_impossible_area_fractions_are_refused(value):
+    with pytest.raises(ValueError, match="area fraction: expected 0 to 1"):
+        assign_area_bins([0.5, value])
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_impossible_sizes_are_refused(value):
+    with pytest.raises(ValueError, match="diameter: expected a finite number"):
+        assign_diameter_bins(value)
+    with pytest.raises(ValueError, match="volume: expected a finite number"):
+        assign_volume_bins(value)

@@ -1,0 +1,32 @@
+"""Prompts looked up inside a Compose."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose
+
+from boltzmed.transforms.prompts import LookUpPromptsd
+
+
+def test_modality_comes_from_the_image_and_cards_in_order():
+    pipeline = Compose([LookUpPromptsd(cards=("phantom", "generic_ct", "generic_mr"))])
+    image = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"modality": "CT"})
+    targets = pipeline({"image": image, "prompts": ["Liver in abdomen CT", "pancreas in CT scan", "odd thing"]})
+    found = targets["prompt_targets"]
+    assert [(target.target, target.card) for target in found] == [
+        ("liver", "phantom"),
+        ("pancreas", "generic_ct"),
+        (None, "generic_ct"),
+    ]
+    assert pipeline({"prompts": ["odd thing"], "modality": "MR"})["prompt_targets"][0].window is None
+
+
+def test_window_override_and_unknown_modality():
+    look_up = LookUpPromptsd(cards=["phantom"], window="-10,90")
+    assert look_up({"prompts": ["liver"]})["prompt_targets"][0].window == (-10.0, 90.0)
+    with pytest.raises(ValueError, match="--modality"):
+        look_up({"prompts": ["odd thing"]})
+    with pytest.raises(ValueError, match="output_keys"):
+        LookUpPromptsd(keys=("a", "b"))
