@@ -23,9 +23,11 @@ from torch.utils.data import Dataset
 import boltzmed
 from boltzmed.cards import PromptTarget, load_card, look_up_prompt
 from boltzmed.engines.inferer import PackedMasks
+from boltzmed.evaluation import score_mask
 from boltzmed.geometry import orientation_codes, spacing_mm, voxel_volume_mm3
 from boltzmed.networks.weights import load_checkpoint
 from boltzmed.resources import resource_folder
+from boltzmed.results import CaseResult, write_results
 from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import (
@@ -317,6 +319,53 @@ class StudyWriter:
                 for c in order
             ],
         }
+
+
+class ResultsWriter:
+    """Score every case that the evaluator has segmented; ``results.csv`` stands at the end.
+
+    Args:
+        path: The CSV file (see ``results.py``).
+        card: Name of the card whose labels are the reference.
+        method: Name of what made the masks.
+        seed: Of the draws.
+        plane: How slices are cut.
+    """
+
+    def __init__(self, path: str | Path, *, card: str, method: str, seed: int, plane: str = "axial") -> None:
+        self.path, self.card = Path(path), load_card(card)
+        self.method, self.seed, self.plane = method, seed, plane
+        self.rows: list[CaseResult] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a ``SupervisedEvaluator`` over a :class:`LabelledStudyDataset`."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def __call__(self, engine: Engine) -> None:
+        (study,) = engine.state.batch  # type: ignore[misc]
+        masks: PackedMasks = engine.state.output["pred"]  # type: ignore[index,call-overload]
+        for index, prompt in enumerate(study["prompts"]):
+            identity = {
+                "method": self.method,
+                "dataset": self.card.name,
+                "patient": study["patient"],
+                "case": study["case"],
+                "target": prompt.target,
+                "prompt": prompt.prompt,
+                "seed": self.seed,
+            }
+            self.rows += score_mask(
+                masks.volume(index),
+                np.isin(study["labels"], self.card.target(prompt.target).labels).astype(np.uint8),
+                np.asarray(study["image"].affine),
+                identity=identity,
+                plane=self.plane,
+                presence=None if masks.presence_PK is None else masks.presence_PK[index].tolist(),
+            )
+
+    def _finish(self, engine: Engine) -> None:
+        write_results(self.path, self.rows)
 
 
 def _segment(prompt: PromptTarget, masks: PackedMasks, index: int) -> Segment:

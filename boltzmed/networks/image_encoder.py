@@ -1,16 +1,25 @@
 """Normalised images → features at strides 4, 8, 16 and 32: SAM 2's Hiera with its neck, or FocalNet (Figure 1, A.1).
 
 The backbones are timm's, which carry the published weights (see weights.py); the neck and the output norms are ours.
+Fresh weights are drawn as the published code draws them: torch's defaults, not timm's, and empty position tables.
 """
 
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from timm.models.focalnet import FocalNet
-from timm.models.hieradet_sam2 import HieraDet
 from torch import Tensor, nn
 
 import boltzmed.compat  # noqa: F401  (before timm, which imports torchvision)
+
+# isort: split
+from timm.models.focalnet import FocalNet
+from timm.models.hieradet_sam2 import HieraDet
+
+
+def _check_four(**per_stage: Sequence[int]) -> None:
+    for name, values in per_stage.items():
+        if len(values) != 4:
+            raise ValueError(f"expected {name} of four stages (strides 4, 8, 16, 32), got {tuple(values)}")
 
 
 class FeaturePyramidNeck(nn.Module):
@@ -38,11 +47,14 @@ class HieraEncoder(nn.Module):
 
     Args:
         embed_dim, num_heads: of the first stage; both double from stage to stage.
-        stages: blocks per stage.
-        global_att_blocks: blocks with attention over the whole image instead of windows.
-        window_spec: window side of each stage, in tokens.
+        stages: blocks of each of the four stages.
+        global_att_blocks: blocks, counted from 0, with attention over the whole image instead of windows.
+        window_spec: window side of each stage, in tokens; maps that don't divide into windows are padded with zeros.
         global_pos_size: size of the learned position table, resized to the image.
         neck_channels: width of the four outputs; 256 in SAM 2.
+
+    Raises:
+        ValueError: Sizes that don't fit together.
     """
 
     def __init__(
@@ -56,6 +68,12 @@ class HieraEncoder(nn.Module):
         neck_channels: int = 256,
     ) -> None:
         super().__init__()
+        _check_four(stages=stages, window_spec=window_spec)
+        if embed_dim % num_heads:
+            raise ValueError(f"expected embed_dim divisible by num_heads, got {embed_dim} and {num_heads}")
+        outside = [block for block in global_att_blocks if not 0 <= block < sum(stages)]
+        if outside:
+            raise ValueError(f"expected global_att_blocks among the {sum(stages)} blocks of stages, got {outside}")
         self.trunk = HieraDet(
             num_classes=0,
             embed_dim=embed_dim,
@@ -65,8 +83,12 @@ class HieraEncoder(nn.Module):
             window_spec=tuple(window_spec),
             global_pos_size=(global_pos_size[0], global_pos_size[1]),
             norm_layer="LayerNorm",
+            weight_init="skip",
+            fix_init=False,
         )
         del self.trunk.head  # its norm would be a parameter without a gradient
+        nn.init.zeros_(self.trunk.pos_embed)
+        nn.init.zeros_(self.trunk.pos_embed_window)
         self.neck = FeaturePyramidNeck([embed_dim * 2**stage for stage in range(4)], neck_channels)
         self.out_channels = [neck_channels] * 4
 
@@ -80,10 +102,13 @@ class FocalEncoder(nn.Module):
 
     Args:
         embed_dim: channels of the first stage; they double from stage to stage.
-        depths: blocks per stage.
+        depths: blocks of each of the four stages.
         focal_levels, focal_windows: per stage; the depth-wise kernels grow by 2 from the window's size.
         drop_path_rate: stochastic depth of the last block in training, rising linearly from 0.
         layerscale_value: initial scale of each block's contribution.
+
+    Raises:
+        ValueError: Not four stages.
     """
 
     def __init__(
@@ -96,6 +121,7 @@ class FocalEncoder(nn.Module):
         layerscale_value: float = 1e-4,
     ) -> None:
         super().__init__()
+        _check_four(depths=depths, focal_levels=focal_levels, focal_windows=focal_windows)
         backbone = FocalNet(
             num_classes=0,
             embed_dim=embed_dim,
@@ -108,7 +134,11 @@ class FocalEncoder(nn.Module):
             layerscale_value=layerscale_value,
             drop_path_rate=drop_path_rate,
         )
+        # Its classifier's norm stays behind: it would be a parameter without a gradient.
         self.stem, self.stages = backbone.stem, backbone.layers
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                module.reset_parameters()
         self.out_channels = [embed_dim * 2**stage for stage in range(4)]
         self.norms = nn.ModuleList(nn.LayerNorm(channels, eps=1e-5) for channels in self.out_channels)
 

@@ -11,7 +11,10 @@ _GROUPS = 32
 
 
 class PixelEncoderLayer(nn.Module):
-    """Post-norm transformer layer; sine positions are added to queries and keys, not to values."""
+    """Post-norm transformer layer; sine positions are added to queries and keys, not to values.
+
+    Tensor suffixes: B batch, N image tokens, D width.
+    """
 
     def __init__(self, width: int, num_heads: int, feedforward_dim: int) -> None:
         super().__init__()
@@ -47,6 +50,9 @@ class PixelDecoder(nn.Module):
         hidden_dim: D, width of the scales; divisible by 32 (group norm) and by the heads.
         mask_dim: M, width of the semantic map.
         num_layers, num_heads, feedforward_dim: of the transformer.
+
+    Raises:
+        ValueError: Sizes that don't fit together.
     """
 
     def __init__(
@@ -59,6 +65,8 @@ class PixelDecoder(nn.Module):
         feedforward_dim: int,
     ) -> None:
         super().__init__()
+        if len(in_channels) != 4:
+            raise ValueError(f"pixel decoder: expected in_channels at strides 4, 8, 16, 32, got {tuple(in_channels)}")
         if hidden_dim % _GROUPS:
             raise ValueError(f"pixel decoder: expected hidden_dim divisible by {_GROUPS}, got {hidden_dim}")
         self.input_projection = _convolution(in_channels[3], hidden_dim, 1, bias=True)
