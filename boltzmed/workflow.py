@@ -179,6 +179,13 @@ class PrepareStudy(PrepareBatch):
         return study["image"], None, (), {"input_ids": study["input_ids"], "windows": windows}
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder and write a file there once, so that a full or read-only one is told early (OutputError)."""
+    with whole_file(folder / ".writable") as path:
+        path.write_bytes(b"")
+    (folder / ".writable").unlink()
+
+
 class StudyWriter:
     """Write each study's masks, its DICOM SEG and ``run.json`` when the evaluator has segmented it.
 
@@ -215,9 +222,7 @@ class StudyWriter:
 
     def _check_output(self, engine: Engine) -> None:
         """Fail before the work, not after it, where nothing can be written."""
-        with whole_file(self.output_dir / ".writable") as path:
-            path.write_bytes(b"")
-        (self.output_dir / ".writable").unlink()
+        check_writable(self.output_dir)
 
     def _start(self, engine: Engine) -> None:
         self._started = time.perf_counter()
@@ -339,6 +344,7 @@ class ResultsWriter:
 
     def attach(self, engine: Engine) -> None:
         """Attach to a ``SupervisedEvaluator`` over a :class:`LabelledStudyDataset`."""
+        engine.add_event_handler(Events.STARTED, self._check_output)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
@@ -363,6 +369,10 @@ class ResultsWriter:
                 plane=self.plane,
                 presence=None if masks.presence_PK is None else masks.presence_PK[index].tolist(),
             )
+
+    def _check_output(self, engine: Engine) -> None:
+        """Fail before the work, not after it, where nothing can be written."""
+        check_writable(self.path.parent)
 
     def _finish(self, engine: Engine) -> None:
         write_results(self.path, self.rows)
