@@ -1,49 +1,20 @@
-"""Builds and runs the bundle, for its configs, the command line and Python alike; writes masks and ``run.json``."""
+"""Builds and runs the bundle, for its configs, the command line and Python alike."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
+import logging
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
-from monai.engines import PrepareBatch
 from torch import nn
-from torch.utils.data import Dataset
 
-import boltzmed
-from boltzmed.cards import PromptTarget, load_card, look_up_prompt
-from boltzmed.engines.inferer import PackedMasks
-from boltzmed.evaluation import score_mask
-from boltzmed.geometry import orientation_codes, spacing_mm, voxel_volume_mm3
-from boltzmed.networks.weights import load_checkpoint
+from boltzmed.networks.weights import load_checkpoint, load_sam2_image_encoder, load_seem_backbone, load_upstream
 from boltzmed.resources import resource_folder
-from boltzmed.results import CaseResult, write_results
-from boltzmed.slugs import slug_prompts
-from boltzmed.transforms.tokenize import tokenize_prompts
-from boltzmed.volumes import (
-    CodedTerm,
-    OutputError,
-    Segment,
-    VolumeError,
-    read_volume,
-    write_mask,
-    write_segmentation,
-)
 from boltzmed.volumes.nifti import case_name
-from boltzmed.volumes.output import whole_file
-
-RUN_FILE = "run.json"
-SEGMENTATION_FILE = "segmentation.dcm"
 
 
 def build_network(config: str | Path) -> nn.Module:
@@ -89,306 +60,29 @@ def load_network(
     return network.to(device).eval()
 
 
-def start_weights(network: nn.Module, checkpoint: str | Path | None, device: torch.device | str) -> nn.Module:
-    """Bring a network to its device for training, with another training's weights (strictly) where one is given."""
-    if checkpoint is not None:
-        network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["network"])
-    return network.to(device)
-
-
-def read_cases(datalist: str | Path | None) -> list[dict[str, Any]]:
-    """Read the training list of a datalist; see :func:`boltzmed.data.slices.read_datalist`."""
-    from boltzmed.data.slices import read_datalist
-
-    if datalist is None:
-        raise ValueError(
-            "expected --datalist FILE.json, received none; `boltzmed phantom` writes images and such a list"
-        )
-    return read_datalist(datalist)
-
-
-class StudyDataset(Dataset):
-    """Studies to segment, read one at a time, each with the same prompts looked up for its modality.
-
-    An item is ``{"image" MetaTensor (1,I,J,K), "input_ids" (P,T), "prompts" P PromptTargets, "read_seconds" float}``.
+def start_weights(
+    network: nn.Module, checkpoint: str | Path | None, kind: str, device: torch.device | str
+) -> nn.Module:
+    """Bring a network to its device for training, and fill it from a checkpoint where one is given.
 
     Args:
-        studies: A path or several: ``.nii``, ``.nii.gz``, a folder or zip with a DICOM series.
-        prompts: What to find, at least one; two may not be equal.
-        cards: Names or paths of the cards that know prompts, the first match wins.
-        series_uid: Which DICOM series, where a folder holds several.
-        modality: ``"CT"`` or ``"MR"`` for files that don't say (NIfTI).
-        window: Overrides the cards' windows: a window's name or ``"LOW,HIGH"`` in HU.
-        truncate: Cut prompts of more than 77 tokens instead of refusing them.
+        network: With fresh weights.
+        checkpoint: The file, or None to train from scratch.
+        kind: What the file is: ``boltzmed`` (our own checkpoint, whatever slices it was trained on), ``upstream`` (the
+            published BoltzFormer), or the image encoder alone of ``sam2`` or ``seem``.
+        device: Where training runs.
 
     Raises:
-        ValueError: No study or prompt, an unusable prompt, or two studies whose outputs would have the same name.
+        ValueError: An unknown kind, or a file that doesn't fill all that it promises; see networks/weights.py.
     """
-
-    def __init__(
-        self,
-        studies: str | Path | Sequence[str | Path] | None,
-        prompts: str | Sequence[str],
-        *,
-        cards: Sequence[str],
-        series_uid: str | None = None,
-        modality: str | None = None,
-        window: str | Sequence[float] | None = None,
-        truncate: bool = False,
-    ) -> None:
-        self.studies = [Path(s) for s in ([studies] if isinstance(studies, str | Path) else studies or [])]
-        self.prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not self.studies:
-            raise ValueError("expected a study to segment, received none; pass --image PATH")
-        if not self.prompts:
-            raise ValueError("expected at least one prompt, received none; pass --prompts \"['liver in abdomen CT']\"")
-        self.input_ids = tokenize_prompts(self.prompts, truncate=truncate)
-        slug_prompts(self.prompts)
-        self.cards = [load_card(card) for card in cards]
-        self.series_uid, self.modality, self.window = series_uid, modality, window
-
-    def __len__(self) -> int:
-        return len(self.studies)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        start = time.perf_counter()
-        image = read_volume(self.studies[index], series_uid=self.series_uid, modality=self.modality)
-        modality = image.meta["modality"]
-        prompts = [look_up_prompt(p, self.cards, modality=modality, window=self.window) for p in self.prompts]
-        return {
-            "image": image,
-            "input_ids": self.input_ids,
-            "prompts": prompts,
-            "read_seconds": time.perf_counter() - start,
-        }
-
-
-class PrepareStudy(PrepareBatch):
-    """Hand a study (a batch of one, uncollated) and its prompts to a :class:`PromptSliceInferer`."""
-
-    def __call__(  # type: ignore[override]
-        self,
-        batchdata: Sequence[Mapping[str, Any]],
-        device: str | torch.device | None = None,
-        non_blocking: bool = False,
-        **kwargs: Any,
-    ) -> tuple[MetaTensor, None, tuple, dict[str, Any]]:
-        (study,) = batchdata
-        # The volume stays where it is: slices go to the device one batch at a time.
-        windows = [prompt.window for prompt in study["prompts"]]
-        return study["image"], None, (), {"input_ids": study["input_ids"], "windows": windows}
-
-
-def check_writable(folder: Path) -> None:
-    """Make a folder and write a file there once, so that a full or read-only one is told early (OutputError)."""
-    with whole_file(folder / ".writable") as path:
-        path.write_bytes(b"")
-    (folder / ".writable").unlink()
-
-
-class StudyWriter:
-    """Write each study's masks, its DICOM SEG and ``run.json`` when the evaluator has segmented it.
-
-    ``OUTPUT/<case>/<prompt-slug>.nii.gz`` for every prompt; ``segmentation.dcm`` for studies that came as DICOM, or
-    the reason why there is none in ``run.json``.
-
-    Args:
-        output_dir: OUTPUT.
-        checkpoint: Its SHA-256 is recorded.
-        seed: Of the draws, recorded.
-        settings: Further plain values to record (size, image_size, plane, channels, threshold …).
-        segmentation: Whether to write a DICOM SEG where the study allows it.
-    """
-
-    def __init__(
-        self,
-        output_dir: str | Path,
-        *,
-        checkpoint: str | Path,
-        seed: int,
-        settings: Mapping[str, Any],
-        segmentation: bool = True,
-    ) -> None:
-        self.output_dir, self.checkpoint, self.seed = Path(output_dir), Path(checkpoint), seed
-        self.settings, self.segmentation = dict(settings), segmentation
-        self._started = 0.0
-        self._written: dict[str, str] = {}
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a ``SupervisedEvaluator``."""
-        engine.add_event_handler(Events.STARTED, self._check_output)
-        engine.add_event_handler(Events.ITERATION_STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def _check_output(self, engine: Engine) -> None:
-        """Fail before the work, not after it, where nothing can be written."""
-        check_writable(self.output_dir)
-
-    def _start(self, engine: Engine) -> None:
-        self._started = time.perf_counter()
-
-    def __call__(self, engine: Engine) -> None:
-        (study,) = engine.state.batch  # type: ignore[misc]
-        masks: PackedMasks = engine.state.output["pred"]  # type: ignore[index,call-overload]
-        inferred = time.perf_counter()
-        image: MetaTensor = study["image"]
-        case = str(image.meta["case"])
-        if case in self._written:
-            raise VolumeError(
-                f"{case}: two studies of this run have this name ({self._written[case]} and "
-                f"{image.meta['filename_or_obj']}), expected one each; rename one or run them apart"
-            )
-        self._written[case] = str(image.meta["filename_or_obj"])
-        folder = self.output_dir / case
-        slugs = slug_prompts([prompt.prompt for prompt in study["prompts"]])
-        found = []
-        for index, (prompt, slug) in enumerate(zip(study["prompts"], slugs, strict=True)):
-            write_mask(masks.volume(index), image, folder / f"{slug}.nii.gz")
-            found.append(self._describe(prompt, f"{slug}.nii.gz", masks, index, image))
-        segmentation = self._write_segmentation(folder, study, masks)
-        record = {
-            "case": case,
-            "input": Path(str(image.meta["filename_or_obj"])).name,
-            "modality": image.meta["modality"],
-            "geometry": {
-                "shape": list(image.shape[1:]),
-                "affine_ras": np.asarray(image.affine).tolist(),
-                "spacing_mm": [float(s) for s in spacing_mm(np.asarray(image.affine))],
-                "orientation": "".join(orientation_codes(np.asarray(image.affine))),
-            },
-            "prompts": found,
-            "segmentation": segmentation,
-            "seed": self.seed,
-            "settings": self.settings,
-            "checkpoint": {"file": self.checkpoint.name, "sha256": _sha256(self.checkpoint)},
-            "versions": {
-                "boltzmed": boltzmed.__version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-            },
-            "device": str(next(engine.network.parameters()).device),  # type: ignore[attr-defined]
-            "seconds": {
-                "read": round(study["read_seconds"], 2),
-                "infer": round(inferred - self._started, 2),
-                "write": round(time.perf_counter() - inferred, 2),
-            },
-        }
-        with whole_file(folder / RUN_FILE) as path:
-            path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-    def _write_segmentation(self, folder: Path, study: Mapping[str, Any], masks: PackedMasks) -> dict[str, str | None]:
-        image = study["image"]
-        if not self.segmentation:
-            return {"file": None, "reason": "not asked for"}
-        if image.meta["source_format"] == "nifti":
-            return {"file": None, "reason": "the input is not DICOM"}
-        segments = [_segment(prompt, masks, index) for index, prompt in enumerate(study["prompts"])]
-        try:
-            write_segmentation(segments, image, folder / SEGMENTATION_FILE, software_version=boltzmed.__version__)
-        except OutputError:
-            raise
-        except VolumeError as error:
-            # The masks are good; only the DICOM form is refused (empty UIDs, say).
-            return {"file": None, "reason": str(error)}
-        return {"file": SEGMENTATION_FILE, "reason": None}
-
-    def _describe(
-        self, prompt: PromptTarget, file: str, masks: PackedMasks, index: int, image: MetaTensor
-    ) -> dict[str, Any]:
-        from scipy.ndimage import generate_binary_structure, label
-
-        slices = masks.slices(index)
-        components, count = label(slices, structure=generate_binary_structure(3, 3))
-        owner = components[slices > 0]
-        probabilities = masks.probabilities(index)
-        voxels = np.bincount(owner, minlength=count + 1)[1:]
-        sums = np.bincount(owner, weights=probabilities, minlength=count + 1)[1:]
-        largest = np.zeros(count + 1, np.float32)
-        np.maximum.at(largest, owner, probabilities)
-        voxel_mm3 = voxel_volume_mm3(np.asarray(image.affine))
-        order = np.argsort(-voxels, kind="stable")
-        return {
-            "prompt": prompt.prompt,
-            "target": prompt.target,
-            "card": prompt.card,
-            "file": file,
-            "window": {"name": prompt.window_name, "hu": prompt.window},
-            "presence": None if masks.presence_PK is None else [round(float(p), 4) for p in masks.presence_PK[index]],
-            "volume_mm3": round(float(voxels.sum() * voxel_mm3), 3),
-            "components": [
-                {
-                    "volume_mm3": round(float(voxels[c] * voxel_mm3), 3),
-                    "max_probability": round(float(largest[c + 1]), 4),
-                    "mean_probability": round(float(sums[c] / voxels[c]), 4),
-                }
-                for c in order
-            ],
-        }
-
-
-class ResultsWriter:
-    """Score every case that the evaluator has segmented; ``results.csv`` stands at the end.
-
-    Args:
-        path: The CSV file (see ``results.py``).
-        card: Name of the card whose labels are the reference.
-        method: Name of what made the masks.
-        seed: Of the draws.
-        plane: How slices are cut.
-    """
-
-    def __init__(self, path: str | Path, *, card: str, method: str, seed: int, plane: str = "axial") -> None:
-        self.path, self.card = Path(path), load_card(card)
-        self.method, self.seed, self.plane = method, seed, plane
-        self.rows: list[CaseResult] = []
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a ``SupervisedEvaluator`` over a :class:`LabelledStudyDataset`."""
-        engine.add_event_handler(Events.STARTED, self._check_output)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
-
-    def __call__(self, engine: Engine) -> None:
-        (study,) = engine.state.batch  # type: ignore[misc]
-        masks: PackedMasks = engine.state.output["pred"]  # type: ignore[index,call-overload]
-        for index, prompt in enumerate(study["prompts"]):
-            identity = {
-                "method": self.method,
-                "dataset": self.card.name,
-                "patient": study["patient"],
-                "case": study["case"],
-                "target": prompt.target,
-                "prompt": prompt.prompt,
-                "seed": self.seed,
-            }
-            self.rows += score_mask(
-                masks.volume(index),
-                np.isin(study["labels"], self.card.target(prompt.target).labels).astype(np.uint8),
-                np.asarray(study["image"].affine),
-                identity=identity,
-                plane=self.plane,
-                presence=None if masks.presence_PK is None else masks.presence_PK[index].tolist(),
-            )
-
-    def _check_output(self, engine: Engine) -> None:
-        """Fail before the work, not after it, where nothing can be written."""
-        check_writable(self.path.parent)
-
-    def _finish(self, engine: Engine) -> None:
-        write_results(self.path, self.rows)
-
-
-def _segment(prompt: PromptTarget, masks: PackedMasks, index: int) -> Segment:
-    codes = {}
-    for field, code in (("category", prompt.category), ("property_type", prompt.code), ("modifier", prompt.modifier)):
-        if code is not None:
-            codes[field] = CodedTerm(code.value, code.meaning, code.scheme)
-    return Segment(prompt.prompt, lambda: masks.volume(index), **codes)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    published = {"upstream": load_upstream, "sam2": load_sam2_image_encoder, "seem": load_seem_backbone}
+    if kind != "boltzmed" and kind not in published:
+        raise ValueError(f"initial_kind: expected one of boltzmed, {', '.join(published)}, received {kind!r}")
+    if checkpoint is not None and kind == "boltzmed":
+        load_checkpoint(checkpoint, network)
+    elif checkpoint is not None:
+        logging.getLogger(__name__).info("%s", published[kind](network, checkpoint))
+    return network.to(device)
 
 
 def run_inference(

@@ -48,7 +48,7 @@ class SliceEntry:
     """Target name → mask pixels over the padded square's pixels; 0 where the target is absent."""
 
 
-def read_datalist(path: str | Path, key: str = "training") -> list[dict[str, str]]:
+def read_datalist(path: str | Path | None, key: str = "training") -> list[dict[str, str]]:
     """Read a MONAI datalist whose paths are relative to its own folder.
 
     Args:
@@ -56,8 +56,12 @@ def read_datalist(path: str | Path, key: str = "training") -> list[dict[str, str
         key: The list to take.
 
     Raises:
-        ValueError: The file, the list or one of the named images is missing.
+        ValueError: The file, the list or one of the named images is missing, or no file was named (None).
     """
+    if path is None:
+        raise ValueError(
+            "expected --datalist FILE.json, received none; `boltzmed phantom` writes images and such a list"
+        )
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: expected a datalist JSON file, found none; write one with `boltzmed phantom`")

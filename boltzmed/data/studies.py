@@ -1,19 +1,77 @@
-"""Labelled volumes for evaluation: a case with a prompt for every target of its card."""
+"""Whole studies, read one at a time: to segment by given prompts, or labelled and asked for every target of a card."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from boltzmed.cards import DatasetCard, load_card, look_up_prompt
+from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import VolumeError, read_volume
 
 PHRASINGS = ("first", "held_out")
+
+
+class StudyDataset(Dataset):
+    """Studies to segment, read one at a time, each with the same prompts looked up for its modality.
+
+    An item is ``{"image" MetaTensor (1,I,J,K), "input_ids" (P,T), "prompts" P PromptTargets, "read_seconds" float}``.
+
+    Args:
+        studies: A path or several: ``.nii``, ``.nii.gz``, a folder or zip with a DICOM series.
+        prompts: What to find, at least one; two may not be equal.
+        cards: Names or paths of the cards that know prompts, the first match wins.
+        series_uid: Which DICOM series, where a folder holds several.
+        modality: ``"CT"`` or ``"MR"`` for files that don't say (NIfTI).
+        window: Overrides the cards' windows: a window's name or ``"LOW,HIGH"`` in HU.
+        truncate: Cut prompts of more than 77 tokens instead of refusing them.
+
+    Raises:
+        ValueError: No study or prompt, an unusable prompt, or two studies whose outputs would have the same name.
+    """
+
+    def __init__(
+        self,
+        studies: str | Path | Sequence[str | Path] | None,
+        prompts: str | Sequence[str],
+        *,
+        cards: Sequence[str],
+        series_uid: str | None = None,
+        modality: str | None = None,
+        window: str | Sequence[float] | None = None,
+        truncate: bool = False,
+    ) -> None:
+        self.studies = [Path(s) for s in ([studies] if isinstance(studies, str | Path) else studies or [])]
+        self.prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not self.studies:
+            raise ValueError("expected a study to segment, received none; pass --image PATH")
+        if not self.prompts:
+            raise ValueError("expected at least one prompt, received none; pass --prompts \"['liver in abdomen CT']\"")
+        self.input_ids = tokenize_prompts(self.prompts, truncate=truncate)
+        slug_prompts(self.prompts)
+        self.cards = [load_card(card) for card in cards]
+        self.series_uid, self.modality, self.window = series_uid, modality, window
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        start = time.perf_counter()
+        image = read_volume(self.studies[index], series_uid=self.series_uid, modality=self.modality)
+        modality = image.meta["modality"]
+        prompts = [look_up_prompt(p, self.cards, modality=modality, window=self.window) for p in self.prompts]
+        return {
+            "image": image,
+            "input_ids": self.input_ids,
+            "prompts": prompts,
+            "read_seconds": time.perf_counter() - start,
+        }
 
 
 class LabelledStudyDataset(Dataset):

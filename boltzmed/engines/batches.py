@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from monai.engines import PrepareBatch
 from torch import Tensor
 
@@ -34,3 +35,19 @@ class PreparePromptBatch(PrepareBatch):
         if self.keyed_draws:
             extra["draw_key"] = batchdata["draw_key"]
         return moved["image"], {"mask": moved["label"], "prompt_valid": moved["prompt_valid"]}, (), extra
+
+
+class PrepareStudy(PrepareBatch):
+    """Hand a study (a batch of one, uncollated) and its prompts to a :class:`PromptSliceInferer`."""
+
+    def __call__(  # type: ignore[override]
+        self,
+        batchdata: Sequence[Mapping[str, Any]],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[MetaTensor, None, tuple, dict[str, Any]]:
+        (study,) = batchdata
+        # The volume stays where it is: slices go to the device one batch at a time.
+        windows = [prompt.window for prompt in study["prompts"]]
+        return study["image"], None, (), {"input_ids": study["input_ids"], "windows": windows}

@@ -1,13 +1,15 @@
-"""Ignite handlers and metrics of training: gradient clipping, a stop at a loss that is no number, Dice by size."""
+"""Ignite handlers and metrics of training: clipped gradients, a stop at a loss that is no number, Dice, saves."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from ignite.exceptions import NotComputableError
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
@@ -123,9 +125,14 @@ class TrainingCheckpoints:
         folder: Where they lie.
         state: Name → object with ``state_dict``; the trainer itself (epoch, iteration) is added.
         resume: Whether to load the newest one when training starts; without any, training starts fresh.
+
+    Raises:
+        ValueError: ``resume`` is no boolean (on MONAI's command line ``false`` is a text, ``False`` is none).
     """
 
     def __init__(self, folder: str, state: Mapping[str, Any], *, resume: bool = True) -> None:
+        if not isinstance(resume, bool):
+            raise ValueError(f"resume: expected True or False, received {resume!r}")
         self.folder, self.state, self.resume = Path(folder), dict(state), resume
 
     def attach(self, engine: Engine) -> None:
@@ -135,3 +142,36 @@ class TrainingCheckpoints:
         if saved and self.resume:
             CheckpointLoader(str(saved[max(saved)]), state).attach(engine)
         CheckpointSaver(str(self.folder), state, save_interval=1, n_saved=2, epoch_level=True).attach(engine)
+
+
+class BestCheckpoint:
+    """Write a checkpoint that inference can use whenever validation gives a new best value of its key metric.
+
+    The best value is part of a training's state (give the handler to :class:`TrainingCheckpoints`), so that a training
+    that goes on does not overwrite a better file. With several processes the first one writes.
+
+    Args:
+        path: The file, replaced whole.
+        save: Writes it: ``save(path)``.
+    """
+
+    def __init__(self, path: str | Path, save: Callable[[Path], None]) -> None:
+        self.path, self.save = Path(path), save
+        self.best = -math.inf
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a MONAI evaluator that has a key metric; larger is better."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        value = float(engine.state.metrics[engine.state.key_metric_name])  # type: ignore[attr-defined]
+        if value > self.best:
+            self.best = value
+            if idist.get_rank() == 0:
+                self.save(self.path)
+
+    def state_dict(self) -> dict[str, float]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        self.best = state["best"]

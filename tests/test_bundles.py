@@ -1,0 +1,190 @@
+"""The bundle's configs: every size builds, training resumes, inference runs from any folder, the metadata is valid."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from boltzmed.data.phantom import make_phantom, write_phantoms
+from boltzmed.networks.weights import load_checkpoint, save_checkpoint
+from boltzmed.resources import resource_folder
+from boltzmed.results import read_results
+from boltzmed.volumes import write_image
+from boltzmed.workflow import build_network, network_settings, start_weights
+
+BUNDLE = resource_folder("bundles") / "boltzformer"
+CONFIGS = BUNDLE / "configs"
+REPOSITORY = BUNDLE.parents[1]
+PARAMETERS = {"tiny": 5_510_000, "hiera_s": 170_887_640, "hiera_bp": 205_677_464, "focal_l": 343_267_856}
+
+
+def run_bundle(folder: Path, config: str, *arguments: str, root: str = "") -> subprocess.CompletedProcess[str]:
+    """``python -m monai.bundle run`` from a folder, as a user types it; paths of config and bundle as given."""
+    configs = config if config.startswith("[") else str(Path(root or BUNDLE) / "configs" / config)
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", configs, "--bundle_root"]
+    command += [root or str(BUNDLE), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("size", sorted(PARAMETERS))
+def test_every_size_builds(size: str) -> None:
+    with torch.device("meta"):
+        network = build_network(CONFIGS / f"{size}.yaml")
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert count == pytest.approx(PARAMETERS[size], rel=0.01 if size == "tiny" else 0)
+
+
+@pytest.mark.parametrize("size", sorted(PARAMETERS))
+@pytest.mark.parametrize("config", ["inference", "evaluate", "train"])
+def test_a_size_overlays_every_config(size: str, config: str) -> None:
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / f"{config}.yaml"), str(CONFIGS / f"{size}.yaml")])
+    assert parser["size"] == size and parser["image_size"] == (512 if size == "tiny" else 1024)
+    assert parser["network_def"]["_target_"] == "boltzmed.networks.boltzformer.BoltzFormer"
+
+
+def test_unknown_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"huge\.yaml: no such size.*tiny, hiera_s, hiera_bp and focal_l"):
+        build_network(CONFIGS / "huge.yaml")
+
+
+@pytest.mark.parametrize("kind", ["boltzmed", "upstream", "sam2", "seem"])
+def test_a_file_that_is_no_checkpoint_starts_no_training(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "start.pt"
+    file.write_text("no weights")
+    network = torch.nn.Linear(1, 1)
+    with pytest.raises(ValueError, match=r"start\.pt: expected a checkpoint"):
+        start_weights(network, file, kind, "cpu")
+    with pytest.raises(ValueError, match="expected one of boltzmed, upstream, sam2, seem, received 'guess'"):
+        start_weights(network, file, "guess", "cpu")
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Datalist of two coarse phantoms."""
+    return write_phantoms(tmp_path_factory.mktemp("phantoms"), range(2), matrix=64, slice_spacing_mm=10.0)
+
+
+def train(folder: Path, phantoms: Path, *arguments: str) -> list[str]:
+    """The losses of a short training, as printed."""
+    quick = ["--image_size", "64", "--samples_per_epoch", "8", "--batch_size", "2", "--prompts_per_image", "2"]
+    lists = ["--datalist", str(phantoms), "--validation_datalist", str(phantoms), "--validation_slices", "4"]
+    done = run_bundle(folder, "train.yaml", *lists, *quick, "--output_dir", str(folder / "run"), *arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return re.findall(r"Epoch: (\d+/\d+, Iter: \d+/\d+ -- loss: [\d.]+)", done.stdout + done.stderr)
+
+
+def test_training_goes_on_where_it_stopped(tmp_path: Path, phantoms: Path) -> None:
+    whole = train(tmp_path, phantoms, "--epochs", "2", "--train#handlers#5#iteration_log", "1")
+    assert [line.split(",")[0] for line in whole] == ["1/2"] * 4 + ["2/2"] * 4
+    run = tmp_path / "run"
+    assert (run / "model.pt").is_file() and len(list(run.glob("events.*"))) >= 1
+    (run / "checkpoint_epoch=2.pt").unlink()
+    assert train(tmp_path, phantoms, "--epochs", "2", "--train#handlers#5#iteration_log", "1") == whole[4:]
+
+    # What it wrote is a checkpoint for inference, and for another training to start from.
+    settings = {"config": network_settings(CONFIGS / "tiny.yaml", 64), "orientation": "axial"}
+    network = build_network(CONFIGS / "tiny.yaml")
+    load_checkpoint(run / "model.pt", network, channels="neighbours", **settings)
+    again = ["--resume", "False", "--initial", str(run / "model.pt"), "--learning_rate", "0.0001"]
+    assert train(tmp_path, phantoms, "--epochs", "1", "--train#handlers#5#iteration_log", "1", *again)[0] != whole[0]
+
+
+def test_training_without_data_ends_with_one_line(tmp_path: Path) -> None:
+    done = run_bundle(tmp_path, "train.yaml")
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1].startswith("ValueError: expected --datalist FILE.json, received none")
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the tiny size for 64 × 64 pixels, not trained."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    settings = network_settings(CONFIGS / "tiny.yaml", 64)
+    network = build_network(CONFIGS / "tiny.yaml")
+    save_checkpoint(path, network, config=settings, orientation="axial", channels="neighbours")
+    return path
+
+
+def test_evaluation_writes_results(tmp_path: Path, phantoms: Path, untrained: Path) -> None:
+    arguments = ["--datalist", str(phantoms), "--checkpoint", str(untrained), "--image_size", "64"]
+    arguments += ["--targets", "['liver','lung nodule']", "--phrasings", "held_out", "--output_dir", str(tmp_path)]
+    done = run_bundle(tmp_path, "evaluate.yaml", *arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = read_results(tmp_path / "results.csv")
+    assert {row.target for row in rows} == {"liver", "lung nodule"}
+    assert {row.prompt for row in rows} == {"hepatic tissue in abdomen CT", "nodular lesion in the lungs on CT"}
+    assert {row.level for row in rows} == {"slice", "volume"} and len({row.case for row in rows}) == 2
+    assert "lung nodule" in done.stdout
+
+
+@pytest.mark.parametrize("folder", ["repository", "bundle"])
+def test_inference_runs_from_the_repository_and_from_the_bundle(folder: str, tmp_path: Path, untrained: Path) -> None:
+    phantom = make_phantom(5, matrix=64, slice_spacing_mm=10.0)
+    write_image(phantom.image_hu, phantom.affine_ras, tmp_path / "study.nii.gz")
+    where, root = (REPOSITORY, "bundles/boltzformer") if folder == "repository" else (BUNDLE, ".")
+    arguments = ["--image", str(tmp_path / "study.nii.gz"), "--prompts", "['liver in abdomen CT','aorta']"]
+    arguments += ["--output_dir", str(tmp_path / "out"), "--checkpoint", str(untrained), "--image_size", "64"]
+    done = run_bundle(where, "inference.yaml", *arguments, "--modality", "CT", root=root)
+    assert done.returncode == 0, done.stderr[-2000:]
+    study = nibabel.load(tmp_path / "study.nii.gz")
+    for name in ("liver-in-abdomen-ct", "aorta"):
+        mask = nibabel.load(tmp_path / "out" / "study" / f"{name}.nii.gz")
+        assert mask.shape == study.shape and np.array_equal(mask.affine, study.affine)
+
+
+def test_a_traceback_ends_with_the_cause(tmp_path: Path, untrained: Path) -> None:
+    arguments = ["--image", str(tmp_path / "nothing.nii.gz"), "--prompts", "['liver']", "--output_dir", str(tmp_path)]
+    done = run_bundle(tmp_path, "inference.yaml", *arguments, "--checkpoint", str(untrained), "--image_size", "64")
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode != 0 and "nothing.nii.gz" in last and "Error: " in last
+
+
+def test_metadata_names_the_package_and_its_stack() -> None:
+    import boltzmed
+
+    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+    assert metadata["version"] in metadata["changelog"] and metadata["version"] == boltzmed.__version__
+    constraints = (REPOSITORY / "constraints.txt").read_text()
+    stated = {"torch": metadata["pytorch_version"], "monai": metadata["monai_version"]}
+    for name, version in {**stated, **metadata["required_packages_version"]}.items():
+        assert re.search(rf"(?im)^{name}=={re.escape(version)}\s*$", constraints), name
+
+
+def test_the_shipped_checkpoint_is_small_and_of_the_tiny_size(tmp_path: Path) -> None:
+    model = BUNDLE / "models" / "model.pt"
+    assert model.stat().st_size <= 25 * 2**20
+    settings = network_settings(CONFIGS / "tiny.yaml", 512)
+    held = load_checkpoint(
+        model, build_network(CONFIGS / "tiny.yaml"), config=settings, orientation="axial", channels="neighbours"
+    )
+    assert held["tokenizer"] == "open_clip/bpe_simple_vocab_16e6"
+    wrong = network_settings(CONFIGS / "tiny.yaml", 1024)
+    with pytest.raises(ValueError, match="image_size: this run expects 1024, the checkpoint was trained with 512"):
+        load_checkpoint(model, build_network(CONFIGS / "tiny.yaml"), config=wrong)
+
+
+@pytest.mark.slow
+def test_training_in_two_processes(tmp_path: Path, phantoms: Path) -> None:
+    torchrun = shutil.which("torchrun", path=str(Path(sys.executable).parent))
+    assert torchrun is not None
+    configs = str([str(CONFIGS / name) for name in ("train.yaml", "multi_gpu_train.yaml")])
+    command = [torchrun, "--nproc_per_node=2", "-m", "monai.bundle", "run", "--config_file", configs]
+    command += ["--bundle_root", str(BUNDLE), "--datalist", str(phantoms), "--validation_datalist", str(phantoms)]
+    command += ["--output_dir", str(tmp_path), "--image_size", "64", "--samples_per_epoch", "8", "--batch_size", "2"]
+    command += ["--epochs", "1", "--validation_slices", "4", "--prompts_per_image", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "checkpoint_epoch=1.pt").is_file() and (tmp_path / "model.pt").is_file()
