@@ -23,7 +23,7 @@ from boltzmed.geometry import orientation_codes, spacing_mm, voxel_volume_mm3
 from boltzmed.results import CaseResult, write_results
 from boltzmed.slugs import slug_prompts
 from boltzmed.volumes import CodedTerm, OutputError, Segment, VolumeError, write_mask, write_segmentation
-from boltzmed.volumes.output import whole_file
+from boltzmed.volumes.output import whole_file, whole_folder
 
 RUN_FILE = "run.json"
 SEGMENTATION_FILE = "segmentation.dcm"
@@ -62,7 +62,6 @@ class StudyWriter:
         self.output_dir, self.checkpoint, self.seed = Path(output_dir), Path(checkpoint), seed
         self.settings, self.segmentation = dict(settings), segmentation
         self._started = 0.0
-        self._written: dict[str, str] = {}
 
     def attach(self, engine: Engine) -> None:
         """Attach to a ``SupervisedEvaluator``."""
@@ -83,13 +82,13 @@ class StudyWriter:
         inferred = time.perf_counter()
         image: MetaTensor = study["image"]
         case = str(image.meta["case"])
-        if case in self._written:
-            raise VolumeError(
-                f"{case}: two studies of this run have this name ({self._written[case]} and "
-                f"{image.meta['filename_or_obj']}), expected one each; rename one or run them apart"
-            )
-        self._written[case] = str(image.meta["filename_or_obj"])
-        folder = self.output_dir / case
+        with whole_folder(self.output_dir / case) as folder:
+            self._write(folder, study, masks, case, inferred, engine)
+
+    def _write(
+        self, folder: Path, study: Mapping[str, Any], masks: PackedMasks, case: str, inferred: float, engine: Engine
+    ) -> None:
+        image: MetaTensor = study["image"]
         slugs = slug_prompts([prompt.prompt for prompt in study["prompts"]])
         found = []
         for index, (prompt, slug) in enumerate(zip(study["prompts"], slugs, strict=True)):

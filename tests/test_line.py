@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from boltzmed.cli import main
 from boltzmed.data.phantom import make_phantom
 from boltzmed.networks.weights import save_checkpoint
 from boltzmed.resources import resource_folder
@@ -71,43 +70,3 @@ def test_segmentation_only_for_dicom(masks: Path) -> None:
     assert not (masks / "phantom" / "segmentation.dcm").exists()
     record = json.loads((masks / "phantom" / "run.json").read_text())
     assert record["segmentation"] == {"file": None, "reason": "the input is not DICOM"}
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("missing.nii.gz", None, "missing.nii.gz"),
-        ("text.nii.gz", b"this is no image", "text.nii.gz"),
-        ("empty", "folder", "empty"),
-    ],
-)
-def test_wrong_studies_end_with_one_line(
-    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, content: object, expected: str
-) -> None:
-    study = tmp_path / name
-    if content == "folder":
-        study.mkdir()
-    elif isinstance(content, bytes):
-        study.write_bytes(content)
-    arguments = ["predict", str(study), "--prompt", "liver in abdomen CT", "--output", str(tmp_path / "out")]
-    assert main([*arguments, "--checkpoint", str(folder / "model.pt")]) == 2
-    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("boltzmed: ")]
-    assert len(lines) == 1 and expected in lines[0]
-    assert not list((tmp_path / "out").rglob("*.nii.gz"))
-
-
-@pytest.mark.parametrize("prompt", ["", "liver " * 100])
-def test_wrong_prompts_end_with_one_line(
-    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], prompt: str
-) -> None:
-    arguments = ["predict", str(folder / "phantom.nii.gz"), "--prompt", prompt, "--output", str(tmp_path / "out")]
-    assert main([*arguments, "--modality", "CT", "--checkpoint", str(folder / "model.pt")]) == 2
-    assert "prompt" in capfd.readouterr().err
-
-
-def test_a_checkpoint_that_is_none_is_refused(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    broken = tmp_path / "broken.pt"
-    broken.write_bytes((folder / "model.pt").read_bytes()[:5000])
-    arguments = ["predict", str(folder / "phantom.nii.gz"), "--prompt", "liver in abdomen CT", "--modality", "CT"]
-    assert main([*arguments, "--output", str(tmp_path / "out"), "--checkpoint", str(broken)]) == 2
-    assert "broken.pt" in capfd.readouterr().err

@@ -14,6 +14,7 @@ from boltzmed.cards import DatasetCard, load_card, look_up_prompt
 from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import VolumeError, read_volume
+from boltzmed.volumes.nifti import case_name
 
 PHRASINGS = ("first", "held_out")
 
@@ -51,6 +52,18 @@ class StudyDataset(Dataset):
         self.prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not self.studies:
             raise ValueError("expected a study to segment, received none; pass --image PATH")
+        names: dict[str, Path] = {}
+        for study in self.studies:
+            if not study.exists():
+                raise VolumeError(
+                    f"{study}: expected a .nii, .nii.gz, or a folder or zip with a DICOM series, found nothing there; "
+                    "check the path"
+                )
+            if (other := names.setdefault(case_name(study), study)) is not study:
+                raise VolumeError(
+                    f"{other} and {study}: expected studies of different names, both would be written to "
+                    f"{case_name(study)}; rename one or run them apart"
+                )
         if not self.prompts:
             raise ValueError("expected at least one prompt, received none; pass --prompts \"['liver in abdomen CT']\"")
         self.input_ids = tokenize_prompts(self.prompts, truncate=truncate)

@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,3 +36,32 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` and move its files to ``path`` once the block ends well.
+
+    A folder that is there already keeps its other files; those of the same names are replaced at the end. Whatever the
+    block raises, the temporary folder is gone afterwards and ``path`` is as it was.
+
+    Raises:
+        OutputError: the folder cannot be made or written, or the disk is full.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{uuid.uuid4().hex[:12]}.{target.name}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        target.mkdir(exist_ok=True)
+        for file in sorted(temporary.iterdir()):
+            os.replace(file, target / file.name)
+    except OSError as error:
+        raise OutputError(
+            f"{target.name}: expected to write into folder {target.parent}, got {error.strerror or error}; "
+            "free space there or choose another output folder"
+        ) from error
+    except OutputError as error:
+        raise OutputError(str(error).replace(str(temporary), str(target))) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,261 @@
+"""The command line: help without heavy imports, and every kind of wrong input ends with one clear line and status 2."""
+
+import gzip
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from boltzmed.cli import main
+from boltzmed.networks.weights import save_checkpoint
+from boltzmed.resources import resource_folder
+from boltzmed.workflow import build_network, network_settings
+
+CONFIG = resource_folder("bundles") / "boltzformer" / "configs" / "tiny.yaml"
+PROMPT = "liver in abdomen CT"
+
+
+def save_image(path: Path, voxels: np.ndarray) -> Path:
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([2.0, 2.0, 5.0, 1.0])), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    settings = network_settings(CONFIG, 512)
+    save_checkpoint(path, build_network(CONFIG), config=settings, orientation="axial", channels="neighbours")
+    return path
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return save_image(tmp_path / "study.nii.gz", np.full((16, 16, 2), 40, np.int16))
+
+
+def predict(*arguments: object, output: Path, modality: str = "CT", prompt: str = PROMPT) -> int:
+    texts = [str(argument) for argument in arguments]
+    return main(["predict", *texts, "--prompt", prompt, "--output", str(output), "--modality", modality])
+
+
+def the_line(capfd: pytest.CaptureFixture[str]) -> str:
+    """The one line of the error, which stands last; only a progress bar or MONAI's log may stand before it."""
+    text = capfd.readouterr().err
+    lines = [line for line in text.replace("\r", "\n").splitlines() if line.startswith("boltzmed: ")]
+    assert len(lines) == 1 and text.rstrip().endswith(lines[0]) and "Traceback" not in text, text
+    return lines[0]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, boltzmed.cli\nboltzmed.cli.main([])\n"
+    code += "print([m for m in ('torch', 'monai', 'numpy', 'ignite', 'pydicom') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]" and "predict" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["predict", "demo", "phantom", "series"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main([command, "--help"])
+    assert done.value.code == 0 and command in capsys.readouterr().out
+
+
+def text_file(folder: Path) -> Path:
+    path = folder / "text.nii.gz"
+    path.write_text("this is no image\n")
+    return path
+
+
+def empty_folder(folder: Path) -> Path:
+    path = folder / "empty"
+    path.mkdir()
+    return path
+
+
+def truncated_file(folder: Path) -> Path:
+    voxels = np.random.default_rng(0).integers(-1000, 1000, (32, 32, 8)).astype(np.int16)
+    path = save_image(folder / "truncated.nii.gz", voxels)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def short_file(folder: Path) -> Path:
+    """Well compressed, but of fewer voxels than its header says."""
+    whole = save_image(folder / "whole.nii", np.zeros((16, 16, 4), np.int16)).read_bytes()
+    path = folder / "short.nii.gz"
+    path.write_bytes(gzip.compress(whole[: len(whole) - 100]))
+    return path
+
+
+def with_value(value: float) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        voxels = np.zeros((16, 16, 2), np.float32)
+        voxels[3, 4, 1] = value
+        return save_image(folder / "values.nii.gz", voxels)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (lambda folder: folder / "missing.nii.gz", ["missing.nii.gz", "check the path"]),
+        (lambda folder: folder / "missing_folder", ["missing_folder", "check the path"]),
+        (empty_folder, ["empty", "DICOM"]),
+        (text_file, ["text.nii.gz", "expected"]),
+        (truncated_file, ["truncated.nii.gz", "expected"]),
+        (short_file, ["short.nii.gz", "expected"]),
+        (lambda f: save_image(f / "four.nii.gz", np.zeros((8, 8, 2, 3), np.int16)), ["four.nii.gz", "(8, 8, 2, 3)"]),
+        (with_value(np.nan), ["values.nii.gz", "finite"]),
+        (with_value(np.inf), ["values.nii.gz", "finite"]),
+    ],
+    ids=["missing", "missing-folder", "empty-folder", "text", "truncated", "short", "4d", "nan", "infinite"],
+)
+def test_a_study_that_is_none(
+    make: Callable[[Path], Path],
+    parts: list[str],
+    checkpoint: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out"
+    assert predict(make(tmp_path), "--checkpoint", checkpoint, output=output) == 2
+    line = the_line(capfd)
+    assert all(part in line for part in parts), line
+    assert not output.exists() or not list(output.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parts"),
+    [("", ["prompt", "''"]), ("   ", ["prompt"]), ("liver " * 90, ["prompt", "77"]), ("\x00", ["prompt"])],
+    ids=["empty", "blank", "long", "control"],
+)
+def test_a_prompt_that_is_none(
+    prompt: str, parts: list[str], study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(study, "--checkpoint", checkpoint, output=tmp_path / "out", prompt=prompt) == 2
+    line = the_line(capfd)
+    assert all(part in line for part in parts), line
+    assert not (tmp_path / "out").exists()
+
+
+def other_size(folder: Path) -> Path:
+    """A whole checkpoint of a network with more queries."""
+    network, settings = build_network(CONFIG), network_settings(CONFIG, 512)
+    settings["network_def"]["decoder"]["num_queries"] = 20
+    path = folder / "other.pt"
+    save_checkpoint(path, network, config=settings, orientation="axial", channels="neighbours")
+    return path
+
+
+def damaged(checkpoint: Path, folder: Path) -> Path:
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    path = folder / "damaged.pt"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["missing", "cut", "damaged", "other size", "text", "other plane"])
+def test_a_checkpoint_that_does_not_fit(
+    kind: str, study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, part = tmp_path / f"{kind.split()[0]}.pt", "checkpoint"
+    if kind == "cut":
+        path.write_bytes(checkpoint.read_bytes()[:100_000])
+    elif kind == "damaged":
+        path = damaged(checkpoint, tmp_path)
+    elif kind == "other size":
+        path, part = other_size(tmp_path), "num_queries: this run expects 12, the checkpoint was trained with 20"
+    elif kind == "text":
+        path.write_text("weights")
+    elif kind == "other plane":
+        settings, network = network_settings(CONFIG, 512), build_network(CONFIG)
+        save_checkpoint(path, network, config=settings, orientation="coronal", channels="neighbours")
+        part = "orientation: this run expects 'axial', the checkpoint was trained with 'coronal'"
+    assert predict(study, "--checkpoint", path, output=tmp_path / "out") == 2
+    line = the_line(capfd)
+    assert path.name in line and part in line, line
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_is_a_file(
+    study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("precious")
+    assert predict(study, "--checkpoint", checkpoint, output=tmp_path / "out") == 2
+    assert "another output folder" in the_line(capfd)
+    assert (tmp_path / "out").read_text() == "precious"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser writes anywhere")
+def test_a_read_only_output_folder(
+    study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir(mode=0o500)
+    assert predict(study, "--checkpoint", checkpoint, output=tmp_path / "out") == 2
+    assert "another output folder" in the_line(capfd)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
+@pytest.mark.parametrize("earlier", [False, True], ids=["fresh", "with an earlier run's masks"])
+def test_a_disk_that_fills_up_leaves_nothing_half_written(
+    earlier: bool, study: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands for the full disk: both fail in the middle of writing."""
+    output = tmp_path / "out"
+    before = {}
+    if earlier:
+        (output / "study").mkdir(parents=True)
+        (output / "study" / "run.json").write_text("{}")
+        before = {"study/run.json": "{}"}
+    code = "import resource, sys\nfrom boltzmed.cli import main\n"
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (60, 60))\nsys.exit(main(sys.argv[1:]))"
+    arguments = ["predict", str(study), "--prompt", PROMPT, "--output", str(output), "--modality", "CT"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--checkpoint", str(checkpoint)], capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("boltzmed: ") and "another output folder" in last and str(output) in last
+    assert {p.relative_to(output).as_posix(): p.read_text() for p in output.rglob("*") if p.is_file()} == before
+
+
+def test_two_studies_of_one_name(
+    study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    twin = save_image(other / "study.nii.gz", np.zeros((16, 16, 2), np.int16))
+    assert predict(study, twin, "--checkpoint", checkpoint, output=tmp_path / "out") == 2
+    line = the_line(capfd)
+    assert str(study) in line and str(twin) in line
+
+
+def test_a_nifti_file_without_modality(
+    study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The card's prompt says CT; a free text does not, and neither does the file."""
+    arguments = ["predict", str(study), "--prompt", "something", "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--checkpoint", str(checkpoint)]) == 2
+    assert "--modality" in the_line(capfd)
+
+
+def test_several_studies_in_one_run(
+    study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    second = save_image(tmp_path / "second.nii", np.zeros((20, 12, 3), np.int16))
+    assert predict(study, second, "--checkpoint", checkpoint, output=tmp_path / "out") == 0
+    printed = capfd.readouterr().out.split()
+    assert printed[-2:] == [str(tmp_path / "out" / "study"), str(tmp_path / "out" / "second")]
+    for case, shape in (("study", (16, 16, 2)), ("second", (20, 12, 3))):
+        files = {path.name for path in (tmp_path / "out" / case).iterdir()}
+        assert files == {"liver-in-abdomen-ct.nii.gz", "run.json"}
+        assert nibabel.load(tmp_path / "out" / case / "liver-in-abdomen-ct.nii.gz").shape == shape
