@@ -6,8 +6,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
-import nibabel
 import numpy as np
 
 from boltzmed.cards import load_card, look_up_prompt
@@ -20,7 +20,8 @@ from boltzmed.resources import resource_folder
 from boltzmed.results import write_results
 from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.slices import SlicePlan
-from boltzmed.volumes import write_ct_series, write_image
+from boltzmed.transforms.window import Window
+from boltzmed.volumes import map_nifti, write_ct_series, write_image
 
 PROMPTS = (
     "lung nodule in chest CT",
@@ -73,19 +74,18 @@ def run_demo(output: str | Path, *, seed: int = DEMO_SEED) -> int:
     plan = SlicePlan.from_affine(phantom.affine_ras, phantom.labels.shape)
     spacing = np.asarray(spacing_mm(phantom.affine_ras))
     for prompt, slug in zip(PROMPTS, slug_prompts(list(PROMPTS)), strict=True):
-        found = look_up_prompt(prompt, [card])
-        assert found.target is not None and found.window is not None  # the demo's prompts are the card's own
-        reference = np.isin(phantom.labels, card.target(found.target).labels).astype(np.uint8)
-        prediction = np.asanyarray(nibabel.load(case / f"{slug}.nii.gz").dataobj)  # type: ignore[attr-defined]
+        target = card.target(str(look_up_prompt(prompt, [card]).target))
+        reference = np.isin(phantom.labels, target.labels).astype(np.uint8)
+        prediction = map_nifti(case / f"{slug}.nii.gz")[0]
         identity = {"method": "boltzformer-tiny", "dataset": "phantom", "patient": f"phantom_{seed:06d}"}
-        identity |= {"case": f"phantom_{seed:06d}", "target": found.target, "prompt": prompt}
+        identity |= {"case": f"phantom_{seed:06d}", "target": target.name, "prompt": prompt}
         scored = score_mask(prediction, reference, phantom.affine_ras, identity={**identity, "seed": 0})
         rows += scored
         panels.append(
             Panel(
                 title=prompt,
                 image=plan.cut(phantom.image_hu),
-                window=found.window,
+                window=cast(Window, target.window),  # CT targets have one
                 prediction=plan.cut(prediction),
                 reference=plan.cut(reference),
                 pixel_mm=(float(spacing[plan.axes[1]]), float(spacing[plan.axes[2]])),

@@ -8,14 +8,12 @@ order, ``vessels`` and ``nodules`` fill the lungs, ``frame`` poses the body, ``p
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -28,6 +26,8 @@ from boltzmed.data.torso.painting import Canvas
 from boltzmed.data.torso.shapes import beside, draw_points, rotation
 from boltzmed.data.torso.tissue import LUNGS, VESSELS, Torso
 from boltzmed.data.torso.vessels import grow_tree
+from boltzmed.volumes import write_image
+from boltzmed.volumes.output import whole_file
 
 PHANTOM_LABELS: dict[str, int] = {
     "background": 0,
@@ -180,9 +180,8 @@ def write_phantoms(
             if progress is not None:
                 progress(done, len(seeds))
     datalist = folder / "datalist.json"
-    temporary = folder / f".datalist.{os.getpid()}.json"
-    temporary.write_text(json.dumps({"training": entries}, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, datalist)
+    with whole_file(datalist) as temporary:
+        temporary.write_text(json.dumps({"training": entries}, indent=1) + "\n", encoding="utf-8")
     return datalist
 
 
@@ -198,16 +197,7 @@ def _write_case(job: tuple) -> None:
     image_path, label_path, seed, settings = job
     phantom = make_phantom(seed, **settings)
     for path, array in ((image_path, phantom.image_hu), (label_path, phantom.labels)):
-        nifti = nib.Nifti1Image(array, phantom.affine_ras)
-        nifti.set_sform(phantom.affine_ras, code=1)
-        nifti.set_qform(phantom.affine_ras, code=1)
-        nifti.header.set_xyzt_units("mm")
-        temporary = path.with_name(f".{os.getpid()}.{path.name}")
-        try:
-            nib.save(nifti, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_image(array, phantom.affine_ras, path)
 
 
 def _check(seed: int, matrix: int | None, slice_spacing_mm: float | None, in_plane_spacing_mm: float | None) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -25,6 +24,7 @@ from boltzmed.transforms.slices import SlicePlan
 from boltzmed.transforms.square import SquareGrid
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.transforms.window import Window, WindowIntensity
+from boltzmed.volumes import map_nifti
 
 SMALL_AREA_FRACTION = 0.001
 """Below this share of the padded square an object counts as small when slices are weighted."""
@@ -143,7 +143,9 @@ class PromptSliceDataset(Dataset):
         entry = self.entries[index]
         image, labels = self._read(entry)
         targets, prompts = self._draw_targets(entry, keyed_generator(self.seed, epoch, index, "targets"))
-        masks = np.stack([np.isin(labels, self.card.targets[name].labels) for name in targets])
+        # A target under min_pixels counts as absent, and an absent one has no pixel.
+        shown = [self.card.targets[name].labels if entry.area_fractions[name] else () for name in targets]
+        masks = np.stack([np.isin(labels, values) for values in shown])
 
         grid = SquareGrid(labels.shape[0], labels.shape[1], self.image_size)
         image_t = grid.to_image(image[None])[0]
@@ -186,18 +188,17 @@ class PromptSliceDataset(Dataset):
     def _read(self, entry: SliceEntry) -> tuple[torch.Tensor, np.ndarray]:
         """Windowed channels (3,H,W) and labels (H,W) of one slice, read without the rest of the volume."""
         case = self.cases[entry.case_index]
-        image: Any = nibabel.load(case["image"])
-        label: Any = nibabel.load(case["label"])
-        plan = SlicePlan.from_affine(image.affine, image.shape, self.plane)
-        volume = np.asanyarray(image.dataobj)
+        volume, affine_ras = map_nifti(case["image"])
+        labels, _ = map_nifti(case["label"])
+        plan = SlicePlan.from_affine(affine_ras, volume.shape, self.plane)
         indices = channel_indices(entry.slice_index, plan.count, self.channels)
         window = WindowIntensity(entry.window).measured_on(volume)
         windowed = window(np.ascontiguousarray(plan.slices_at(volume, indices), dtype=np.float32))
-        return windowed, np.ascontiguousarray(plan.slice_at(np.asanyarray(label.dataobj), entry.slice_index))
+        return windowed, np.ascontiguousarray(plan.slice_at(labels, entry.slice_index))
 
     def _index_case(self, case_index: int) -> Iterator[SliceEntry]:
-        label: Any = nibabel.load(self.cases[case_index]["label"])
-        slices = SlicePlan.from_affine(label.affine, label.shape, self.plane).cut(np.asanyarray(label.dataobj))
+        labels, affine_ras = map_nifti(self.cases[case_index]["label"])
+        slices = SlicePlan.from_affine(affine_ras, labels.shape, self.plane).cut(labels)
         side = max(slices.shape[1:])
         by_window: dict[Window | None, list[str]] = {}
         for name, target in self.card.targets.items():

@@ -11,10 +11,11 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.exceptions import NotComputableError
+from ignite.handlers import Checkpoint, DiskSaver
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from monai.engines import IterationEvents
-from monai.handlers import CheckpointLoader, CheckpointSaver
+from monai.handlers import CheckpointLoader
 from torch import Tensor, nn
 
 from boltzmed.strata import AREA_BINS, assign_area_bins
@@ -84,6 +85,7 @@ class PromptDice(Metric):
 
     @reinit__is_reduced
     def reset(self) -> None:
+        """Forget every slice."""
         self._sums = torch.zeros(len(AREA_BINS), dtype=torch.float64, device=self._device)
         self._counts = torch.zeros(len(AREA_BINS), dtype=torch.float64, device=self._device)
 
@@ -97,7 +99,7 @@ class PromptDice(Metric):
         size = reference.sum((-2, -1))
         counted = valid & (size > 0)
         dice = 2 * (prediction & reference).sum((-2, -1)) / (prediction.sum((-2, -1)) + size).clamp(min=1)
-        strata = assign_area_bins((size / reference[0, 0].numel()).cpu().numpy())
+        strata = assign_area_bins(size.cpu().numpy() / reference[0, 0].numel())  # float64: edges are exact
         for index in range(len(AREA_BINS)):
             chosen = counted & torch.as_tensor(strata == index, device=counted.device)
             self._sums[index] += dice[chosen].double().sum().to(self._device)
@@ -105,6 +107,7 @@ class PromptDice(Metric):
 
     @sync_all_reduce("_sums", "_counts")
     def compute(self) -> float | dict[str, float]:
+        """The mean of all, or of each stratum (``by_size``)."""
         if self._counts.sum() == 0:
             raise NotComputableError("PromptDice needs at least one slice that shows its target")
         if not self.by_size:
@@ -119,7 +122,8 @@ class PromptDice(Metric):
 class TrainingCheckpoints:
     """Save the whole training after every epoch, and go on from the newest save.
 
-    Files are MONAI's ``checkpoint_epoch=N.pt`` (written whole, then renamed); the last two are kept.
+    Files are ``checkpoint_epoch=N.pt``, written whole, then renamed (which MONAI's saver does not do); the last two of
+    a training are kept. The newest is the one written last, whatever its epoch.
 
     Args:
         folder: Where they lie.
@@ -138,10 +142,20 @@ class TrainingCheckpoints:
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
         state = {**self.state, "trainer": engine}
-        saved = {int(path.stem.split("=")[1]): path for path in self.folder.glob("checkpoint_epoch=*.pt")}
+        saver = Checkpoint(
+            state,
+            DiskSaver(str(self.folder), atomic=True, create_dir=True, require_empty=False),
+            filename_prefix="checkpoint",
+            score_function=lambda engine: engine.state.epoch,
+            score_name="epoch",
+            filename_pattern="{filename_prefix}_{score_name}={score}.{ext}",
+            n_saved=2,
+            include_self=True,  # a training that goes on removes its earlier files, too
+        )
+        saved = sorted(self.folder.glob("checkpoint_epoch=*.pt"), key=lambda path: path.stat().st_mtime_ns)
         if saved and self.resume:
-            CheckpointLoader(str(saved[max(saved)]), state).attach(engine)
-        CheckpointSaver(str(self.folder), state, save_interval=1, n_saved=2, epoch_level=True).attach(engine)
+            CheckpointLoader(str(saved[-1]), {**state, "checkpointer": saver}).attach(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, saver)
 
 
 class BestCheckpoint:
@@ -171,7 +185,9 @@ class BestCheckpoint:
                 self.save(self.path)
 
     def state_dict(self) -> dict[str, float]:
+        """For the training's checkpoint."""
         return {"best": self.best}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from there."""
         self.best = state["best"]

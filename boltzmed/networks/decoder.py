@@ -30,6 +30,7 @@ class FeedForward(nn.Module):
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(…, width) → the same shape."""
         return self.norm(x + self.linear2(F.relu(self.linear1(x))))
 
 
@@ -157,9 +158,9 @@ class Decoder(nn.Module):
         self.per_head_draws = per_head_draws
         self.attend_padding = attend_padding
 
-        self.query_features = nn.Parameter(torch.randn(num_queries, hidden_dim))
-        self.query_positions = nn.Parameter(torch.randn(num_queries, hidden_dim))
-        self.level_embeddings = nn.Parameter(torch.randn(num_levels, hidden_dim))
+        self.query_features = nn.Parameter(nn.init.normal_(torch.empty(num_queries, hidden_dim)))
+        self.query_positions = nn.Parameter(nn.init.normal_(torch.empty(num_queries, hidden_dim)))
+        self.level_embeddings = nn.Parameter(nn.init.normal_(torch.empty(num_levels, hidden_dim)))
         self.prior = QueryTextAttention(hidden_dim, num_heads, feedforward_dim, attention)
         self.layers = nn.ModuleList(
             DecoderLayer(hidden_dim, num_heads, feedforward_dim, attention) for _ in range(num_layers)

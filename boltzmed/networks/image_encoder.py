@@ -38,6 +38,7 @@ class FeaturePyramidNeck(nn.Module):
         self.laterals = nn.ModuleList(nn.Conv2d(channels, width, kernel_size=1) for channels in in_channels)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Features at strides 4, 8, 16, 32 → the same four, each with `width` channels."""
         res2, res3, res4, res5 = (lateral(level) for lateral, level in zip(self.laterals, features, strict=True))
         return [res2, res3, res4 + F.interpolate(res5, scale_factor=2.0, mode="nearest"), res5]
 

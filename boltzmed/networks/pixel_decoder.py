@@ -27,6 +27,7 @@ class PixelEncoderLayer(nn.Module):
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(self, x_BND: Tensor, position_ND: Tensor) -> Tensor:
+        """Image tokens and their positions (added to queries and keys alone) → tokens of the same shape."""
         positioned = x_BND + position_ND
         x_BND = self.norm1(
             x_BND + self.self_attention(positioned, self.self_attention.project_memory(positioned, x_BND))

@@ -6,7 +6,7 @@ from boltzmed.volumes.dicom_ct_series import write_ct_series
 from boltzmed.volumes.dicom_files import SeriesRecord, list_series
 from boltzmed.volumes.dicom_segmentation import CodedTerm, Segment, write_segmentation
 from boltzmed.volumes.errors import OutputError, VolumeError
-from boltzmed.volumes.nifti import write_image, write_mask
+from boltzmed.volumes.nifti import map_nifti, write_image, write_mask
 from boltzmed.volumes.volume import read_volume
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "SeriesRecord",
     "VolumeError",
     "list_series",
+    "map_nifti",
     "read_volume",
     "write_ct_series",
     "write_image",

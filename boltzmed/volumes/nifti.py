@@ -87,6 +87,24 @@ def read_nifti(path: str | os.PathLike[str]) -> MetaTensor:
     return as_volume(voxels, affine_ras, meta)
 
 
+def map_nifti(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Open a NIfTI file for reading parts of it: (voxels, affine_ras), in the file's own order and scaled type.
+
+    Uncompressed voxels are memory-mapped, so that a slice is read without the rest; compressed ones are read whole.
+    Nothing but the header is checked: for files that this package wrote, or that `read_volume` accepted once.
+
+    Raises:
+        VolumeError: no NIfTI file, or a truncated one.
+    """
+    try:
+        image: Any = nib.load(path)
+        return np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
+    except (EOFError, zlib.error, OSError, ValueError, ImageFileError, HeaderDataError) as error:
+        raise VolumeError(
+            f"{Path(path).name}: expected a whole NIfTI file, got {one_line(error)}; copy or convert it again"
+        ) from error
+
+
 def write_mask(mask: ArrayLike | torch.Tensor, like: MetaTensor, path: str | os.PathLike[str]) -> Path:
     """Write a mask on the grid of the volume it was made from.
 

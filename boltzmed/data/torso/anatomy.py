@@ -54,6 +54,7 @@ class Anatomy:
         self._draw_gut()
 
     def add(self, name: str, shape: Shape, box: Box) -> None:
+        """Keep a shape and the box (mm) outside which it is surely absent."""
         self.shapes[name] = shape
         self.boxes[name] = box
 

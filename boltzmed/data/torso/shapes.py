@@ -150,6 +150,7 @@ def tube(curve: NDArray[np.float64], radius_mm: float, taper: float = 1.0) -> Sh
 
 
 def box_of(points: NDArray[np.float64], margin: float) -> Box:
+    """The box around points (n, 3), wider by `margin` mm on every side."""
     return tuple(points.min(axis=0) - margin), tuple(points.max(axis=0) + margin)  # type: ignore[return-value]
 
 

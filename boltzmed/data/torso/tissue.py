@@ -65,6 +65,7 @@ class Torso:
         }
 
     def paint(self) -> None:
+        """Paint everything, what lies on top last."""
         self._paint_wall()
         self._paint_gut()
         self._paint_lungs()

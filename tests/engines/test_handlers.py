@@ -1,0 +1,284 @@
+"""Handlers of training: gradients clipped, a loss that is no number stopped, Dice by formula, training resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from ignite.engine import Events
+from ignite.exceptions import NotComputableError
+from monai.engines import SupervisedTrainer
+from monai.handlers import LrScheduleHandler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+from boltzmed.engines.handlers import FiniteLoss, GradientClipper, PromptDice, TrainingCheckpoints
+
+SAMPLES = [
+    {"image": image, "label": image.sum(0, keepdim=True), "case": f"case{index % 2}"}
+    for index, image in enumerate(torch.rand(4, 3, generator=torch.Generator().manual_seed(0)))
+]
+
+
+def build_trainer(handlers: Any = (), *, network: nn.Module | None = None, rate: float = 0.1, **options: Any) -> Any:
+    """A linear network on four samples in two batches, with plain gradient descent unless told otherwise."""
+    network = nn.Linear(3, 1) if network is None else network
+    sampler: Any = DistributedSampler(SAMPLES, num_replicas=1, rank=0)  # type: ignore[arg-type]
+    return SupervisedTrainer(
+        **{
+            "device": "cpu",
+            "max_epochs": 1,
+            "train_data_loader": DataLoader(SAMPLES, batch_size=2, sampler=sampler),  # type: ignore[arg-type]
+            "network": network,
+            "optimizer": torch.optim.SGD(network.parameters(), lr=rate),
+            "loss_function": F.mse_loss,
+            "train_handlers": list(handlers),
+            "decollate": False,
+            **options,
+        }
+    )
+
+
+def parameters(network: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+
+
+class TestGradientClipper:
+    def step_length(self, *, max_norm: float, scale: float) -> float:
+        """Length of one step at rate 1, which is the norm of the gradient that the optimiser saw."""
+        torch.manual_seed(0)
+        network = nn.Linear(3, 1)
+        before = parameters(network)
+        handlers = [] if max_norm == float("inf") else [GradientClipper(network, max_norm)]
+        options = {"epoch_length": 1, "loss_function": lambda output, target: scale * F.mse_loss(output, target)}
+        build_trainer(handlers, network=network, rate=1.0, **options).run()
+        return float((parameters(network) - before).norm())
+
+    def test_long_gradients_are_scaled_down_to_the_largest_norm(self):
+        assert self.step_length(max_norm=float("inf"), scale=1e3) > 100
+        for max_norm in (0.5, 2.0):
+            assert self.step_length(max_norm=max_norm, scale=1e3) == pytest.approx(max_norm, rel=1e-4)
+
+    def test_short_gradients_pass_unchanged(self):
+        free = self.step_length(max_norm=float("inf"), scale=0.1)
+        assert 0.01 < free < 1
+        assert self.step_length(max_norm=1.0, scale=0.1) == pytest.approx(free)
+
+
+class TestFiniteLoss:
+    @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+    def test_training_stops_before_the_step_and_names_the_cases(self, value):
+        network, snapshots = nn.Linear(3, 1), []
+
+        def loss(output: Tensor, target: Tensor) -> Tensor:
+            snapshots.append(parameters(network))
+            return F.mse_loss(output, target) + (float(value) if len(snapshots) == 4 else 0)
+
+        trainer = build_trainer([FiniteLoss()], network=network, max_epochs=3, loss_function=loss)
+        with pytest.raises(
+            ValueError, match=f"epoch 2, iteration 4: expected a finite loss, received {value} "
+        ) as told:
+            trainer.run()
+        assert set(str(told.value).split("cases ")[1].split(";")[0].split(", ")) <= {"case0", "case1"}
+        assert "\n" not in str(told.value)
+        assert len(snapshots) == 4 and torch.equal(parameters(network), snapshots[-1])
+
+    def test_each_case_is_named_once(self):
+        options = {"loss_function": lambda output, target: output.sum() * torch.nan}
+        options["train_data_loader"] = DataLoader(SAMPLES, batch_size=4)  # type: ignore[assignment,arg-type]
+        with pytest.raises(ValueError, match="on the batch of cases case0, case1; check those images"):
+            build_trainer([FiniteLoss()], **options).run()
+
+    def test_a_finite_loss_passes(self):
+        trainer = build_trainer([FiniteLoss()], max_epochs=2)
+        trainer.run()
+        assert trainer.state.iteration == 4
+
+
+def masks(*rows: list[int]) -> Tensor:
+    """(1,P,1,W) of P rows."""
+    return torch.tensor(rows, dtype=torch.float32)[None, :, None]
+
+
+def dice(logits: Any, target: Tensor, valid: list[bool] | None = None, **options: Any) -> Any:
+    metric = PromptDice(**options)
+    flags = torch.ones(target.shape[:2], dtype=torch.bool) if valid is None else torch.tensor([valid])
+    metric.update((logits, target, flags))
+    return metric.compute()
+
+
+class TestPromptDice:
+    @pytest.mark.parametrize(
+        ("prediction", "reference", "expected"),
+        [
+            ([1, 1, 0, 0], [1, 1, 0, 0], 1.0),
+            ([1, 1, 0, 0], [0, 1, 1, 0], 0.5),
+            ([1, 1, 1, 1], [1, 0, 0, 0], 0.4),
+            ([0, 0, 1, 1], [1, 1, 0, 0], 0.0),
+            ([0, 0, 0, 0], [1, 1, 0, 0], 0.0),
+        ],
+    )
+    def test_known_answers(self, prediction, reference, expected):
+        logits = masks(prediction) * 6 - 3
+        assert dice(logits, masks(reference)) == pytest.approx(expected)
+        assert dice({"mask_logits": logits, "presence_logits": None}, masks(reference)) == pytest.approx(expected)
+
+    def test_invalid_and_empty_references_do_not_count(self):
+        logits = masks([1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]) * 6 - 3
+        target = masks([1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 0])
+        assert dice(logits, target, [True, True, False, True]) == pytest.approx((1 + 0.5) / 2)
+
+    def test_it_is_the_mean_over_prompts_of_all_batches(self):
+        metric = PromptDice()
+        for prediction, reference in (
+            (masks([1, 0], [0, 1], [1, 0]), masks([1, 0], [0, 1], [1, 0])),
+            (masks([1, 0]),) * 2,
+        ):
+            logits = prediction * 6 - 3
+            metric.update((logits, reference, torch.ones(logits.shape[:2], dtype=torch.bool)))
+        metric.update((masks([0, 1]) - 0.5, masks([1, 0]), torch.ones(1, 1, dtype=torch.bool)))
+        assert metric.compute() == pytest.approx(4 / 5)
+        metric.reset()
+        metric.update((masks([0, 1]) - 0.5, masks([1, 0]), torch.ones(1, 1, dtype=torch.bool)))
+        assert metric.compute() == 0
+
+    def test_logits_are_resized_to_the_target(self):
+        # Two columns of -1 and 9 over eight pixels: the logit is 0 a tenth of the way from pixel 1.5 to 5.5.
+        logits = torch.tensor([-1.0, 9.0]).expand(1, 1, 2, 2)
+        target = torch.zeros(1, 1, 8, 8)
+        target[..., 4:] = 1
+        assert dice(logits, target) == pytest.approx(2 * 4 / (6 + 4))
+        target[..., 2:] = 1
+        assert dice(logits, target) == 1
+
+    @staticmethod
+    def squares(*sizes_found: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Logits and targets of 100 x 100 pixels: each target's size, and how many of its pixels are found."""
+        target = torch.zeros(1, len(sizes_found), 100, 100)
+        logits = torch.full_like(target, -3.0)
+        for prompt, (size, found) in enumerate(sizes_found):
+            target[0, prompt].view(-1)[:size] = 1
+            logits[0, prompt].view(-1)[:found] = 3
+        return logits, target
+
+    def test_by_size(self):
+        logits, target = self.squares((2, 2), (99, 33), (101, 101), (101, 0), (10_000, 10_000))
+        expected = {"0.01–0.1 %": 1.0, "0.1–1 %": 0.5, "1–10 %": 0.5, "≥10 %": 1.0}
+        assert dice(logits, target, by_size=True) == pytest.approx(expected)
+        assert dice(logits, target) == pytest.approx((1 + 0.5 + 1 + 0 + 1) / 5)
+
+    def test_exactly_at_an_edge_is_the_larger_stratum(self):
+        logits, target = self.squares((1, 1), (100, 50))
+        assert dice(logits, target, by_size=True) == pytest.approx({"0.01–0.1 %": 1.0, "1–10 %": 2 / 3})
+
+    @pytest.mark.parametrize("by_size", [False, True])
+    def test_without_any_object_there_is_nothing_to_compute(self, by_size):
+        with pytest.raises(NotComputableError, match="at least one slice that shows its target"):
+            PromptDice(by_size=by_size).compute()
+        with pytest.raises(NotComputableError, match="at least one slice that shows its target"):
+            dice(masks([1, 1], [1, 1]), masks([0, 0], [1, 1]), [True, False], by_size=by_size)
+
+
+class Stopped(Exception):
+    """Power cut."""
+
+
+class TestTrainingCheckpoints:
+    """A training with momentum, a schedule and shuffled data, so that all of its state matters."""
+
+    def train(self, folder: Path, epochs: int = 4, *, stop_in: int | None = None, resume: bool = True) -> Any:
+        """Weights, the rates of the steps taken, and the trainer; stopped in the middle of an epoch if asked."""
+        torch.manual_seed(0)
+        network = nn.Linear(3, 1)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=30)
+        state = {"network": network, "optimizer": optimizer, "scheduler": schedule}
+        handlers = [LrScheduleHandler(schedule, epoch_level=False, print_lr=False)]
+        checkpoints = TrainingCheckpoints(str(folder), state, resume=resume)
+        trainer = build_trainer([*handlers, checkpoints], network=network, optimizer=optimizer, max_epochs=epochs)
+        rates: list[float] = []
+
+        @trainer.on(Events.ITERATION_STARTED)
+        def watch() -> None:
+            rates.append(optimizer.param_groups[0]["lr"])
+            if trainer.state.epoch == stop_in and trainer.state.iteration % 2 == 0:
+                raise Stopped
+
+        if stop_in is None:
+            trainer.run()
+        else:
+            with pytest.raises(Stopped):
+                trainer.run()
+        return parameters(network), rates, trainer
+
+    @staticmethod
+    def saved(folder: Path) -> list[int]:
+        return sorted(int(path.stem.removeprefix("checkpoint_epoch=")) for path in folder.iterdir())
+
+    def test_the_last_two_epochs_are_kept(self, tmp_path):
+        self.train(tmp_path, 1)
+        assert self.saved(tmp_path) == [1]
+        self.train(tmp_path / "longer", 4)
+        assert self.saved(tmp_path / "longer") == [3, 4]
+
+    def test_a_stopped_training_goes_on_as_if_it_had_not_been(self, tmp_path):
+        whole, rates, _ = self.train(tmp_path / "whole")
+        self.train(tmp_path / "stopped", stop_in=3)
+        assert self.saved(tmp_path / "stopped") == [1, 2]
+        resumed, last_rates, trainer = self.train(tmp_path / "stopped")
+        assert torch.equal(resumed, whole)
+        assert len(rates) == 8 and last_rates == rates[4:]
+        assert (trainer.state.epoch, trainer.state.iteration) == (4, 8)
+
+    def test_more_epochs_may_be_asked_for_than_at_first(self, tmp_path):
+        whole, _, _ = self.train(tmp_path / "whole", 4)
+        self.train(tmp_path / "shorter", 2)
+        longer, _, _ = self.train(tmp_path / "shorter", 4)
+        assert torch.equal(longer, whole)
+
+    def test_a_finished_training_is_left_as_it_is(self, tmp_path):
+        finished, _, _ = self.train(tmp_path)
+        again, rates, trainer = self.train(tmp_path)
+        assert torch.equal(again, finished) and rates == [] and trainer.state.epoch == 4
+
+    def test_epochs_are_ordered_as_numbers(self, tmp_path):
+        self.train(tmp_path, 10)
+        assert self.saved(tmp_path) == [9, 10]
+        _, rates, _ = self.train(tmp_path, 11)
+        assert len(rates) == 2
+
+    def test_a_fresh_start_may_be_asked_for(self, tmp_path):
+        first, rates, _ = self.train(tmp_path)
+        again, all_rates, _ = self.train(tmp_path, resume=False)
+        assert torch.equal(again, first) and all_rates == rates and len(rates) == 8
+
+    def test_the_last_two_are_kept_after_resuming_too(self, tmp_path):
+        self.train(tmp_path, 2)
+        self.train(tmp_path, 4)
+        assert self.saved(tmp_path) == [3, 4]
+
+    def test_a_fresh_start_that_was_stopped_is_what_goes_on(self, tmp_path):
+        self.train(tmp_path, 4)
+        self.train(tmp_path, 4, resume=False, stop_in=2)
+        _, rates, _ = self.train(tmp_path, 4)
+        assert len(rates) == 6
+
+    def test_a_write_that_was_cut_leaves_no_checkpoint(self, tmp_path, monkeypatch):
+        self.train(tmp_path, 1)
+
+        def cut(content: Any, file: Any, **options: Any) -> None:
+            if hasattr(file, "write"):
+                file.write(b"half")
+            else:
+                Path(file).write_bytes(b"half")
+            raise Stopped
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "save", cut)
+            with pytest.raises(Stopped):
+                self.train(tmp_path, 2)
+        assert self.saved(tmp_path) == [1]
