@@ -15,9 +15,11 @@ import torch
 from monai.bundle import ConfigParser
 
 from boltzmed.data.phantom import make_phantom, write_phantoms
+from boltzmed.export import PromptedNetwork
 from boltzmed.networks.weights import load_checkpoint, save_checkpoint
 from boltzmed.resources import resource_folder
 from boltzmed.results import read_results
+from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import write_image
 from boltzmed.workflow import build_network, network_settings, start_weights
 
@@ -173,6 +175,55 @@ def test_the_shipped_checkpoint_is_small_and_of_the_tiny_size(tmp_path: Path) ->
     wrong = network_settings(CONFIGS / "tiny.yaml", 1024)
     with pytest.raises(ValueError, match="image_size: this run expects 1024, the checkpoint was trained with 512"):
         load_checkpoint(model, build_network(CONFIGS / "tiny.yaml"), config=wrong)
+
+
+def run_monai(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Another command of ``python -m monai.bundle``."""
+    line = [sys.executable, "-m", "monai.bundle", command, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_metadata_is_valid(tmp_path: Path) -> None:
+    schema = shutil.copy(Path(__file__).parent / "data" / "metadata_schema.json", tmp_path)
+    done = run_monai("verify_metadata", "--meta_file", str(CONFIGS / "metadata.json"), "--filepath", schema)
+    assert done.returncode == 0 and "metadata is verified with no error" in done.stdout + done.stderr
+
+    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+    del metadata["network_data_format"]["outputs"]["pred"]["num_channels"]
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    done = run_monai("verify_metadata", "--meta_file", str(tmp_path / "metadata.json"), "--filepath", schema)
+    assert done.returncode != 0 and "'num_channels' is a required property" in done.stderr
+
+
+PROMPTED = (
+    *("prompted", "--meta_file", str(CONFIGS / "metadata.json"), "--config_file", str(CONFIGS / "inference.yaml")),
+    *("--bundle_root", str(BUNDLE), "--prompts", "['liver in abdomen CT']"),
+)
+
+
+def test_the_network_takes_and_gives_what_the_metadata_says() -> None:
+    done = run_monai("verify_net_in_out", *PROMPTED, "--n", "4")
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_monai(
+        "verify_net_in_out", *PROMPTED, "--n", "4", "--_meta_#network_data_format#outputs#pred#dtype", "int64"
+    )
+    assert done.returncode != 0 and "doesn't match" in done.stderr
+
+
+def test_the_checkpoint_is_exported_with_its_prompt(tmp_path: Path, untrained: Path) -> None:
+    file = tmp_path / "model.ts"
+    arguments = ["--filepath", str(file), "--ckpt_file", str(untrained), "--key_in_ckpt", "model"]
+    done = run_monai("ckpt_export", *PROMPTED, *arguments, "--use_trace", "True", "--input_shape", "[1,3,64,64]")
+    assert done.returncode == 0, done.stderr[-2000:]
+    network = build_network(CONFIGS / "tiny.yaml")
+    load_checkpoint(untrained, network)
+    prompted = PromptedNetwork(network, tokenize_prompts(["liver in abdomen CT"])).eval()
+    image = 255 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exported, expected = torch.jit.load(file)(image), prompted(image)
+    # The compiler's rounding may move single draws, so not every logit is the same.
+    assert (exported - expected).abs().median() < 0.02 * expected.abs().median()
 
 
 @pytest.mark.slow
