@@ -97,17 +97,21 @@ class BoltzFormer(nn.Module):
         Raises:
             ValueError: if a shape or a token id does not fit.
         """
-        return self.decode(self.encode_image(image), self.encode_text(input_ids), prompt_valid, draw_key=draw_key)
+        features = self.encode_image(image, draw_key)
+        return self.decode(features, self.encode_text(input_ids), prompt_valid, draw_key=draw_key)
 
-    def encode_image(self, image_BCHW: Tensor) -> ImageFeatures:
-        """Features of images (B, 3, H, W), 0 to 255: all that depends on the image alone."""
+    def encode_image(self, image_BCHW: Tensor, draw_key: Tensor | None = None) -> ImageFeatures:
+        """Features of images (B, 3, H, W), 0 to 255: all that depends on the image alone.
+
+        `draw_key` (B,) int64 is for training alone, where the encoder may drop blocks at random.
+        """
         if image_BCHW.ndim != 4 or image_BCHW.shape[1] != len(self.pixel_mean):
             raise ValueError(f"expected images (B, {len(self.pixel_mean)}, H, W), got {tuple(image_BCHW.shape)}")
         height, width = image_BCHW.shape[2:]
         if height % STRIDE or width % STRIDE or not height or not width:
             raise ValueError(f"expected images with height and width divisible by {STRIDE}, got {height}×{width}")
         normalised = self.normalise(image_BCHW)
-        scales, mask_features = self.pixel_decoder(self.image_encoder(normalised))
+        scales, mask_features = self.pixel_decoder(self.image_encoder(normalised, draw_key))
         return ImageFeatures(scales, mask_features, normalised)
 
     def normalise(self, image_BCHW: Tensor) -> Tensor:

@@ -6,14 +6,20 @@ Fresh weights are drawn as the published code draws them: torch's defaults, not 
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import boltzmed.compat  # noqa: F401  (before timm, which imports torchvision)
+from boltzmed.networks.boltzmann import keyed_generator
 
 # isort: split
-from timm.models.focalnet import FocalNet
+from timm.layers import DropPath
+from timm.models.focalnet import FocalNet, FocalNetBlock
 from timm.models.hieradet_sam2 import HieraDet
+
+_DROP_PATH = -1
+"""Tells the draws of stochastic depth from those of the decoder's layers, which are numbered from 0."""
 
 
 def _check_four(**per_stage: Sequence[int]) -> None:
@@ -93,9 +99,34 @@ class HieraEncoder(nn.Module):
         self.neck = FeaturePyramidNeck([embed_dim * 2**stage for stage in range(4)], neck_channels)
         self.out_channels = [neck_channels] * 4
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """(B,3,H,W), H and W divisible by 32 → four maps (B,neck_channels,H/s,W/s), s = 4, 8, 16, 32."""
+    def forward(self, image: Tensor, draw_key: Tensor | None = None) -> list[Tensor]:
+        """(B,3,H,W), H and W divisible by 32 → four maps (B,neck_channels,H/s,W/s), s = 4, 8, 16, 32.
+
+        Nothing here is random, so the draw key takes no part.
+        """
         return self.neck(self.trunk.forward_intermediates(image, intermediates_only=True))
+
+
+class KeyedDropPath(nn.Module):
+    """Stochastic depth: in training a block adds nothing to a sample with probability `rate`, else 1/(1 - rate)-fold.
+
+    timm's own draws from the stream that all code shares; here every sample's uniform comes in from outside, as
+    `uniform_B` (B,) before each forward in training.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.uniform_B: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, …) → the same shape."""
+        if not self.training:
+            return x
+        if self.uniform_B is None or len(self.uniform_B) != len(x):
+            raise ValueError(f"stochastic depth in training: expected a draw key for each of {len(x)} images")
+        kept = (self.uniform_B >= self.rate).to(x) / (1 - self.rate)
+        return x * kept.view(-1, *[1] * (x.ndim - 1))
 
 
 class FocalEncoder(nn.Module):
@@ -142,9 +173,27 @@ class FocalEncoder(nn.Module):
                 module.reset_parameters()
         self.out_channels = [embed_dim * 2**stage for stage in range(4)]
         self.norms = nn.ModuleList(nn.LayerNorm(channels, eps=1e-5) for channels in self.out_channels)
+        for block in [module for module in self.modules() if isinstance(module, FocalNetBlock)]:
+            for name in ("drop_path1", "drop_path2"):
+                if isinstance(path := getattr(block, name), DropPath):
+                    setattr(block, name, KeyedDropPath(path.drop_prob))
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """(B,3,H,W), H and W divisible by 32 → four maps (B,C·2^i,H/s,W/s), s = 4, 8, 16, 32."""
+    def forward(self, image: Tensor, draw_key: Tensor | None = None) -> list[Tensor]:
+        """(B,3,H,W), H and W divisible by 32 → four maps (B,C·2^i,H/s,W/s), s = 4, 8, 16, 32.
+
+        Args:
+            image: normalised.
+            draw_key: (B,) int64, needed in training where `drop_path_rate` is not 0: what a sample drops depends on
+                its key alone.
+
+        Raises:
+            ValueError: no such keys, or not one per image.
+        """
+        paths = [module for module in self.modules() if isinstance(module, KeyedDropPath)]
+        for i, path in enumerate(paths if self.training else ()):
+            keys = [] if draw_key is None else draw_key.tolist()
+            uniforms = [torch.rand((), generator=keyed_generator(key, _DROP_PATH, i)) for key in keys]
+            path.uniform_B = torch.stack(uniforms).to(image.device) if uniforms else None
         features, x = [], self.stem(image)
         for stage, norm in zip(self.stages, self.norms, strict=True):
             x = stage(x)

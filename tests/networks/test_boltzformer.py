@@ -23,7 +23,7 @@ class StandInEncoder(nn.Module):
             for i in range(4)
         )
 
-    def forward(self, image: Tensor) -> list[Tensor]:
+    def forward(self, image: Tensor, draw_key: Tensor | None = None) -> list[Tensor]:
         features = []
         for step in self.steps:
             image = step(image)

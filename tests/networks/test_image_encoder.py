@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from boltzmed.networks.image_encoder import FeaturePyramidNeck, FocalEncoder, HieraEncoder
+from boltzmed.networks.image_encoder import FeaturePyramidNeck, FocalEncoder, HieraEncoder, KeyedDropPath
 from boltzmed.networks.weights import load_sam2_image_encoder, load_seem_backbone
 
 RECORDED = Path(__file__).resolve().parents[3] / "shared" / "parity"
@@ -50,7 +50,7 @@ def test_features_have_their_strides(name: str, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("size", [(512, 512), (1024, 1024), (992, 672)])
 def test_published_sizes_take_any_multiple_of_32(name: str, size: tuple[int, int]) -> None:
-    encoder = on_meta(PUBLISHED[name])
+    encoder = on_meta(PUBLISHED[name]).eval()
     features = encoder(torch.empty(1, 3, *size, device="meta"))
     expected = [(1, c, size[0] // s, size[1] // s) for c, s in zip(encoder.out_channels, STRIDES, strict=True)]
     assert [tuple(feature.shape) for feature in features] == expected
@@ -140,9 +140,31 @@ def test_stochastic_depth_is_for_training_only() -> None:
         torch.randn(4, 3, 64, 64),
     )
     with torch.no_grad():
-        assert not torch.equal(encoder(image)[3], encoder(image)[3])
         encoder.eval()
         assert torch.equal(encoder(image)[3], encoder(image)[3])
+
+
+@torch.no_grad()
+def test_stochastic_depth_depends_on_a_samples_key_alone() -> None:
+    torch.manual_seed(0)
+    encoder = FocalEncoder(16, depths=(1, 1, 2, 1), drop_path_rate=0.9, layerscale_value=1.0)
+    image = torch.randn(1, 3, 64, 64).expand(8, -1, -1, -1)
+    keys = torch.tensor([1, 2, 3, 4, 5, 6, 7, 1])
+    features = encoder(image, keys)[3]
+    torch.testing.assert_close(features[0], features[7])
+    assert len({round(sample.abs().sum().item(), 3) for sample in features}) > 3
+    torch.manual_seed(1)
+    torch.testing.assert_close(encoder(image[:3], keys[2:5])[3], features[2:5])
+    with pytest.raises(ValueError, match="expected a draw key for each of 8 images"):
+        encoder(image)
+
+
+def test_stochastic_depth_keeps_the_mean() -> None:
+    path, uniforms = KeyedDropPath(0.25), torch.rand(20_000, generator=torch.Generator().manual_seed(0))
+    path.uniform_B = uniforms
+    kept = path(torch.ones(20_000, 1))
+    assert kept.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert kept.mean().item() == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize(
