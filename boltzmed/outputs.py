@@ -148,12 +148,13 @@ class StudyWriter:
 
         slices = masks.slices(index)
         components, count = label(slices, structure=generate_binary_structure(3, 3))
-        owner = components[slices > 0]
-        probabilities = masks.probabilities(index)
-        voxels = np.bincount(owner, minlength=count + 1)[1:]
-        sums = np.bincount(owner, weights=probabilities, minlength=count + 1)[1:]
-        largest = np.zeros(count + 1, np.float32)
-        np.maximum.at(largest, owner, probabilities)
+        voxels, sums, largest = np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
+        # Slice by slice: a large study's voxels with their probabilities as numbers would take gigabytes.
+        for mask, numbered, probabilities in zip(slices, components, masks.probabilities(index), strict=True):
+            owner = numbered[mask > 0] - 1
+            voxels += np.bincount(owner, minlength=count)
+            sums += np.bincount(owner, weights=probabilities, minlength=count)
+            np.maximum.at(largest, owner, probabilities)
         voxel_mm3 = voxel_volume_mm3(np.asarray(image.affine))
         order = np.argsort(-voxels, kind="stable")
         return {
@@ -167,7 +168,7 @@ class StudyWriter:
             "components": [
                 {
                     "volume_mm3": round(float(voxels[c] * voxel_mm3), 3),
-                    "max_probability": round(float(largest[c + 1]), 4),
+                    "max_probability": round(float(largest[c]), 4),
                     "mean_probability": round(float(sums[c] / voxels[c]), 4),
                 }
                 for c in order

@@ -8,7 +8,7 @@ Array suffixes: P prompts, K slices, H W native pixels, I J K the file's own axe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +51,10 @@ class PackedMasks:
         """Return one prompt's mask (I,J,K) in the file's own array order, uint8 in {0,1}."""
         return np.ascontiguousarray(self.plan.stack(self.slices(prompt)))
 
-    def probabilities(self, prompt: int) -> NDArray[np.float32]:
-        """Return the probabilities of one mask's voxels, in the row order of ``slices``."""
-        return np.concatenate(self.mask_probabilities[prompt]).astype(np.float32) / np.float32(255)
+    def probabilities(self, prompt: int) -> Iterator[NDArray[np.float32]]:
+        """Yield slice by slice the probabilities of one mask's voxels, in row order."""
+        for stored in self.mask_probabilities[prompt]:
+            yield stored.astype(np.float32) / np.float32(255)
 
 
 class PromptSliceInferer(Inferer):
