@@ -59,6 +59,11 @@ class Target:
     modifier: Code | None = None
     region: Code | None = None
 
+    @property
+    def phrasings(self) -> frozenset[str]:
+        """All that means this target, its name included, as `normalise_prompt` writes it."""
+        return frozenset(map(normalise_prompt, (self.name, *self.prompts, *self.held_out_prompts)))
+
 
 @dataclass(frozen=True)
 class SplitRule:
@@ -288,11 +293,12 @@ def look_up_prompt(
         prompt: the text.
         cards: the cards to look in.
         modality: "CT" or "MR", the study's; cards of another modality are passed over. None (unknown) is enough
-            as long as a card lists the prompt.
+            as long as cards of one modality alone list the prompt.
         window: overrides the card's window, see `resolve_window`.
 
     Raises:
-        ValueError: an empty prompt, an unknown modality or window, or free text without a modality.
+        ValueError: an empty prompt, an unknown modality or window, or a modality that neither is said
+            nor follows from the prompt.
     """
     key = normalise_prompt(prompt)
     if not key:
@@ -300,11 +306,17 @@ def look_up_prompt(
     if modality is not None and modality not in MODALITIES:
         raise ValueError(f"modality: expected one of {', '.join(MODALITIES)}, got {modality!r}")
     cards = [card for card in cards if modality is None or card.modality == modality]
-    for card in cards:
+    listing = [card for card in cards if any(key in target.phrasings for target in card.targets.values())]
+    if len({card.modality for card in listing}) > 1:
+        raise ValueError(f"prompt {prompt!r}: cards of CT and of MR list it; pass --modality CT or MR")
+    for card in listing:
         for target in card.targets.values():
-            phrasings = (target.name, *target.prompts, *target.held_out_prompts)
-            if key in map(normalise_prompt, phrasings):
-                name, numbers = (target.window_name, target.window) if window is None else resolve_window(window, card)
+            if key in target.phrasings:
+                name, numbers = target.window_name, target.window
+                if window is not None:
+                    # A window's name may be another card's: the phantom's card knows two, the generic CT card more.
+                    naming = [other for other in (card, *cards) if window in other.windows]
+                    name, numbers = resolve_window(window, naming[0] if naming else card)
                 codes = (target.category, target.code, target.modifier, target.region)
                 return PromptTarget(prompt, target.name, card.name, card.modality, name, numbers, *codes)
     if modality is None:

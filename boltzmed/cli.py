@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import boltzmed
 
@@ -12,7 +13,7 @@ import boltzmed
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0, or 2 after one line about wrong input."""
     parser = _make_parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(_join_windows(sys.argv[1:] if arguments is None else arguments))
     if not hasattr(options, "run"):
         parser.print_help()
         return 0
@@ -27,6 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("boltzmed: stopped", file=sys.stderr)
         return 130
+
+
+def _join_windows(arguments: Sequence[str]) -> list[str]:
+    """`--window -150,250` → `--window=-150,250`: argparse would take such a window for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--window":
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _root_line(error: BaseException) -> str | None:
@@ -49,7 +61,12 @@ def _make_parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--prompt", action="append", required=True, metavar="TEXT", help="what to find; may be repeated"
     )
-    predict.add_argument("--output", required=True, metavar="DIR", help="masks go to DIR/<case>/<prompt>.nii.gz")
+    predict.add_argument(
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="masks go to DIR/<case>/<prompt>.nii.gz, instead of those of an earlier run",
+    )
     predict.add_argument("--modality", choices=["CT", "MR"], help="for files that don't say")
     predict.add_argument("--window", metavar="NAME|LOW,HIGH", help="overrides the prompt's window; numbers in HU")
     predict.add_argument("--series-uid", metavar="UID", help="which DICOM series, where a folder holds several")
@@ -84,9 +101,17 @@ def _predict(options: argparse.Namespace) -> int:
         overrides["checkpoint"] = options.checkpoint
     if options.no_seg:
         overrides["segmentation"] = False
-    for folder in run_inference(options.inputs, options.prompt, options.output, seed=options.seed, **overrides):
-        print(folder)
-    return 0
+    wrong: list[str] = []
+
+    def report(study: Path, outcome: Path | ValueError) -> None:
+        if isinstance(outcome, Path):
+            print(outcome, flush=True)
+        else:
+            wrong.append(str(study))
+            print(f"boltzmed: {outcome}", file=sys.stderr)
+
+    run_inference(options.inputs, options.prompt, options.output, seed=options.seed, report=report, **overrides)
+    return 2 if wrong else 0
 
 
 def _demo(options: argparse.Namespace) -> int:

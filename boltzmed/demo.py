@@ -21,7 +21,8 @@ from boltzmed.results import write_results
 from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.slices import SlicePlan
 from boltzmed.transforms.window import Window
-from boltzmed.volumes import map_nifti, write_ct_series, write_image
+from boltzmed.volumes import OutputError, map_nifti, write_ct_series, write_image
+from boltzmed.volumes.output import check_writable
 
 PROMPTS = (
     "lung nodule in chest CT",
@@ -40,17 +41,24 @@ def run_demo(output: str | Path, *, seed: int = DEMO_SEED) -> int:
     """Make a phantom, segment its DICOM series by the bundle, score and draw the masks, and say where all is.
 
     Args:
-        output: Folder for everything; what an earlier demo left in it is replaced.
+        output: Folder for everything: new, empty, or an earlier demo's, whose files are replaced.
         seed: The phantom's.
 
     Returns:
         The exit status of the bundle's run, 0 when all went well.
+
+    Raises:
+        OutputError: The folder holds something else, or cannot be written.
     """
     output = Path(output)
-    series, masks = output / "dicom", output / "masks"
+    series, masks, marker = output / "dicom", output / "masks", output / ".boltzmed-demo"
+    check_writable(output)
+    if output.exists() and any(output.iterdir()) and not marker.exists():
+        raise OutputError(f"{output}: expected a new folder, an empty one or an earlier demo's; choose another")
     for folder in (series, masks):
         shutil.rmtree(folder, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
+    marker.touch()
     print(f"1/4  Making a phantom chest-abdomen CT (seed {seed}) …", flush=True)
     phantom = make_phantom(seed, matrix=384, slice_spacing_mm=5.0)
     write_ct_series(phantom.image_hu, phantom.affine_ras, series, seed=seed)

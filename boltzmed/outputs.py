@@ -23,24 +23,19 @@ from boltzmed.geometry import orientation_codes, spacing_mm, voxel_volume_mm3
 from boltzmed.results import CaseResult, write_results
 from boltzmed.slugs import slug_prompts
 from boltzmed.volumes import CodedTerm, OutputError, Segment, VolumeError, write_mask, write_segmentation
-from boltzmed.volumes.output import whole_file, whole_folder
+from boltzmed.volumes.nifti import case_name
+from boltzmed.volumes.output import check_writable, whole_file, whole_folder
 
 RUN_FILE = "run.json"
 SEGMENTATION_FILE = "segmentation.dcm"
-
-
-def check_writable(folder: Path) -> None:
-    """Make a folder and write a file there once, so that a full or read-only one is told early (OutputError)."""
-    with whole_file(folder / ".writable") as path:
-        path.write_bytes(b"")
-    (folder / ".writable").unlink()
 
 
 class StudyWriter:
     """Write each study's masks, its DICOM SEG and ``run.json`` when the evaluator has segmented it.
 
     ``OUTPUT/<case>/<prompt-slug>.nii.gz`` for every prompt; ``segmentation.dcm`` for studies that came as DICOM, or
-    the reason why there is none in ``run.json``.
+    the reason why there is none in ``run.json``. What an earlier run's ``run.json`` lists in the same folder is
+    replaced, so that masks of two runs never stand side by side; other files stay.
 
     Args:
         output_dir: OUTPUT.
@@ -59,7 +54,9 @@ class StudyWriter:
         settings: Mapping[str, Any],
         segmentation: bool = True,
     ) -> None:
-        self.output_dir, self.checkpoint, self.seed = Path(output_dir), Path(checkpoint), seed
+        if not isinstance(segmentation, bool):
+            raise ValueError(f"segmentation: expected True or False, received {segmentation!r}")
+        self.output_dir, self.checkpoint, self.seed = Path(str(output_dir)), Path(checkpoint), seed
         self.settings, self.segmentation = dict(settings), segmentation
         self._started = 0.0
 
@@ -70,8 +67,15 @@ class StudyWriter:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def _check_output(self, engine: Engine) -> None:
-        """Fail before the work, not after it, where nothing can be written."""
+        """Fail before the work, not after it, where nothing can or should be written."""
         check_writable(self.output_dir)
+        dataset: Any = engine.state.dataloader.dataset  # type: ignore[union-attr]
+        for study in getattr(dataset, "dataset", dataset).studies:  # perhaps one study of several
+            if study.is_dir() and (self.output_dir / case_name(study)).resolve() == study.resolve():
+                raise OutputError(
+                    f"{self.output_dir}: expected an output folder apart from the study, whose masks would be written "
+                    f"among its images in {study}; choose another output folder"
+                )
 
     def _start(self, engine: Engine) -> None:
         self._started = time.perf_counter()
@@ -82,7 +86,7 @@ class StudyWriter:
         inferred = time.perf_counter()
         image: MetaTensor = study["image"]
         case = str(image.meta["case"])
-        with whole_folder(self.output_dir / case) as folder:
+        with whole_folder(self.output_dir / case, replaced=_list_written(self.output_dir / case)) as folder:
             self._write(folder, study, masks, case, inferred, engine)
 
     def _write(
@@ -162,7 +166,7 @@ class StudyWriter:
             "target": prompt.target,
             "card": prompt.card,
             "file": file,
-            "window": {"name": prompt.window_name, "hu": prompt.window},
+            "window": {"name": prompt.window_name, "range": masks.windows[index]},
             "presence": None if masks.presence_PK is None else [round(float(p), 4) for p in masks.presence_PK[index]],
             "volume_mm3": round(float(voxels.sum() * voxel_mm3), 3),
             "components": [
@@ -228,9 +232,21 @@ class ResultsWriter:
         write_results(self.path, self.rows)
 
 
+def _list_written(folder: Path) -> list[str]:
+    """Names of the files that an earlier run wrote into a case's folder, by its ``run.json``."""
+    try:
+        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        names = [entry["file"] for entry in record["prompts"]] + [record["segmentation"]["file"]]
+    except (OSError, ValueError, TypeError, LookupError):
+        return []
+    return [name for name in names if isinstance(name, str) and Path(name).name == name]
+
+
 def _segment(prompt: PromptTarget, masks: PackedMasks, index: int) -> Segment:
     codes = {}
-    for field, code in (("category", prompt.category), ("property_type", prompt.code), ("modifier", prompt.modifier)):
+    coded = {"category": prompt.category, "property_type": prompt.code}
+    coded |= {"modifier": prompt.modifier, "region": prompt.region}
+    for field, code in coded.items():
         if code is not None:
             codes[field] = CodedTerm(code.value, code.meaning, code.scheme)
     return Segment(prompt.prompt, lambda: masks.volume(index), **codes)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
 from torch import nn
+from torch.utils.data import DataLoader, Subset
 
 from boltzmed.networks.weights import load_checkpoint, load_sam2_image_encoder, load_seem_backbone, load_upstream
 from boltzmed.resources import resource_folder
+from boltzmed.volumes import OutputError
 from boltzmed.volumes.nifti import case_name
 
 
@@ -86,17 +88,24 @@ def start_weights(
 
 
 def run_inference(
-    studies: Sequence[str | Path], prompts: Sequence[str], output_dir: str | Path, **overrides: Any
+    studies: str | Path | Sequence[str | Path],
+    prompts: str | Sequence[str],
+    output_dir: str | Path,
+    *,
+    report: Callable[[Path, Path | ValueError], None] | None = None,
+    **overrides: Any,
 ) -> list[Path]:
     """Run the bundle's inference on studies, as ``python -m monai.bundle run`` does, loading the network once.
 
     Args:
         studies, prompts: See :class:`StudyDataset`.
         output_dir: See :class:`StudyWriter`.
+        report: Called after each study with its path and the folder of its masks, or with what was wrong with it; the
+            others then go on. Without it the first error is raised.
         **overrides: Any further value of ``inference.yaml``.
 
     Returns:
-        The folder of each study's masks.
+        The folder of each segmented study's masks.
 
     Raises:
         ValueError: Wrong input, in one line (possibly as the cause of MONAI's error).
@@ -107,16 +116,43 @@ def run_inference(
     parser.update(
         {
             "bundle_root": str(bundle),
-            "image": [str(study) for study in studies],
-            "prompts": list(prompts),
-            "output_dir": str(output_dir),
-            **overrides,
+            # MONAI evaluates texts that begin with "$", "@" or "%", in lists too. A caller's texts are data: paths and
+            # tuples pass as they are.
+            "image": (studies,) if isinstance(studies, str | Path) else tuple(studies),
+            "prompts": (prompts,) if isinstance(prompts, str) else tuple(prompts),
+            "output_dir": Path(output_dir),
+            **{name: _protect(name, value) for name, value in overrides.items()},
         }
     )
     # Wrong input is told before the network is loaded.
     dataset = parser.get_parsed_content("dataset")
-    parser.get_parsed_content("evaluator").run()
-    return [Path(output_dir) / case_name(study) for study in dataset.studies]
+    evaluator = parser.get_parsed_content("evaluator")
+    evaluator.logger.setLevel(logging.CRITICAL)  # it would log an exception twice, which the caller gets anyway
+    loader = evaluator.data_loader
+    folders = []
+    for index, study in enumerate(dataset.studies):
+        evaluator.data_loader = DataLoader(Subset(dataset, [index]), batch_size=1, collate_fn=loader.collate_fn)
+        try:
+            evaluator.run()
+        except OutputError:
+            raise  # the next study's outputs would go to the same place
+        except ValueError as error:
+            if report is None:
+                raise
+            report(study, error)
+        else:
+            folders.append(Path(output_dir) / case_name(study))
+            if report is not None:
+                report(study, folders[-1])
+    return folders
+
+
+def _protect(name: str, value: Any) -> Any:
+    if name == "checkpoint":
+        return Path(value)
+    if isinstance(value, str) and value.startswith(("$", "@", "%")):
+        raise ValueError(f"{name}: expected a plain value, received {value!r}; it may not begin with $, @ or %")
+    return value
 
 
 def end_traceback_with_cause() -> None:

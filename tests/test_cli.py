@@ -1,6 +1,7 @@
 """The command line: help without heavy imports, and every kind of wrong input ends with one clear line and status 2."""
 
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from boltzmed.cli import main
 from boltzmed.networks.weights import save_checkpoint
 from boltzmed.resources import resource_folder
+from boltzmed.volumes import write_ct_series
 from boltzmed.workflow import build_network, network_settings
 
 CONFIG = resource_folder("bundles") / "boltzformer" / "configs" / "tiny.yaml"
@@ -259,3 +261,106 @@ def test_several_studies_in_one_run(
         files = {path.name for path in (tmp_path / "out" / case).iterdir()}
         assert files == {"liver-in-abdomen-ct.nii.gz", "run.json"}
         assert nibabel.load(tmp_path / "out" / case / "liver-in-abdomen-ct.nii.gz").shape == shape
+
+
+def test_a_text_that_looks_like_an_expression_is_a_prompt(study: Path, checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    for prompt in ("$print('called')", "@seed", "%seed"):
+        assert predict(study, "--checkpoint", checkpoint, output=output, prompt=prompt) == 0
+        record = json.loads((output / "study" / "run.json").read_text())
+        assert [entry["prompt"] for entry in record["prompts"]] == [prompt]
+
+
+def test_a_setting_is_no_expression(
+    study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(study, "--checkpoint", checkpoint, "--window", "$print('called')", output=tmp_path / "out") == 2
+    out, err = capfd.readouterr()
+    assert "window: expected a plain value" in err and "called" not in out
+
+
+@pytest.mark.parametrize("window", [["--window", "-150,250"], ["--window=-150,250"]], ids=["apart", "joined"])
+def test_a_window_may_begin_below_zero(window: list[str], study: Path, checkpoint: Path, tmp_path: Path) -> None:
+    assert predict(study, "--checkpoint", checkpoint, *window, output=tmp_path / "out") == 0
+    record = json.loads((tmp_path / "out" / "study" / "run.json").read_text())
+    assert record["prompts"][0]["window"] == {"name": "custom", "range": [-150, 250]}
+
+
+def test_a_name_that_ct_and_mr_share_needs_a_modality(
+    study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["predict", str(study), "--prompt", "liver", "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--checkpoint", str(checkpoint)]) == 2
+    assert "prompt 'liver': cards of CT and of MR list it; pass --modality CT or MR" in the_line(capfd)
+
+
+def test_a_run_replaces_an_earlier_ones_masks_and_nothing_else(study: Path, checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "study"
+    assert predict(study, "--checkpoint", checkpoint, output=tmp_path / "out") == 0
+    (folder / "notes.txt").write_text("mine")
+    assert predict(study, "--checkpoint", checkpoint, output=tmp_path / "out", prompt="aorta") == 0
+    assert {path.name for path in folder.iterdir()} == {"aorta.nii.gz", "run.json", "notes.txt"}
+
+
+def test_what_goes_wrong_is_told_once_and_leaves_no_folder(
+    checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(truncated_file(tmp_path), "--checkpoint", checkpoint, output=tmp_path / "new" / "out") == 2
+    assert "terminating" not in capfd.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_window_may_be_named_as_another_card_names_it(study: Path, checkpoint: Path, tmp_path: Path) -> None:
+    assert predict(study, "--checkpoint", checkpoint, "--window", "pancreas", output=tmp_path / "out") == 0
+    record = json.loads((tmp_path / "out" / "study" / "run.json").read_text())
+    assert record["prompts"][0]["window"]["name"] == "pancreas"
+
+
+def test_a_broken_study_does_not_stop_the_others(
+    study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken, last = truncated_file(tmp_path), save_image(tmp_path / "last.nii", np.zeros((8, 8, 2), np.int16))
+    assert predict(study, broken, last, "--checkpoint", checkpoint, output=tmp_path / "out") == 2
+    out, err = capfd.readouterr()
+    assert out.split()[-2:] == [str(tmp_path / "out" / "study"), str(tmp_path / "out" / "last")]
+    assert [line for line in err.splitlines() if line.startswith("boltzmed: ") and broken.name in line]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [("", "expected a .nii"), ("x" * 300, "expected a .nii"), ("x" * 210, "expected a name of 200 bytes at most")],
+)
+def test_a_path_that_is_none(
+    given: str, message: str, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if message.startswith("expected a name"):
+        given = str(save_image(tmp_path / f"{given}.nii", np.zeros((8, 8, 2), np.int16)))
+    assert predict(given, "--checkpoint", checkpoint, output=tmp_path / "out") == 2
+    assert message in the_line(capfd)
+
+
+def test_masks_are_not_written_among_a_studys_images(
+    checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_ct_series(np.zeros((8, 8, 3), np.int16), np.diag([2.0, 2.0, 5.0, 1.0]), tmp_path / "series", seed=0)
+    before = sorted((tmp_path / "series").iterdir())
+    assert predict(tmp_path / "series", "--checkpoint", checkpoint, output=tmp_path) == 2
+    assert "expected an output folder apart from the study" in the_line(capfd)
+    assert sorted((tmp_path / "series").iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["demo", "phantom"])
+def test_demo_and_phantom_need_a_folder_to_write_into(
+    command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    assert main([command, "--output", str(tmp_path / "file")]) == 2
+    assert "another output folder" in the_line(capfd)
+
+
+def test_the_demo_deletes_nothing_that_it_did_not_make(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "dicom").mkdir()
+    (tmp_path / "dicom" / "precious.dcm").write_text("precious")
+    assert main(["demo", "--output", str(tmp_path)]) == 2
+    assert "an earlier demo's" in the_line(capfd)
+    assert (tmp_path / "dicom" / "precious.dcm").read_text() == "precious"

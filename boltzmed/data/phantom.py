@@ -27,7 +27,7 @@ from boltzmed.data.torso.shapes import beside, draw_points, rotation
 from boltzmed.data.torso.tissue import LUNGS, VESSELS, Torso
 from boltzmed.data.torso.vessels import grow_tree
 from boltzmed.volumes import write_image
-from boltzmed.volumes.output import whole_file
+from boltzmed.volumes.output import check_writable, whole_file
 
 PHANTOM_LABELS: dict[str, int] = {
     "background": 0,
@@ -146,7 +146,7 @@ def write_phantoms(
         The datalist's path: ``{"training": [{"image", "label", "case", "patient"}]}``, paths relative to its folder.
 
     Raises:
-        ValueError: no seeds, a repeated seed, or an argument outside its range.
+        ValueError: no seeds, a repeated seed, an argument outside its range, or a folder that cannot be written.
     """
     folder, seeds = Path(output), [int(seed) for seed in seeds]
     if not seeds or len(set(seeds)) != len(seeds):
@@ -159,6 +159,7 @@ def write_phantoms(
     for seed in seeds:
         _check(seed, **settings)  # type: ignore[arg-type]
     suffix = ".nii.gz" if compress else ".nii"
+    check_writable(folder)
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     cases = [f"phantom_{seed:06d}" for seed in seeds]

@@ -65,12 +65,17 @@ def read_datalist(path: str | Path | None, key: str = "training") -> list[dict[s
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: expected a datalist JSON file, found none; write one with `boltzmed phantom`")
-    content = json.loads(path.read_text())
-    if not content.get(key):
-        raise ValueError(f"{path}: expected a list named {key!r}, received {sorted(content)}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a datalist in JSON, received something else ({error})") from error
+    if not isinstance(content, dict) or not content.get(key):
+        raise ValueError(f"{path}: expected a list named {key!r}, received {list(content)[:5]}")
     cases = []
     for record in content[key]:
         case = dict(record)
+        if missing := {"image", "label", "case"} - set(case):
+            raise ValueError(f"{path}: expected image, label and case in every record, one lacks {min(missing)}")
         for field in ("image", "label"):
             file = path.parent / record[field]
             if not file.is_file():

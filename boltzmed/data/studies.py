@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import VolumeError, read_volume
 from boltzmed.volumes.nifti import case_name
+
+_LONGEST_NAME = 200
+"""Bytes; file systems allow 255, and temporary names add some."""
 
 PHRASINGS = ("first", "held_out")
 
@@ -48,13 +52,13 @@ class StudyDataset(Dataset):
         window: str | Sequence[float] | None = None,
         truncate: bool = False,
     ) -> None:
-        self.studies = [Path(s) for s in ([studies] if isinstance(studies, str | Path) else studies or [])]
-        self.prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        self.studies = [Path(str(s) or "(empty path)") for s in _as_list(studies)]
+        self.prompts = _as_list(prompts)
         if not self.studies:
             raise ValueError("expected a study to segment, received none; pass --image PATH")
         names: dict[str, Path] = {}
         for study in self.studies:
-            if not study.exists():
+            if not _exists(study):
                 raise VolumeError(
                     f"{study}: expected a .nii, .nii.gz, or a folder or zip with a DICOM series, found nothing there; "
                     "check the path"
@@ -64,8 +68,18 @@ class StudyDataset(Dataset):
                     f"{other} and {study}: expected studies of different names, both would be written to "
                     f"{case_name(study)}; rename one or run them apart"
                 )
+            if len(os.fsencode(case_name(study))) > _LONGEST_NAME:
+                raise VolumeError(
+                    f"{study}: expected a name of {_LONGEST_NAME} bytes at most, for a folder of masks has that name; "
+                    "rename the study"
+                )
         if not self.prompts:
             raise ValueError("expected at least one prompt, received none; pass --prompts \"['liver in abdomen CT']\"")
+        if not isinstance(truncate, bool):
+            raise ValueError(f"truncate_prompts: expected True or False, received {truncate!r}")
+        for prompt in self.prompts:
+            if not prompt.isprintable():
+                raise ValueError(f"prompt {prompt!r}: expected plain text, received characters that cannot be printed")
         self.input_ids = tokenize_prompts(self.prompts, truncate=truncate)
         slug_prompts(self.prompts)
         self.cards = [load_card(card) for card in cards]
@@ -85,6 +99,19 @@ class StudyDataset(Dataset):
             "prompts": prompts,
             "read_seconds": time.perf_counter() - start,
         }
+
+
+def _as_list(given: Any) -> list[Any]:
+    if given is None:
+        return []
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long, a folder that may not be searched
+        return False
 
 
 class LabelledStudyDataset(Dataset):
@@ -134,9 +161,16 @@ class LabelledStudyDataset(Dataset):
                 f"case {case['case']}: expected image and label on one grid, received {tuple(image.shape[1:])} and "
                 f"{tuple(label.shape[1:])} voxels or different affines; resample the label to the image"
             )
+        values = np.asarray(label[0])
+        labels = values.astype(np.uint8)
+        if not np.array_equal(labels, values):
+            raise VolumeError(
+                f"case {case['case']}: expected label values that are whole numbers from 0 to 255, received "
+                f"{values[labels != values].flat[0]:g}; number the labels as the card does"
+            )
         return {
             "image": image,
-            "labels": np.asarray(label[0]).astype(np.uint8),
+            "labels": labels,
             "input_ids": self.input_ids,
             "prompts": self.prompts,
             "case": case["case"],

@@ -32,12 +32,14 @@ class PackedMasks:
         bits_PKHW: uint8 (P,K,H,ceil(W/8)), eight voxels a byte.
         mask_probabilities: Per prompt and slice the probabilities of the mask's voxels in row order, uint8 in units of
             1/255.
+        windows: Per prompt the window that was looked through, (low, high) in HU or in raw MR units.
         presence_PK: Presence probabilities in [0,1]; None where the network has no presence head.
     """
 
     plan: SlicePlan
     bits_PKHW: NDArray[np.uint8]
     mask_probabilities: list[list[NDArray[np.uint8]]]
+    windows: list[Window | None]
     presence_PK: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
@@ -145,4 +147,4 @@ class PromptSliceInferer(Inferer):
                     mask_HW = found_BPHW[row, column]
                     bits[prompt, k] = np.packbits(mask_HW, axis=-1)
                     probabilities[prompt][k] = bytes_BPHW[row, column][mask_HW]
-        return PackedMasks(plan, bits, probabilities, presence)
+        return PackedMasks(plan, bits, probabilities, [measured[window].window for window in windows], presence)

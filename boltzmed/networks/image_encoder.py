@@ -59,6 +59,7 @@ class HieraEncoder(nn.Module):
         window_spec: window side of each stage, in tokens; maps that don't divide into windows are padded with zeros.
         global_pos_size: size of the learned position table, resized to the image.
         neck_channels: width of the four outputs; 256 in SAM 2.
+        position_std: spread of the position table's initial values; 0 as published, where trained weights replace it.
 
     Raises:
         ValueError: Sizes that don't fit together.
@@ -73,6 +74,7 @@ class HieraEncoder(nn.Module):
         window_spec: Sequence[int] = (8, 4, 14, 7),
         global_pos_size: Sequence[int] = (7, 7),
         neck_channels: int = 256,
+        position_std: float = 0.0,
     ) -> None:
         super().__init__()
         _check_four(stages=stages, window_spec=window_spec)
@@ -94,7 +96,7 @@ class HieraEncoder(nn.Module):
             fix_init=False,
         )
         del self.trunk.head  # its norm would be a parameter without a gradient
-        nn.init.zeros_(self.trunk.pos_embed)
+        nn.init.normal_(self.trunk.pos_embed, std=position_std)
         nn.init.zeros_(self.trunk.pos_embed_window)
         self.neck = FeaturePyramidNeck([embed_dim * 2**stage for stage in range(4)], neck_channels)
         self.out_channels = [neck_channels] * 4

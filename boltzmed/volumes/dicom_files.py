@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import os
 import struct
-import warnings
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,7 +18,7 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
-from boltzmed.volumes.errors import VolumeError, one_line
+from boltzmed.volumes.errors import VolumeError, one_line, silent_headers
 
 #: The only attributes that listing and checking a series reads.
 _SCANNED_TAGS = [
@@ -56,15 +55,22 @@ class DicomFolder:
     """Every file of a folder (its subfolders too) or zip, by its relative name; hidden files are left out.
 
     Zip members are read in memory: nothing is unpacked, so no member can be written outside a folder. Use it in a
-    ``with`` block; the zip stays open inside. pydicom's warnings are silent inside, for they quote header values.
+    ``with`` block; the zip stays open inside. pydicom's warnings and log lines are silent inside, for they quote header
+    values.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not os.fspath(path):
+            raise VolumeError("expected a folder or zip with a DICOM series, got an empty path; name one")
         self.path = Path(path)
         self._zip: zipfile.ZipFile | None = None
-        self._warnings = warnings.catch_warnings()
+        self._silence = ExitStack()
 
     def __enter__(self) -> DicomFolder:
+        if not self.path.exists():
+            raise VolumeError(
+                f"{self.path}: expected a folder or zip with a DICOM series, found nothing there; check it"
+            )
         if not self.path.is_dir():
             try:
                 self._zip = zipfile.ZipFile(self.path)
@@ -73,12 +79,11 @@ class DicomFolder:
                     f"{self.path.name}: expected a zip with a DICOM series, got a file that does not open as one "
                     f"({one_line(error)}); pack it again or pass the folder"
                 ) from error
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
+        self._silence.enter_context(silent_headers())
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._warnings.__exit__(None, None, None)
+        self._silence.close()
         if self._zip is not None:
             self._zip.close()
 
@@ -107,7 +112,7 @@ class DicomFolder:
                     yield cast(BinaryIO, member)
         except (OSError, RuntimeError, zipfile.BadZipFile, NotImplementedError, zlib.error) as error:
             raise VolumeError(
-                f"{name}: expected a readable file in {self.path.name}, got {one_line(error)}; "
+                f"{Path(name).name}: expected a readable file in {self.path.name}, got {one_line(error)}; "
                 "check its permissions, password or copy"
             ) from error
 
@@ -292,7 +297,8 @@ def _explain_nothing(folder: DicomFolder, names: list[str], others: list[tuple[s
         return f"{where}: expected a DICOM series, got an empty folder; check the path"
     nifti = [name for name in names if name.lower().endswith((".nii", ".nii.gz"))]
     if nifti:
-        return f"{where}: expected a DICOM series, got a folder with NIfTI files; pass one of them, such as {nifti[0]}"
+        one = Path(nifti[0]).name
+        return f"{where}: expected a DICOM series, got a folder with NIfTI files; pass one of them, such as {one}"
     return f"{where}: expected a DICOM series, got {len(names)} files that are not DICOM; check the path"
 
 

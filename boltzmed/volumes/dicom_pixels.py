@@ -68,10 +68,14 @@ def read_pixels(dataset: Dataset, file_name: str) -> NDArray[np.float32]:
     return values
 
 
+#: JPEG processes that may hold twelve bits: extended sequential and full progression (PS3.5 8.2.1).
+_TWELVE_BIT_JPEG = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55")
+
+
 def _decode(dataset: Dataset, syntax: UID, file_name: str) -> NDArray[Any]:
     reason = ""
     # Twelve-bit JPEG is beyond Pillow, which says so on the terminal; do not ask it.
-    if syntax != "1.2.840.10008.1.2.4.51" or int(dataset.get("BitsAllocated") or 16) == 8:
+    if syntax not in _TWELVE_BIT_JPEG or int(dataset.get("BitsAllocated") or 16) == 8:
         try:
             return np.asarray(dataset.pixel_array)
         except (ValueError, RuntimeError, AttributeError, NotImplementedError, OSError, EOFError, IndexError) as error:

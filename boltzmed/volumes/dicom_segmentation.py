@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import colorsys
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +24,7 @@ from pydicom.valuerep import DSfloat
 
 from boltzmed.geometry import spacing_mm
 from boltzmed.volumes.dicom_series import read_source_headers
-from boltzmed.volumes.errors import OutputError, VolumeError
+from boltzmed.volumes.errors import OutputError, VolumeError, silent_headers
 from boltzmed.volumes.output import whole_file
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ _TYPE_2_ATTRIBUTES = (
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
 )
 
+#: Those of them whose values have a form, which writers miss; an empty one is allowed and says nothing wrong.
+_MAY_BE_EMPTIED = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime")
+
 Mask = ArrayLike | torch.Tensor
 
 
@@ -61,6 +64,7 @@ class Segment:
         category: CID 7150, such as ``CodedTerm("123037004", "Anatomical Structure")``.
         property_type: what the segment shows, such as ``CodedTerm("64033007", "Kidney")``.
         modifier: its side, such as ``CodedTerm("7771000", "Left")``.
+        region: where in the body, such as ``CodedTerm("39607008", "Lung")``.
     """
 
     label: str
@@ -68,6 +72,7 @@ class Segment:
     category: CodedTerm = TISSUE
     property_type: CodedTerm = TISSUE
     modifier: CodedTerm | None = None
+    region: CodedTerm | None = None
 
 
 def write_segmentation(
@@ -83,7 +88,8 @@ def write_segmentation(
     """Write one BINARY segmentation with a segment per prompt; slices without a mask are left out.
 
     Segments may overlap and may be empty. Where all are empty, the first one is stored with every (empty) slice,
-    since an image cannot have no frames. Patient and study are the source's, as the standard asks.
+    since an image cannot have no frames. Patient and study are the source's, as the standard asks; a
+    birth date, sex, study date or time that is malformed there is left empty.
 
     The file is read back by highdicom and compared voxel for voxel with the masks before it takes its name.
 
@@ -102,10 +108,9 @@ def write_segmentation(
     for segment in segments:
         if not segment.label.strip():
             raise ValueError(f"{Path(path).name}: expected a label for every segment, got an empty one")
-    headers = read_source_headers(source)
-    _check_references(headers, str(source.meta.get("case")))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # highdicom and pydicom quote patients' names in theirs
+    with silent_headers():
+        headers = read_source_headers(source)
+        _check_references(headers, str(source.meta.get("case")))
         dataset = _build_template(segments, headers, source, (algorithm_name, algorithm_version, software_version))
         dataset.SeriesDescription = series_description[:64]
         _add_frames(dataset, segments, [str(header.SOPInstanceUID) for header in headers])
@@ -154,25 +159,33 @@ def _build_template(
         header.SpacingBetweenSlices = DSfloat(slice_gap_mm, auto_format=True)
         if not header.get("SliceThickness"):
             header.SliceThickness = header.SpacingBetweenSlices
+    make = partial(
+        Segmentation,
+        source_images=headers,
+        pixel_array=np.zeros((len(headers), int(first.Rows), int(first.Columns)), dtype=np.uint8),
+        segmentation_type="BINARY",
+        segment_descriptions=descriptions[:1],
+        series_instance_uid=hd.UID(),
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="boltzmed",
+        manufacturer_model_name=algorithm[0],
+        software_versions=algorithm[2],
+        device_serial_number="1",
+        content_label="SEGMENTATION",
+        omit_empty_frames=False,
+        specific_character_set="ISO_IR 192",  # UTF-8 holds any patient's name and any prompt
+    )
+    malformed = (ValueError, TypeError, AttributeError, KeyError)
     try:
-        template = Segmentation(
-            source_images=headers,
-            pixel_array=np.zeros((len(headers), int(first.Rows), int(first.Columns)), dtype=np.uint8),
-            segmentation_type="BINARY",
-            segment_descriptions=descriptions[:1],
-            series_instance_uid=hd.UID(),
-            series_number=_series_number(first),
-            sop_instance_uid=hd.UID(),
-            instance_number=1,
-            manufacturer="boltzmed",
-            manufacturer_model_name=algorithm[0],
-            software_versions=algorithm[2],
-            device_serial_number="1",
-            content_label="SEGMENTATION",
-            omit_empty_frames=False,
-            specific_character_set="ISO_IR 192",  # UTF-8 holds any patient's name and any prompt
-        )
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        try:
+            template = make(series_number=_series_number(first))
+        except malformed:
+            for header in headers:
+                for keyword in _MAY_BE_EMPTIED:
+                    setattr(header, keyword, "")
+            template = make(series_number=_series_number(first))
+    except malformed as error:
         # The reason may quote a header value: its type has to do.
         raise VolumeError(
             f"{case}: expected headers that a DICOM segmentation can take over, got some that are malformed "
@@ -202,6 +215,7 @@ def _describe(segment: Segment, number: int, count: int, algorithm: tuple[str, s
         algorithm_identification=hd.AlgorithmIdentificationSequence(
             name=algorithm[0][:64], family=codes.cid7162.ArtificialIntelligence, version=algorithm[1][:64]
         ),
+        anatomic_regions=None if segment.region is None else [_code(segment.region)],
         display_color=hd.color.CIELabColor.from_rgb(round(255 * red), round(255 * green), round(255 * blue)),
     )
     description.SegmentDescription = label[:1024]

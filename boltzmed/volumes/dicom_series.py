@@ -30,7 +30,7 @@ def read_dicom_series(path: str | os.PathLike[str], *, series_uid: str | None = 
     of logs.
 
     Raises:
-        VolumeError: no series, several of them, no regular volume, or pixels nobody here decodes.
+        VolumeError: no series, several of them, no regular volume, neither CT nor MR, or pixels nobody here decodes.
     """
     path = Path(path)
     with DicomFolder(path) as folder:
@@ -44,7 +44,7 @@ def read_dicom_series(path: str | os.PathLike[str], *, series_uid: str | None = 
     meta = {
         "filename_or_obj": str(path),
         "case": case_name(path),
-        "modality": _modality(stack.files),
+        "modality": _modality(stack.files, case_name(path)),
         "source_format": "dicom" if path.is_dir() else "dicom-zip",
         "source": {"path": str(path.resolve()), "series_uid": uid},
     }
@@ -78,6 +78,10 @@ def _is_same_stack(stack: SliceStack, volume: MetaTensor) -> bool:
     return tuple(volume.shape) == shape and np.allclose(stack.affine_ras, np.asarray(volume.affine), rtol=0, atol=1e-6)
 
 
-def _modality(files: list[ScannedFile]) -> str | None:
-    found = {str(file.header.get("Modality") or "") for file in files} & set(MODALITIES)
-    return found.pop() if len(found) == 1 else None
+def _modality(files: list[ScannedFile], case: str) -> str | None:
+    """What the headers say; None where they say nothing, "other", or two things."""
+    stated = {str(file.header.get("Modality") or "OT") for file in files} - {"OT"}
+    if others := sorted(stated - set(MODALITIES)):
+        named = others[0] if others[0].isalpha() and len(others[0]) <= 4 else "another one"
+        raise VolumeError(f"{case}: expected images of modality CT or MR, got {named}; pick another series")
+    return stated.pop() if len(stated) == 1 else None

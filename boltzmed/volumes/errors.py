@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class VolumeError(ValueError):
     """An image that cannot be read as one regular volume. One line: expected, got, which file, what to do."""
@@ -9,6 +14,22 @@ class VolumeError(ValueError):
 
 class OutputError(VolumeError):
     """A file that cannot be written. Nothing half-written is left."""
+
+
+@contextmanager
+def silent_headers() -> Iterator[None]:
+    """Keep pydicom's and highdicom's warnings and log lines to themselves: they quote header values."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def one_line(error: BaseException) -> str:

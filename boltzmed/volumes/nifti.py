@@ -31,6 +31,8 @@ _GEOMETRY_FIELDS = (
 )
 _GZIP_MAGIC = b"\x1f\x8b"
 _SCANNER_ANATOMICAL = 1  # NIFTI_XFORM_SCANNER_ANAT: what DICOM positions are
+#: What nibabel raises on bytes that are not what they should be; a header may promise more voxels than memory holds.
+_BROKEN = (EOFError, zlib.error, OSError, ValueError, MemoryError, ImageFileError, HeaderDataError)
 _AFFINE_TOLERANCE_MM = 1e-3  # an affine that moved by less than this is the file's own, rounded
 
 
@@ -60,7 +62,7 @@ def read_nifti(path: str | os.PathLike[str]) -> MetaTensor:
                 pass
     except VolumeError:
         raise
-    except (EOFError, zlib.error, gzip.BadGzipFile, OSError, ValueError, ImageFileError, HeaderDataError) as error:
+    except (*_BROKEN, gzip.BadGzipFile) as error:
         raise VolumeError(
             f"{path.name}: expected a whole NIfTI file, got one that is truncated or damaged ({one_line(error)}); "
             "copy or convert it again"
@@ -99,7 +101,7 @@ def map_nifti(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.fl
     try:
         image: Any = nib.load(path)
         return np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
-    except (EOFError, zlib.error, OSError, ValueError, ImageFileError, HeaderDataError) as error:
+    except _BROKEN as error:
         raise VolumeError(
             f"{Path(path).name}: expected a whole NIfTI file, got {one_line(error)}; copy or convert it again"
         ) from error

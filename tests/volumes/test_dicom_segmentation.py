@@ -170,9 +170,31 @@ def test_headers_that_leave_things_out(series: Path, tmp_path: Path, edit) -> No
     assert float(dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness) == 2.5
 
 
+def test_malformed_values_that_may_be_empty_become_so(series: Path, tmp_path: Path, edit) -> None:
+    for path in series.iterdir():
+        edit(path, PatientBirthDate="1960-05-17", PatientSex="f", StudyTime="noon", PatientID="P1")
+    volume = read_volume(series)
+    mask = make_masks(tuple(volume.shape[1:]))[0]
+    path = write_segmentation([Segment("a", mask)], volume, tmp_path / "seg.dcm")
+    written = dcmread(path)
+    assert [written[name].value or "" for name in ("PatientBirthDate", "PatientSex", "StudyTime")] == ["", "", ""]
+    assert written.PatientID == "P1"
+    np.testing.assert_array_equal(read_back(path, series, 1), mask)
+
+
+def test_a_segments_region_is_written(series: Path, tmp_path: Path) -> None:
+    volume = read_volume(series)
+    mask = make_masks(tuple(volume.shape[1:]))[0]
+    segment = Segment("nodule", mask, region=CodedTerm("39607008", "Lung"))
+    written = dcmread(write_segmentation([segment], volume, tmp_path / "seg.dcm")).SegmentSequence[0]
+    assert written.AnatomicRegionSequence[0].CodeValue == "39607008"
+
+
 def test_no_warning_quotes_a_patient(series: Path, tmp_path: Path, edit, capfd, caplog) -> None:
     for path in series.iterdir():
-        edit(path, PatientName="Mustermann", PatientID="secret")
+        edit(path, PatientName="Mustermann", PatientID="secret", FrameOfReferenceUID="1.2.secret.3")
+    caplog.clear()
+    caplog.set_level("DEBUG")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         volume = read_volume(series)

@@ -122,6 +122,11 @@ def test_modality_comes_from_the_header_or_the_caller_but_not_from_both(series: 
         edit(path, Modality=None)
     assert read_volume(series).meta["modality"] is None
     assert read_volume(series, modality="MR").meta["modality"] == "MR"
+    for stated, told in (("PT", "got PT"), ("Mustermann", "got another one")):
+        for path in series.iterdir():
+            edit(path, Modality=stated)
+        with pytest.raises(VolumeError, match=f"expected images of modality CT or MR, {told}; pick another series"):
+            read_volume(series, modality="CT")
     with pytest.raises(VolumeError, match="expected modality CT or MR, got 'PET'"):
         read_volume(series, modality="PET")
 
@@ -233,7 +238,7 @@ REFUSED = [
     ("dcmqi/23x38x3/multiframe", r"mf\.dcm: .*multi-frame object \(Legacy Converted Enhanced CT"),
     ("odd/dupe-positions.zip", r"CT28\.dcm: .*where CT26\.dcm lies already \(-90\.00 mm"),
     ("dcmqi/23x38x3/seg", r"got only 1 segmentation \(label\.seg\)"),
-    ("lidc_nodules", r"got a folder with NIfTI files; pass one of them, such as images/"),
+    ("lidc_nodules", r"got a folder with NIfTI files; pass one of them, such as LIDC"),
 ]
 
 

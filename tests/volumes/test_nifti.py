@@ -182,6 +182,16 @@ def test_truncated_files_are_refused(tmp_path: Path, suffix: str) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_header_that_promises_too_much_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = write_image(np.zeros((4, 4, 4), np.int16), np.eye(4), tmp_path / f"image{suffix}")
+    content = bytearray(gzip.decompress(path.read_bytes()) if suffix == ".nii.gz" else path.read_bytes())
+    content[40:48] = np.array([3, 32767, 32767, 32767], "<i2").tobytes()
+    path.write_bytes(gzip.compress(bytes(content)) if suffix == ".nii.gz" else bytes(content))
+    with pytest.raises(VolumeError, match=rf"image{suffix}: expected a whole NIfTI file"):
+        read_volume(path)
+
+
 def test_flipped_bit_fails_the_checksum(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii.gz", np.zeros((9, 9, 9), np.int16))
     content = bytearray(gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=0))
