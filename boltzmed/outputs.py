@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import monai
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -39,6 +40,7 @@ class StudyWriter:
 
     Args:
         output_dir: OUTPUT.
+        bundle: The bundle's folder; its version and the SHA-256 of its configs are recorded.
         checkpoint: Its SHA-256 is recorded.
         seed: Of the draws, recorded.
         settings: Further plain values to record (size, image_size, plane, channels, threshold …).
@@ -49,6 +51,7 @@ class StudyWriter:
         self,
         output_dir: str | Path,
         *,
+        bundle: str | Path,
         checkpoint: str | Path,
         seed: int,
         settings: Mapping[str, Any],
@@ -57,7 +60,7 @@ class StudyWriter:
         if not isinstance(segmentation, bool):
             raise ValueError(f"segmentation: expected True or False, received {segmentation!r}")
         self.output_dir, self.checkpoint, self.seed = Path(str(output_dir)), Path(checkpoint), seed
-        self.settings, self.segmentation = dict(settings), segmentation
+        self.bundle, self.settings, self.segmentation = Path(bundle), dict(settings), segmentation
         self._started = 0.0
 
     def attach(self, engine: Engine) -> None:
@@ -113,11 +116,13 @@ class StudyWriter:
             "segmentation": segmentation,
             "seed": self.seed,
             "settings": self.settings,
+            "bundle": _describe_bundle(self.bundle),
             "checkpoint": {"file": self.checkpoint.name, "sha256": _sha256(self.checkpoint)},
             "versions": {
                 "boltzmed": boltzmed.__version__,
                 "python": platform.python_version(),
                 "torch": torch.__version__,
+                "monai": monai.__version__,
             },
             "device": str(next(engine.network.parameters()).device),  # type: ignore[attr-defined]
             "seconds": {
@@ -250,6 +255,14 @@ def _segment(prompt: PromptTarget, masks: PackedMasks, index: int) -> Segment:
         if code is not None:
             codes[field] = CodedTerm(code.value, code.meaning, code.scheme)
     return Segment(prompt.prompt, lambda: masks.volume(index), **codes)
+
+
+def _describe_bundle(folder: Path) -> dict[str, str]:
+    """Version of a bundle, and one hash of all its configs: they hold every hyper-parameter."""
+    configs = sorted(path for path in (folder / "configs").iterdir() if path.suffix in (".json", ".yaml"))
+    digests = "".join(f"{path.name} {_sha256(path)}\n" for path in configs)
+    version = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
+    return {"version": version, "configs_sha256": hashlib.sha256(digests.encode()).hexdigest()}
 
 
 def _sha256(path: Path) -> str:

@@ -364,3 +364,11 @@ def test_the_demo_deletes_nothing_that_it_did_not_make(tmp_path: Path, capfd: py
     assert main(["demo", "--output", str(tmp_path)]) == 2
     assert "an earlier demo's" in the_line(capfd)
     assert (tmp_path / "dicom" / "precious.dcm").read_text() == "precious"
+
+
+def test_a_prompt_of_broken_bytes_is_told_before_the_work(
+    study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(study, "--checkpoint", checkpoint, output=tmp_path / "out", prompt="liver\udcff") == 2
+    assert "received bytes that are none" in the_line(capfd)
+    assert not (tmp_path / "out").exists()

@@ -65,6 +65,16 @@ def test_nifti_and_dicom_of_one_study_give_the_same_masks(masks: Path) -> None:
         assert np.mean(np.asanyarray(one.dataobj) == np.asanyarray(other.dataobj)) >= 0.999
 
 
+def test_the_run_is_recorded(masks: Path) -> None:
+    bundle = resource_folder("bundles") / "boltzformer"
+    record = json.loads((masks / "series" / "run.json").read_text())
+    assert record["bundle"]["version"] == json.loads((bundle / "configs" / "metadata.json").read_text())["version"]
+    assert len(record["bundle"]["configs_sha256"]) == len(record["checkpoint"]["sha256"]) == 64
+    assert record["seed"] == 0 and record["device"] == "cpu" and record["segmentation"]["file"] == "segmentation.dcm"
+    assert set(record["versions"]) == {"boltzmed", "python", "torch", "monai"}
+    assert set(record["seconds"]) == {"read", "infer", "write"}
+
+
 def test_segmentation_only_for_dicom(masks: Path) -> None:
     assert (masks / "series" / "segmentation.dcm").is_file()
     assert not (masks / "phantom" / "segmentation.dcm").exists()

@@ -52,7 +52,9 @@ class StudyDataset(Dataset):
         window: str | Sequence[float] | None = None,
         truncate: bool = False,
     ) -> None:
-        self.studies = [Path(str(s) or "(empty path)") for s in _as_list(studies)]
+        if any(not str(study) for study in _as_list(studies)):
+            raise VolumeError("expected a .nii, .nii.gz, or a folder or zip with a DICOM series, got an empty path")
+        self.studies = [Path(str(study)) for study in _as_list(studies)]
         self.prompts = _as_list(prompts)
         if not self.studies:
             raise ValueError("expected a study to segment, received none; pass --image PATH")
@@ -78,8 +80,8 @@ class StudyDataset(Dataset):
         if not isinstance(truncate, bool):
             raise ValueError(f"truncate_prompts: expected True or False, received {truncate!r}")
         for prompt in self.prompts:
-            if not prompt.isprintable():
-                raise ValueError(f"prompt {prompt!r}: expected plain text, received characters that cannot be printed")
+            if any("\ud800" <= character <= "\udfff" for character in str(prompt)):
+                raise ValueError(f"prompt {prompt!r}: expected text, received bytes that are none; write it in UTF-8")
         self.input_ids = tokenize_prompts(self.prompts, truncate=truncate)
         slug_prompts(self.prompts)
         self.cards = [load_card(card) for card in cards]
