@@ -232,6 +232,7 @@ class ResultsWriter:
     def _check_output(self, engine: Engine) -> None:
         """Fail before the work, not after it, where nothing can be written."""
         check_writable(self.path.parent)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def _finish(self, engine: Engine) -> None:
         write_results(self.path, self.rows)

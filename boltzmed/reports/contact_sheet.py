@@ -74,7 +74,7 @@ def _draw_panel(ax, panel: Panel) -> None:
     height, width = guide.shape[1:]
     if len(found) and np.ptp(found, axis=0).max() < 0.12 * max(height, width):
         centre, half = found.mean(0), max(12.0, 1.2 * np.ptp(found, axis=0).max())
-        inset = ax.inset_axes((0.62, 0.0, 0.38, 0.38))
+        inset = ax.inset_axes((0.62, 0.12, 0.36, 0.36))  # above the title of the panel below
         _draw_masks(inset, panel, index, aspect)
         inset.set_xlim(centre[1] - half, centre[1] + half)
         inset.set_ylim(centre[0] + half, centre[0] - half)
