@@ -101,17 +101,16 @@ def _predict(options: argparse.Namespace) -> int:
         overrides["checkpoint"] = options.checkpoint
     if options.no_seg:
         overrides["segmentation"] = False
-    wrong: list[str] = []
 
     def report(study: Path, outcome: Path | ValueError) -> None:
         if isinstance(outcome, Path):
             print(outcome, flush=True)
         else:
-            wrong.append(str(study))
             print(f"boltzmed: {outcome}", file=sys.stderr)
 
-    run_inference(options.inputs, options.prompt, options.output, seed=options.seed, report=report, **overrides)
-    return 2 if wrong else 0
+    given = (options.inputs, options.prompt, options.output)
+    segmented = run_inference(*given, seed=options.seed, report=report, **overrides)
+    return 0 if len(segmented) == len(options.inputs) else 2
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,7 @@ class StudyWriter:
             "segmentation": segmentation,
             "seed": self.seed,
             "settings": self.settings,
-            "bundle": _describe_bundle(self.bundle),
-            "checkpoint": {"file": self.checkpoint.name, "sha256": _sha256(self.checkpoint)},
+            **self._provenance,
             "versions": {
                 "boltzmed": boltzmed.__version__,
                 "python": platform.python_version(),
@@ -133,6 +133,14 @@ class StudyWriter:
         }
         with whole_file(folder / RUN_FILE) as path:
             path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @cached_property
+    def _provenance(self) -> dict[str, Any]:
+        """Bundle and checkpoint, hashed once for all studies of a run: a checkpoint may hold gigabytes."""
+        return {
+            "bundle": _describe_bundle(self.bundle),
+            "checkpoint": {"file": self.checkpoint.name, "sha256": _sha256(self.checkpoint)},
+        }
 
     def _write_segmentation(self, folder: Path, study: Mapping[str, Any], masks: PackedMasks) -> dict[str, str | None]:
         image = study["image"]

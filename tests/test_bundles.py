@@ -35,10 +35,23 @@ PARAMETERS = {"tiny": 5_191_416, "hiera_s": 170_887_640, "hiera_bp": 205_677_464
 def run_bundle(folder: Path, config: str, *arguments: str, root: str = "") -> subprocess.CompletedProcess[str]:
     """``python -m monai.bundle run`` from a folder, as a user types it; paths of config and bundle as given."""
     configs = config if config.startswith("[") else str(Path(root or BUNDLE) / "configs" / config)
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", configs, "--bundle_root"]
-    command += [root or str(BUNDLE), *arguments]
+    given = ("--config_file", configs, "--bundle_root", root or str(BUNDLE), *arguments)
+    return run_monai("run", *given, folder=folder)
+
+
+def run_monai(command: str, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A command of ``python -m monai.bundle``."""
+    return run_program("-m", "monai.bundle", command, *arguments, folder=folder)
+
+
+def run_program(
+    *arguments: str, program: str = sys.executable, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A program on one thread and without a GPU."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [program, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize("size", sorted(PARAMETERS))
@@ -200,13 +213,6 @@ def test_the_shipped_checkpoint_follows_the_prompt() -> None:
     assert (scores - np.diag(np.diag(scores))).max() < 0.2
 
 
-def run_monai(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Another command of ``python -m monai.bundle``."""
-    line = [sys.executable, "-m", "monai.bundle", command, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-
-
 def test_metadata_is_valid(tmp_path: Path) -> None:
     schema = shutil.copy(Path(__file__).parent / "data" / "metadata_schema.json", tmp_path)
     done = run_monai("verify_metadata", "--meta_file", str(CONFIGS / "metadata.json"), "--filepath", schema)
@@ -254,11 +260,10 @@ def test_training_in_two_processes(tmp_path: Path, phantoms: Path) -> None:
     torchrun = shutil.which("torchrun", path=str(Path(sys.executable).parent))
     assert torchrun is not None
     configs = str([str(CONFIGS / name) for name in ("train.yaml", "multi_gpu_train.yaml")])
-    command = [torchrun, "--nproc_per_node=2", "-m", "monai.bundle", "run", "--config_file", configs]
+    command = ["--nproc_per_node=2", "-m", "monai.bundle", "run", "--config_file", configs]
     command += ["--bundle_root", str(BUNDLE), "--datalist", str(phantoms), "--validation_datalist", str(phantoms)]
     command += ["--output_dir", str(tmp_path), "--image_size", "64", "--samples_per_epoch", "8", "--batch_size", "2"]
     command += ["--epochs", "1", "--validation_slices", "4", "--prompts_per_image", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run_program(*command, program=torchrun)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "checkpoint_epoch=1.pt").is_file() and (tmp_path / "model.pt").is_file()

@@ -244,37 +244,28 @@ def test_what_may_not_enter_stays_out(room: str) -> None:
     report(places)
 
 
-def test_volumes_are_the_only_door_to_disk_images() -> None:
-    places = [
+def list_imports_outside(rooms: tuple[str, ...], modules: tuple[str, ...]) -> list[str]:
+    """Where other rooms than these import one of the modules."""
+    return [
         source.place(found.line, f"imports {found.name}")
         for source in SOURCES
-        if source.room != "volumes"
+        if source.room not in rooms
         for found in list_imports(source)
-        if is_among(found.name, IMAGE_FILES) and not is_among(found.name, AFFINE_ARITHMETIC)
+        if is_among(found.name, modules) and not is_among(found.name, AFFINE_ARITHMETIC)
     ]
-    report(places)
+
+
+def test_volumes_are_the_only_door_to_disk_images() -> None:
+    report(list_imports_outside(("volumes",), IMAGE_FILES))
 
 
 def test_ignite_lives_in_engines_only() -> None:
     """And in the handlers that write a study's outputs, which may not be in engines: engines know no files."""
-    places = [
-        source.place(found.line, f"imports {found.name}")
-        for source in SOURCES
-        if source.room not in ("engines", "outputs")
-        for found in list_imports(source)
-        if is_among(found.name, IGNITE)
-    ]
-    report(places)
+    report(list_imports_outside(("engines", "outputs"), IGNITE))
 
 
 def test_only_the_command_line_parses_arguments() -> None:
-    places = [
-        source.place(found.line, f"imports {found.name}")
-        for source in SOURCES
-        if source.room != "cli"
-        for found in list_imports(source)
-        if is_among(found.name, ARGUMENTS)
-    ]
+    places = list_imports_outside(("cli",), ARGUMENTS)
     places += [
         source.place(node.lineno, "reads sys.argv")
         for source in SOURCES
