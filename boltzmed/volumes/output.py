@@ -29,10 +29,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, target)
     except OSError as error:
-        raise OutputError(
-            f"{target.name}: expected to write into folder {target.parent}, got {error.strerror or error}; "
-            "free space there or choose another output folder"
-        ) from error
+        raise _unwritable(target, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -82,11 +79,15 @@ def whole_folder(path: str | os.PathLike[str], *, replaced: Sequence[str] = ()) 
         for name in set(replaced) - {file.name for file in written}:
             (target / name).unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"{target.name}: expected to write into folder {target.parent}, got {error.strerror or error}; "
-            "free space there or choose another output folder"
-        ) from error
+        raise _unwritable(target, error) from error
     except OutputError as error:
         raise OutputError(str(error).replace(str(temporary), str(target))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unwritable(target: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{target.name}: expected to write into folder {target.parent}, got {error.strerror or error}; "
+        "free space there or choose another output folder"
+    )
