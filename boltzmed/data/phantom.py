@@ -133,17 +133,20 @@ def write_phantoms(
 ) -> Path:
     """Writes phantoms as NIfTI pairs with a MONAI datalist; cases that stand complete are left as they are.
 
+    The datalist names every complete phantom of the folder, those of earlier calls too.
+
     Args:
         output: folder, made if missing: ``images/phantom_000123.nii``, ``labels/phantom_000123.nii``,
             ``datalist.json``.
-        seeds: one phantom each, in the datalist's order.
+        seeds: one phantom each.
         compress: ``.nii.gz`` instead of ``.nii``.
         progress: called with (done, total) after each case; None shows a bar.
         workers: processes to use.
         matrix, slice_spacing_mm, in_plane_spacing_mm: see ``make_phantom``.
 
     Returns:
-        The datalist's path: ``{"training": [{"image", "label", "case", "patient"}]}``, paths relative to its folder.
+        The datalist's path: ``{"training": [{"image", "label", "case", "patient"}]}``, ordered by case, paths relative
+        to its folder.
 
     Raises:
         ValueError: no seeds, a repeated seed, an argument outside its range, or a folder that cannot be written.
@@ -162,11 +165,7 @@ def write_phantoms(
     check_writable(folder)
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    cases = [f"phantom_{seed:06d}" for seed in seeds]
-    entries = [
-        {"image": f"images/{case}{suffix}", "label": f"labels/{case}{suffix}", "case": case, "patient": case}
-        for case in cases
-    ]
+    entries = [_entry(f"phantom_{seed:06d}{suffix}") for seed in seeds]
     todo = [
         (folder / entry["image"], folder / entry["label"], seed, settings)
         for entry, seed in zip(entries, seeds, strict=True)
@@ -180,10 +179,18 @@ def write_phantoms(
             bar.update()
             if progress is not None:
                 progress(done, len(seeds))
+    standing = [_entry(path.name) for path in folder.glob("images/phantom_*.nii*")]
+    by_case = {entry["case"]: entry for entry in [*standing, *entries] if (folder / entry["label"]).exists()}
+    entries = [by_case[case] for case in sorted(by_case)]
     datalist = folder / "datalist.json"
     with whole_file(datalist) as temporary:
         temporary.write_text(json.dumps({"training": entries}, indent=1) + "\n", encoding="utf-8")
     return datalist
+
+
+def _entry(file_name: str) -> dict[str, str]:
+    case = file_name.split(".")[0]
+    return {"image": f"images/{file_name}", "label": f"labels/{file_name}", "case": case, "patient": case}
 
 
 def _run(todo: list[tuple], workers: int) -> Iterable[None]:

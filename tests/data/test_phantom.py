@@ -252,6 +252,10 @@ def test_write_phantoms_writes_pairs_once(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
         "datalist.json", "phantom_000007.nii", "phantom_000007.nii", "phantom_000008.nii", "phantom_000008.nii",
     ]  # fmt: skip
+    # More phantoms of the same folder join its datalist; one that lost its label leaves it.
+    (tmp_path / "labels/phantom_000008.nii").unlink()
+    write_phantoms(tmp_path, [3], progress=lambda *s: None, **settings)
+    assert [e["case"] for e in json.loads(datalist.read_text())["training"]] == ["phantom_000003", "phantom_000007"]
 
 
 @pytest.mark.parametrize(
