@@ -121,17 +121,20 @@ def run_inference(
             "image": (studies,) if isinstance(studies, str | Path) else tuple(studies),
             "prompts": (prompts,) if isinstance(prompts, str) else tuple(prompts),
             "output_dir": Path(output_dir),
+            # An evaluator a study, around the same network: one that an error stopped would go on with what is left.
+            "evaluator#_mode_": "callable",
             **{name: _protect(name, value) for name, value in overrides.items()},
         }
     )
     # Wrong input is told before the network is loaded.
     dataset = parser.get_parsed_content("dataset")
-    evaluator = parser.get_parsed_content("evaluator")
-    evaluator.logger.setLevel(logging.CRITICAL)  # it would log an exception twice, which the caller gets anyway
-    loader = evaluator.data_loader
+    make_evaluator = parser.get_parsed_content("evaluator")
+    collate = parser.get_parsed_content("dataloader").collate_fn
     folders = []
     for index, study in enumerate(dataset.studies):
-        evaluator.data_loader = DataLoader(Subset(dataset, [index]), batch_size=1, collate_fn=loader.collate_fn)
+        loader = DataLoader(Subset(dataset, [index]), batch_size=1, collate_fn=collate)
+        evaluator = make_evaluator(val_data_loader=loader)
+        evaluator.logger.setLevel(logging.CRITICAL)  # it would log an exception twice, which the caller gets anyway
         try:
             evaluator.run()
         except OutputError:

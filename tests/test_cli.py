@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from boltzmed.cli import main
 from boltzmed.networks.weights import save_checkpoint
 from boltzmed.resources import resource_folder
-from boltzmed.volumes import write_ct_series
+from boltzmed.volumes import read_volume, write_ct_series
 from boltzmed.workflow import build_network, network_settings
 
 CONFIG = resource_folder("bundles") / "boltzformer" / "configs" / "tiny.yaml"
@@ -316,14 +317,29 @@ def test_a_window_may_be_named_as_another_card_names_it(study: Path, checkpoint:
     assert record["prompts"][0]["window"]["name"] == "pancreas"
 
 
-def test_a_broken_study_does_not_stop_the_others(
-    study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_a_broken_study_does_not_stop_the_others_and_each_is_done_once(
+    study: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    broken, last = truncated_file(tmp_path), save_image(tmp_path / "last.nii", np.zeros((8, 8, 2), np.int16))
-    assert predict(study, broken, last, "--checkpoint", checkpoint, output=tmp_path / "out") == 2
+    read: list[Path] = []
+
+    def counted(path: Path, **given: Any) -> Any:
+        read.append(path)
+        return read_volume(path, **given)
+
+    monkeypatch.setattr("boltzmed.data.studies.read_volume", counted)
+    broken = truncated_file(tmp_path)
+    last, late = (save_image(tmp_path / f"{name}.nii", np.zeros((8, 8, 2), np.int16)) for name in ("last", "late"))
+    studies = [study, broken, last, late]
+    assert predict(*studies, "--checkpoint", checkpoint, output=tmp_path / "out") == 2
     out, err = capfd.readouterr()
-    assert out.split()[-2:] == [str(tmp_path / "out" / "study"), str(tmp_path / "out" / "last")]
+    assert out.split()[-3:] == [str(tmp_path / "out" / path.name.split(".")[0]) for path in (study, last, late)]
     assert [line for line in err.splitlines() if line.startswith("boltzmed: ") and broken.name in line]
+    assert {path.parent.name for path in tmp_path.glob("out/*/run.json")} == {"study", "last", "late"}
+    assert read == studies
 
 
 @pytest.mark.parametrize(
