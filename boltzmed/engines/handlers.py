@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import ignite.distributed as idist
@@ -15,7 +16,7 @@ from ignite.handlers import Checkpoint, DiskSaver
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from monai.engines import IterationEvents
-from monai.handlers import CheckpointLoader
+from monai.handlers import CheckpointLoader, EarlyStopHandler
 from torch import Tensor, nn
 
 from boltzmed.strata import AREA_BINS, assign_area_bins
@@ -122,22 +123,32 @@ class PromptDice(Metric):
 class TrainingCheckpoints:
     """Save the whole training after every epoch, and go on from the newest save.
 
-    Files are ``checkpoint_epoch=N.pt``, written whole, then renamed (which MONAI's saver does not do); the last two of
-    a training are kept. The newest is the one written last, whatever its epoch.
+    Files are ``checkpoint_epoch=N.pt``, written whole, then renamed (which MONAI's saver does not do); the two written
+    last are kept. The newest is the one written last, whatever its epoch.
 
     Args:
         folder: Where they lie.
         state: Name → object with ``state_dict``; the trainer itself (epoch, iteration) is added.
+        settings: What has to stay as it was for a training to go on, plain values by name.
         resume: Whether to load the newest one when training starts; without any, training starts fresh.
 
     Raises:
-        ValueError: ``resume`` is no boolean (on MONAI's command line ``false`` is a text, ``False`` is none).
+        ValueError: ``resume`` is no boolean (on MONAI's command line ``false`` is a text, ``False`` is none); or, when
+            training starts, a save that cannot be read or was made with other settings.
     """
 
-    def __init__(self, folder: str, state: Mapping[str, Any], *, resume: bool = True) -> None:
+    def __init__(
+        self,
+        folder: str,
+        state: Mapping[str, Any],
+        *,
+        settings: Mapping[str, Any] | None = None,
+        resume: bool = True,
+    ) -> None:
         if not isinstance(resume, bool):
             raise ValueError(f"resume: expected True or False, received {resume!r}")
-        self.folder, self.state, self.resume = Path(folder), dict(state), resume
+        self.folder, self.resume = Path(folder), resume
+        self.state = {"settings": _Settings(settings or {}), **state}
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -149,13 +160,65 @@ class TrainingCheckpoints:
             score_function=lambda engine: engine.state.epoch,
             score_name="epoch",
             filename_pattern="{filename_prefix}_{score_name}={score}.{ext}",
-            n_saved=2,
-            include_self=True,  # a training that goes on removes its earlier files, too
+            n_saved=None,  # it would remove an older file before it writes the new one
         )
-        saved = sorted(self.folder.glob("checkpoint_epoch=*.pt"), key=lambda path: path.stat().st_mtime_ns)
-        if saved and self.resume:
-            CheckpointLoader(str(saved[-1]), {**state, "checkpointer": saver}).attach(engine)
+        if self.resume and (saved := self._find_saved()):
+            engine.add_event_handler(Events.STARTED, self._load, CheckpointLoader(str(saved[-1]), state))
         engine.add_event_handler(Events.EPOCH_COMPLETED, saver)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._remove_older)
+
+    def _find_saved(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint_epoch=*.pt"), key=lambda path: path.stat().st_mtime_ns)
+
+    def _load(self, engine: Engine, loader: CheckpointLoader) -> None:
+        advice = "remove it, start afresh by --resume False, or choose another output_dir"
+        try:
+            loader(engine)
+        except _OtherSettingsError as error:
+            raise ValueError(f"{loader.load_path}: {error}; {advice}") from None
+        except (RuntimeError, EOFError, UnpicklingError, KeyError) as error:
+            line = str(error).splitlines()[0]
+            raise ValueError(
+                f"{loader.load_path}: expected this training's checkpoint, got {line}; {advice}"
+            ) from error
+
+    def _remove_older(self) -> None:
+        if idist.get_rank() == 0:
+            for path in self._find_saved()[:-2]:
+                path.unlink(missing_ok=True)
+
+
+class _OtherSettingsError(ValueError):
+    """A checkpoint of a training with other settings."""
+
+
+class _Settings:
+    """Plain values that are saved with a training, and have to be the same when it goes on."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = dict(values)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.values
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        for name, value in self.values.items():
+            if saved.get(name) != value:
+                raise _OtherSettingsError(f"expected a training with {name} {value}, got one with {saved.get(name)}")
+
+
+class EarlyStop(EarlyStopHandler):
+    """MONAI's handler, whose count of epochs without a better value is part of the training's state."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """For the training's checkpoint."""
+        assert self._handler is not None, "set_trainer comes before training"
+        return self._handler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        assert self._handler is not None, "set_trainer comes before training"
+        self._handler.load_state_dict(state)
 
 
 class BestCheckpoint:

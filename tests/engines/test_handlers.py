@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from boltzmed.engines.handlers import FiniteLoss, GradientClipper, PromptDice, TrainingCheckpoints
+from boltzmed.engines.handlers import EarlyStop, FiniteLoss, GradientClipper, PromptDice, TrainingCheckpoints
 
 SAMPLES = [
     {"image": image, "label": image.sum(0, keepdim=True), "case": f"case{index % 2}"}
@@ -190,7 +190,9 @@ class Stopped(Exception):
 class TestTrainingCheckpoints:
     """A training with momentum, a schedule and shuffled data, so that all of its state matters."""
 
-    def train(self, folder: Path, epochs: int = 4, *, stop_in: int | None = None, resume: bool = True) -> Any:
+    def train(
+        self, folder: Path, epochs: int = 4, *, stop_in: int | None = None, resume: bool = True, rate: float = 0.1
+    ) -> Any:
         """Weights, the rates of the steps taken, and the trainer; stopped in the middle of an epoch if asked."""
         torch.manual_seed(0)
         network = nn.Linear(3, 1)
@@ -198,7 +200,7 @@ class TestTrainingCheckpoints:
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=30)
         state = {"network": network, "optimizer": optimizer, "scheduler": schedule}
         handlers = [LrScheduleHandler(schedule, epoch_level=False, print_lr=False)]
-        checkpoints = TrainingCheckpoints(str(folder), state, resume=resume)
+        checkpoints = TrainingCheckpoints(str(folder), state, settings={"rate": rate}, resume=resume)
         trainer = build_trainer([*handlers, checkpoints], network=network, optimizer=optimizer, max_epochs=epochs)
         rates: list[float] = []
 
@@ -267,6 +269,38 @@ class TestTrainingCheckpoints:
         _, rates, _ = self.train(tmp_path, 4)
         assert len(rates) == 6
 
+    def test_a_training_goes_on_without_the_older_save(self, tmp_path):
+        whole, _, _ = self.train(tmp_path / "whole", 4)
+        self.train(tmp_path / "one", 2)
+        (tmp_path / "one" / "checkpoint_epoch=1.pt").unlink()
+        assert torch.equal(self.train(tmp_path / "one", 4)[0], whole)
+        assert self.saved(tmp_path / "one") == [3, 4]
+
+    def test_the_older_save_stands_until_the_new_one_does(self, tmp_path, monkeypatch):
+        self.train(tmp_path, 2)
+
+        def cut(content: Any, file: Any, **options: Any) -> None:
+            raise Stopped
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "save", cut)
+            with pytest.raises(Stopped):
+                self.train(tmp_path, 3)
+        assert self.saved(tmp_path) == [1, 2]
+
+    def test_other_settings_and_broken_files_are_refused(self, tmp_path):
+        self.train(tmp_path, 2)
+        with pytest.raises(
+            ValueError, match=r"checkpoint_epoch=2\.pt: expected a training with rate 0\.2, got .* 0\.1; "
+        ):
+            self.train(tmp_path, 4, rate=0.2)
+        newest = tmp_path / "checkpoint_epoch=2.pt"
+        newest.write_bytes(newest.read_bytes()[:500])
+        with pytest.raises(
+            ValueError, match=r"checkpoint_epoch=2\.pt: expected this training's checkpoint, got .*resume"
+        ):
+            self.train(tmp_path, 4)
+
     def test_a_write_that_was_cut_leaves_no_checkpoint(self, tmp_path, monkeypatch):
         self.train(tmp_path, 1)
 
@@ -282,3 +316,23 @@ class TestTrainingCheckpoints:
             with pytest.raises(Stopped):
                 self.train(tmp_path, 2)
         assert self.saved(tmp_path) == [1]
+
+
+def test_the_count_of_early_stopping_goes_on():
+    def build() -> tuple[EarlyStop, Any]:
+        network = nn.Linear(3, 1)
+        trainer = build_trainer([], network=network, optimizer=torch.optim.SGD(network.parameters(), lr=0.1))
+        stop = EarlyStop(patience=3, score_function=lambda engine: engine.state.score)
+        stop.set_trainer(trainer)
+        return stop, trainer
+
+    first, trainer = build()
+    for score in (1.0, 0.5, 0.5):
+        trainer.state.score = score
+        first(trainer)
+    second, trainer = build()
+    second.load_state_dict(first.state_dict())
+    trainer.state.score = 0.9
+    assert not trainer.should_terminate
+    second(trainer)
+    assert trainer.should_terminate
