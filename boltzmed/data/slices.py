@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from boltzmed.cards import DatasetCard, load_card
+from boltzmed.data.labels import as_labels, check_grid, labelled_targets
 from boltzmed.transforms.augment import augment
 from boltzmed.transforms.channels import channel_indices
 from boltzmed.transforms.slices import SlicePlan
@@ -124,6 +125,7 @@ class PromptSliceDataset(Dataset):
     ) -> None:
         self.cases = list(cases)
         self.card = load_card(card) if isinstance(card, str) else card
+        labelled_targets(self.card)
         self.image_size, self.prompts_per_image = image_size, prompts_per_image
         self.channels, self.plane, self.seed = channels, plane, seed
         self.augment_probability, self.negative_probability = augment_probability, negative_probability
@@ -194,22 +196,25 @@ class PromptSliceDataset(Dataset):
         """Windowed channels (3,H,W) and labels (H,W) of one slice, read without the rest of the volume."""
         case = self.cases[entry.case_index]
         volume, affine_ras = map_nifti(case["image"])
-        labels, _ = map_nifti(case["label"])
+        labels = map_nifti(case["label"])[0]
         plan = SlicePlan.from_affine(affine_ras, volume.shape, self.plane)
         indices = channel_indices(entry.slice_index, plan.count, self.channels)
         window = WindowIntensity(entry.window).measured_on(volume)
         windowed = window(np.ascontiguousarray(plan.slices_at(volume, indices), dtype=np.float32))
-        return windowed, np.ascontiguousarray(plan.slice_at(labels, entry.slice_index))
+        return windowed, as_labels(case["case"], np.ascontiguousarray(plan.slice_at(labels, entry.slice_index)))
 
     def _index_case(self, case_index: int) -> Iterator[SliceEntry]:
-        labels, affine_ras = map_nifti(self.cases[case_index]["label"])
-        slices = SlicePlan.from_affine(affine_ras, labels.shape, self.plane).cut(labels)
+        case = self.cases[case_index]
+        labels, affine_ras = map_nifti(case["label"])
+        image, image_affine_ras = map_nifti(case["image"])
+        check_grid(case["case"], image.shape, image_affine_ras, labels.shape, affine_ras)
+        slices = SlicePlan.from_affine(affine_ras, labels.shape, self.plane).cut(as_labels(case["case"], labels))
         side = max(slices.shape[1:])
         by_window: dict[Window | None, list[str]] = {}
         for name, target in self.card.targets.items():
             by_window.setdefault(target.window, []).append(name)
         for slice_index, labels_hw in enumerate(slices):
-            counts = np.bincount(labels_hw.reshape(-1), minlength=max(self.card.labels) + 1)
+            counts = np.bincount(labels_hw.reshape(-1), minlength=256)
             pixels = {name: int(counts[list(target.labels)].sum()) for name, target in self.card.targets.items()}
             for window, names in by_window.items():
                 areas = {n: pixels[n] / side**2 if pixels[n] >= self.min_pixels else 0.0 for n in names}
@@ -220,16 +225,23 @@ class PromptSliceDataset(Dataset):
 class KeyedSampler(DistributedSampler):
     """Yields ``(epoch, index)``: ``samples_per_epoch`` entries without repetition, drawn by weight, shared by ranks.
 
-    It is a ``DistributedSampler`` so that the trainer tells it the epoch; with one process it has one rank.
+    It is a ``DistributedSampler`` so that the trainer tells it the epoch; with one process it has one rank. With
+    ``fixed`` every epoch is the first one, the same samples and prompts: what validation compares has to be the same.
     """
 
     def __init__(
-        self, dataset: PromptSliceDataset, *, samples_per_epoch: int, small_weight: float = 1.0, seed: int = 0
+        self,
+        dataset: PromptSliceDataset,
+        *,
+        samples_per_epoch: int,
+        small_weight: float = 1.0,
+        seed: int = 0,
+        fixed: bool = False,
     ) -> None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         ranks = torch.distributed.get_world_size() if distributed else 1
         super().__init__(dataset, num_replicas=ranks, rank=torch.distributed.get_rank() if distributed else 0)
-        self.seed = seed
+        self.seed, self.fixed = seed, fixed
         self.samples_per_epoch = min(samples_per_epoch, len(dataset)) // ranks * ranks
         weights = dataset.weights(small_weight)
         self.probabilities = weights / weights.sum()
@@ -238,6 +250,7 @@ class KeyedSampler(DistributedSampler):
         return self.samples_per_epoch // self.num_replicas
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
-        generator = keyed_generator(self.seed, self.epoch, 0, "order")
+        epoch = 0 if self.fixed else self.epoch
+        generator = keyed_generator(self.seed, epoch, 0, "order")
         drawn = generator.choice(len(self.probabilities), self.samples_per_epoch, replace=False, p=self.probabilities)
-        return iter([(self.epoch, int(index)) for index in drawn[self.rank :: self.num_replicas]])
+        return iter([(epoch, int(index)) for index in drawn[self.rank :: self.num_replicas]])

@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from boltzmed.cards import DatasetCard, load_card, look_up_prompt
+from boltzmed.data.labels import as_labels, check_grid, labelled_targets
 from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import VolumeError, read_volume
@@ -127,10 +128,10 @@ class LabelledStudyDataset(Dataset):
         card: The card, or its name, that maps labels to targets.
         phrasings: ``"first"`` asks each target by the card's first phrasing, ``"held_out"`` by its first phrasing that
             training never saw.
-        targets: Names of the targets to ask for; all of the card's by default.
+        targets: Names of the targets to ask for, or one; all of the card's by default.
 
     Raises:
-        ValueError: An unknown phrasing or target.
+        ValueError: An unknown phrasing or target, or one without labels or without such a phrasing.
     """
 
     def __init__(
@@ -139,13 +140,19 @@ class LabelledStudyDataset(Dataset):
         card: DatasetCard | str,
         *,
         phrasings: str = "first",
-        targets: Sequence[str] | None = None,
+        targets: str | Sequence[str] | None = None,
     ) -> None:
         if phrasings not in PHRASINGS:
             raise ValueError(f"phrasings: expected one of {', '.join(PHRASINGS)}, received {phrasings!r}")
         self.cases = list(cases)
         self.card = load_card(card) if isinstance(card, str) else card
-        self.targets = [self.card.target(name) for name in targets or self.card.targets]
+        self.targets = labelled_targets(self.card, None if targets is None else _as_list(targets))
+        for target in self.targets:
+            if phrasings == "held_out" and not target.held_out_prompts:
+                raise ValueError(
+                    f"card {self.card.name}: expected held_out_prompts of {target.name!r}, found none; add them to the "
+                    "card, or ask by --phrasings first"
+                )
         texts = [t.prompts[0] if phrasings == "first" else t.held_out_prompts[0] for t in self.targets]
         self.prompts = [look_up_prompt(text, [self.card], modality=self.card.modality) for text in texts]
         self.input_ids = tokenize_prompts(texts)
@@ -158,18 +165,8 @@ class LabelledStudyDataset(Dataset):
         case = self.cases[index]
         image = read_volume(case["image"], modality=self.card.modality)
         label = read_volume(case["label"])
-        if label.shape != image.shape or not np.allclose(np.asarray(label.affine), np.asarray(image.affine), atol=1e-3):
-            raise VolumeError(
-                f"case {case['case']}: expected image and label on one grid, received {tuple(image.shape[1:])} and "
-                f"{tuple(label.shape[1:])} voxels or different affines; resample the label to the image"
-            )
-        values = np.asarray(label[0])
-        labels = values.astype(np.uint8)
-        if not np.array_equal(labels, values):
-            raise VolumeError(
-                f"case {case['case']}: expected label values that are whole numbers from 0 to 255, received "
-                f"{values[labels != values].flat[0]:g}; number the labels as the card does"
-            )
+        check_grid(case["case"], image.shape[1:], image.affine, label.shape[1:], label.affine)
+        labels = as_labels(case["case"], np.asarray(label[0]))
         return {
             "image": image,
             "labels": labels,

@@ -90,17 +90,22 @@ def read_nifti(path: str | os.PathLike[str]) -> MetaTensor:
 
 
 def map_nifti(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Open a NIfTI file for reading parts of it: (voxels, affine_ras), in the file's own order and scaled type.
+    """Open a NIfTI file for reading parts of it: (voxels (I, J, K), affine_ras), in the file's own order and type.
 
     Uncompressed voxels are memory-mapped, so that a slice is read without the rest; compressed ones are read whole.
-    Nothing but the header is checked: for files that this package wrote, or that `read_volume` accepted once.
+    Their values are not checked: for files that this package wrote, or that `read_volume` accepted once.
 
     Raises:
-        VolumeError: no NIfTI file, or a truncated one.
+        VolumeError: no NIfTI file, a truncated one, or one that does not hold a single volume.
     """
     try:
         image: Any = nib.load(path)
-        return np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
+        if len(image.shape) < 3 or max(image.shape[3:], default=1) > 1:
+            raise VolumeError(
+                f"{Path(path).name}: expected one volume (I, J, K), got shape {image.shape}; split it into volumes"
+            )
+        voxels = np.asanyarray(image.dataobj)
+        return voxels.reshape(image.shape[:3]), np.asarray(image.affine, dtype=np.float64)
     except _BROKEN as error:
         raise VolumeError(
             f"{Path(path).name}: expected a whole NIfTI file, got {one_line(error)}; copy or convert it again"

@@ -349,3 +349,32 @@ class TestKeyedSampler:
         assert [len(share) for share in shares] == [10, 10]
         assert not set(shares[0]) & set(shares[1])
         assert set(shares[0]) | set(shares[1]) == set(alone)
+
+
+def test_a_fixed_sampler_gives_every_epoch_the_same_samples(tmp_path):
+    dataset = make_dataset(tmp_path)
+    drawn = {}
+    for fixed in (False, True):
+        sampler = KeyedSampler(dataset, samples_per_epoch=3, seed=1, fixed=fixed)
+        epochs = []
+        for epoch in range(4):
+            sampler.set_epoch(epoch)
+            epochs.append(list(sampler))
+        drawn[fixed] = epochs
+    assert drawn[True][0] == drawn[False][0] and all(epoch == drawn[True][0] for epoch in drawn[True])
+    assert len({tuple(epoch) for epoch in drawn[False]}) > 1
+
+
+def test_labels_of_another_grid_or_type(tmp_path):
+    case = write_case(tmp_path, abdomen_and_lung())
+    options: dict[str, Any] = {"image_size": 40, "augment_probability": 0.0}
+    expected = PromptSliceDataset([case], CARD, **options)[0, 1]
+    label = nibabel.Nifti1Image.from_filename(case["label"])
+    voxels = np.array(label.dataobj)  # not a view of the file that is about to be replaced
+    nibabel.save(nibabel.Nifti1Image(voxels.astype(np.float32)[..., None], label.affine), case["label"])
+    assert same(PromptSliceDataset([case], CARD, **options)[0, 1], expected)
+    mirrored = label.affine @ np.diag([-1.0, 1.0, 1.0, 1.0])
+    mirrored[0, 3] += label.affine[0, 0] * (SHAPE[0] - 1)
+    nibabel.save(nibabel.Nifti1Image(voxels[::-1], mirrored), case["label"])
+    with pytest.raises(ValueError, match="case hand-made: expected image and label on one grid"):
+        PromptSliceDataset([case], CARD, **options)

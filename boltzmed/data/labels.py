@@ -1,0 +1,54 @@
+"""Label maps: on their image's grid, whole numbers from 0 to 255, read by a card that says what each stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from boltzmed.cards import DatasetCard, Target
+from boltzmed.volumes import VolumeError
+
+_SAME_GRID_MM = 1e-3
+"""Largest difference between an image's and its label map's affines, for both to be one grid."""
+
+
+def check_grid(
+    case: str, image_shape: Sequence[int], image_affine: ArrayLike, label_shape: Sequence[int], label_affine: ArrayLike
+) -> None:
+    """Raise VolumeError if an image (I,J,K) and its label map are not on one grid, in one voxel order."""
+    same = tuple(label_shape) == tuple(image_shape)
+    if not same or not np.allclose(np.asarray(label_affine), np.asarray(image_affine), rtol=0, atol=_SAME_GRID_MM):
+        raise VolumeError(
+            f"case {case}: expected image and label on one grid, received {tuple(image_shape)} and "
+            f"{tuple(label_shape)} voxels or different affines; resample the label to the image"
+        )
+
+
+def as_labels(case: str, values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Label values of any dtype as uint8; VolumeError if one is no whole number from 0 to 255."""
+    if values.dtype == np.uint8:
+        return values
+    with np.errstate(invalid="ignore"):
+        labels = values.astype(np.uint8)
+    wrong = labels != values
+    if wrong.any():
+        raise VolumeError(
+            f"case {case}: expected label values that are whole numbers from 0 to 255, received "
+            f"{values[wrong].flat[0]:g}; number the labels as the card does"
+        )
+    return labels
+
+
+def labelled_targets(card: DatasetCard, names: Sequence[str] | None = None) -> list[Target]:
+    """A card's targets, or those named; ValueError if the card does not say which labels they are."""
+    targets = [card.target(name) for name in (card.targets if names is None else names)]
+    for target in targets:
+        if not target.labels:
+            raise ValueError(
+                f"card {card.name}: expected a card that maps label values to targets, {target.name!r} has none; write "
+                "one as datasets/phantom.yaml is, and name it by --card"
+            )
+    return targets
