@@ -75,7 +75,13 @@ class StudyWriter:
         check_writable(self.output_dir)
         dataset: Any = engine.state.dataloader.dataset  # type: ignore[union-attr]
         for study in getattr(dataset, "dataset", dataset).studies:  # perhaps one study of several
-            if study.is_dir() and (self.output_dir / case_name(study)).resolve() == study.resolve():
+            folder = self.output_dir / case_name(study)
+            if folder.exists() and not folder.is_dir():
+                raise OutputError(
+                    f"{folder}: expected a folder for the masks of {study.name}, found a file of that name; "
+                    "move it, or choose another output folder"
+                )
+            if study.is_dir() and folder.resolve() == study.resolve():
                 raise OutputError(
                     f"{self.output_dir}: expected an output folder apart from the study, whose masks would be written "
                     f"among its images in {study}; choose another output folder"

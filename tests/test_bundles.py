@@ -124,6 +124,13 @@ def test_training_without_data_ends_with_one_line(tmp_path: Path) -> None:
     assert done.stderr.strip().splitlines()[-1].startswith("ValueError: expected --datalist FILE.json, received none")
 
 
+def test_training_into_a_folder_that_cannot_be_written_ends_with_one_line(tmp_path: Path, phantoms: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    lists = ["--datalist", str(phantoms), "--validation_datalist", str(phantoms)]
+    done = run_bundle(tmp_path, "train.yaml", *lists, "--output_dir", str(tmp_path / "file" / "run"))
+    assert done.returncode != 0 and "expected a folder to write into" in done.stderr.strip().splitlines()[-1]
+
+
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the tiny size for 64 × 64 pixels, not trained."""

@@ -251,6 +251,17 @@ def test_a_nifti_file_without_modality(
     assert "--modality" in the_line(capfd)
 
 
+def test_a_study_is_of_one_modality(
+    study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The file doesn't say which; a prompt that a card lists does, and no other may contradict it."""
+    arguments = ["predict", str(study), "--output", str(tmp_path / "out"), "--checkpoint", str(checkpoint)]
+    assert main([*arguments, "--prompt", PROMPT, "--prompt", "prostate in MRI"]) == 2
+    assert f"expected prompts of one modality, received '{PROMPT}' of CT and 'prostate in MRI' of MR" in the_line(capfd)
+    assert main([*arguments, "--prompt", PROMPT]) == 0
+    assert json.loads((tmp_path / "out" / "study" / "run.json").read_text())["modality"] == "CT"
+
+
 def test_several_studies_in_one_run(
     study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -353,6 +364,17 @@ def test_a_path_that_is_none(
         given = str(save_image(tmp_path / f"{given}.nii", np.zeros((8, 8, 2), np.int16)))
     assert predict(given, "--checkpoint", checkpoint, output=tmp_path / "out") == 2
     assert message in the_line(capfd)
+
+
+def test_a_file_in_place_of_the_masks_folder_is_told_before_the_work(
+    study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "study").write_text("mine")
+    assert predict(study, "--checkpoint", checkpoint, output=tmp_path / "out") == 2
+    text = capfd.readouterr().err
+    assert "expected a folder for the masks of study.nii.gz, found a file" in text and "slices:" not in text
+    assert (tmp_path / "out" / "study").read_text() == "mine"
 
 
 def test_masks_are_not_written_among_a_studys_images(

@@ -47,7 +47,7 @@ class StudyDataset(Dataset):
         studies: str | Path | Sequence[str | Path] | None,
         prompts: str | Sequence[str],
         *,
-        cards: Sequence[str],
+        cards: str | Sequence[str],
         series_uid: str | None = None,
         modality: str | None = None,
         window: str | Sequence[float] | None = None,
@@ -85,7 +85,7 @@ class StudyDataset(Dataset):
                 raise ValueError(f"prompt {prompt!r}: expected text, received bytes that are none; write it in UTF-8")
         self.input_ids = tokenize_prompts(self.prompts, truncate=truncate)
         slug_prompts(self.prompts)
-        self.cards = [load_card(card) for card in cards]
+        self.cards = [load_card(card) for card in _as_list(cards)]
         self.series_uid, self.modality, self.window = series_uid, modality, window
 
     def __len__(self) -> int:
@@ -96,6 +96,13 @@ class StudyDataset(Dataset):
         image = read_volume(self.studies[index], series_uid=self.series_uid, modality=self.modality)
         modality = image.meta["modality"]
         prompts = [look_up_prompt(p, self.cards, modality=modality, window=self.window) for p in self.prompts]
+        first = prompts[0]
+        if other := [prompt for prompt in prompts if prompt.modality != first.modality]:
+            raise ValueError(
+                f"{self.studies[index].name}: expected prompts of one modality, received {first.prompt!r} of "
+                f"{first.modality} and {other[0].prompt!r} of {other[0].modality}; pass --modality CT or MR"
+            )
+        image.meta["modality"] = first.modality  # where the file doesn't say, its prompts do
         return {
             "image": image,
             "input_ids": self.input_ids,

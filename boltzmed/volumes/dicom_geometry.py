@@ -199,8 +199,10 @@ def _check_duplicates(files: list[ScannedFile], along: NDArray[np.float64]) -> N
         first = int(same[0])
         copies = files[first].header.get("SOPInstanceUID") == files[first + 1].header.get("SOPInstanceUID")
         copies = copies and bool(files[first].header.get("SOPInstanceUID"))
+        name, other = files[first + 1].file_name, files[first].file_name
+        where = f"{other} of another folder" if name == other else other
         raise VolumeError(
-            f"{files[first + 1].file_name}: expected one slice per position, got it where {files[first].file_name} "
+            f"{name}: expected one slice per position, got it where {where} "
             f"lies already ({along[first]:.2f} mm along the normal; {len(files)} slices at {len(files) - same.size} "
             "positions); "
             + ("remove the copies of the same object" if copies else "keep one time point, echo or reconstruction")

@@ -59,6 +59,10 @@ def test_two_slices_at_one_position(series: Path, edit) -> None:
     refuse(series, r"^slice_0002\.dcm: .*where copy\.dcm lies already \(-98\.25 mm .*6 slices at 5 .*remove the copies")
     edit(series / "copy.dcm", SOPInstanceUID="1.2.3")
     refuse(series, r"keep one time point, echo or reconstruction")
+    (series / "copy.dcm").unlink()
+    (series / "more").mkdir()
+    shutil.copy(series / "slice_0002.dcm", series / "more")
+    refuse(series, r"slice_0002\.dcm: .*where slice_0002\.dcm of another folder lies already")
 
 
 def test_gantry_tilt(series: Path) -> None:
