@@ -19,13 +19,25 @@ from boltzmed.volumes import OutputError
 from boltzmed.volumes.nifti import case_name
 
 
-def build_network(config: str | Path) -> nn.Module:
+def build_network(config: str | Path, form: str | None = None, *, num_queries: int | None = None) -> nn.Module:
     """Build the network that a size's config (``configs/tiny.yaml`` …) describes, with fresh weights.
 
+    Args:
+        config: Of the size.
+        form: ``"literal"`` for the published computation, step by step; the default is the same function, faster.
+        num_queries: Another number of queries than the size's.
+
     Raises:
-        ValueError: There is no such config, or it describes no network.
+        ValueError: There is no such config or form, or it describes no network.
     """
-    return _size_config(config).get_parsed_content("network_def")
+    parser = _size_config(config)
+    if form is not None:
+        if form != "literal":
+            raise ValueError(f"form: expected literal or none, received {form!r}")
+        parser.update(ConfigParser.load_config_file(Path(config).with_name(f"{form}.yaml")))
+    if num_queries is not None:
+        parser.update({f"network_def#{part}#num_queries": num_queries for part in ("decoder", "pigma")})
+    return parser.get_parsed_content("network_def")
 
 
 def network_settings(config: str | Path, image_size: int) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from boltzmed.networks.boltzmann import draw_uniforms
-from boltzmed.networks.decoder import Decoder
+from boltzmed.networks.decoder import Decoder, Level
+from boltzmed.networks.pixel_decoder import SemanticMap
 
 # Logit of every pixel of a prompt that is not valid: no object, and no gradient.
 INVALID_LOGIT = -100.0
@@ -22,10 +23,12 @@ class ImageFeatures(NamedTuple):
 
     scales: list[Tensor]
     """(B, D, h, w) at strides 32, 16, 8: what the queries attend to."""
-    mask_features: Tensor
-    """(B, M, H/4, W/4): the semantic map S."""
+    semantic_map: SemanticMap
+    """Of (B, M, H/4, W/4)."""
     image: Tensor
     """(B, 3, H, W): the normalised image."""
+    levels: list[Level] | None = None
+    """What prompts share, where it is kept (`keep_for_prompts`)."""
 
 
 class TextFeatures(NamedTuple):
@@ -49,7 +52,8 @@ class BoltzFormer(nn.Module):
         pixel_decoder: these features → three scales and the semantic map.
         text_encoder: token ids (N, T) → tokens and which of them are valid.
         decoder: prompts and image features → queries and their masks.
-        pigma: the queries' masks and the image → one mask per prompt; built for the decoder's number of queries.
+        pigma: the queries' mask embeddings, the semantic map and the image → one mask per prompt; built for the
+            decoder's number of queries.
         pixel_mean, pixel_std: of the three channels, on the scale 0 to 255.
         seed: decides every draw at inference; may be set later.
     """
@@ -111,8 +115,16 @@ class BoltzFormer(nn.Module):
         if height % STRIDE or width % STRIDE or not height or not width:
             raise ValueError(f"expected images with height and width divisible by {STRIDE}, got {height}×{width}")
         normalised = self.normalise(image_BCHW)
-        scales, mask_features = self.pixel_decoder(self.image_encoder(normalised, draw_key))
-        return ImageFeatures(scales, mask_features, normalised)
+        scales, semantic_map = self.pixel_decoder(self.image_encoder(normalised, draw_key))
+        return ImageFeatures(scales, semantic_map, normalised)
+
+    def keep_for_prompts(self, features: ImageFeatures) -> ImageFeatures:
+        """The same features with all that prompts share, for an image that is asked again and again.
+
+        `decode` prepares it at every call, for all prompts of the call, and keeps none of it: at 1024×1024 pixels keys
+        and values of nine layers take 0.26 GB in the published sizes.
+        """
+        return features._replace(levels=self.decoder.keep_levels(features.scales, features.semantic_map))
 
     def normalise(self, image_BCHW: Tensor) -> Tensor:
         """(image - mean) / standard deviation, channel by channel: what the image encoder and PiGMA see."""
@@ -155,39 +167,38 @@ class BoltzFormer(nn.Module):
         Raises:
             ValueError: if images, prompts and keys do not fit together.
         """
-        batch = len(image_features.mask_features)
-        if len(text_features.tokens) not in (1, batch):
-            raise ValueError(
-                f"expected the prompts of {batch} images or of one, got prompts of {len(text_features.tokens)}"
-            )
+        # A size, unlike len(), stays symbolic in a program that is exported.
+        batch, texts = image_features.image.shape[0], text_features.tokens.shape[0]
+        if texts not in (1, batch):
+            raise ValueError(f"expected the prompts of {batch} images or of one, got prompts of {texts}")
         if uniforms is None:
             uniforms = self._draw(image_features, draw_key)
         queries = self.decoder(
             image_features.scales,
-            image_features.mask_features,
+            image_features.semantic_map,
             text_features.tokens,
             text_features.valid,
             uniforms=uniforms,
             trace=trace,
+            levels=image_features.levels,
         )
-        masks = self.decoder.predict_masks(queries, image_features.mask_features)
-        mask_logits = self.pigma(masks, image_features.image)
+        embedding = self.decoder.embed_masks(queries)
+        mask_logits = self.pigma(embedding, image_features.semantic_map, image_features.image)
         if prompt_valid is not None:
-            if prompt_valid.ndim != 2 or prompt_valid.shape[1] != masks.shape[1] or len(prompt_valid) not in (1, batch):
-                raise ValueError(f"expected prompt_valid {tuple(masks.shape[:2])}, got {tuple(prompt_valid.shape)}")
+            if prompt_valid.shape not in ((batch, queries.shape[1]), (1, queries.shape[1])):
+                raise ValueError(f"expected prompt_valid {tuple(queries.shape[:2])}, got {tuple(prompt_valid.shape)}")
             mask_logits = mask_logits.masked_fill(~prompt_valid.bool()[:, :, None, None], INVALID_LOGIT)
         return {"mask_logits": mask_logits, "presence_logits": None}
 
     def _draw(self, image_features: ImageFeatures, draw_key: Tensor | None) -> list[Tensor]:
         """Uniforms per layer on the features' device, made on the CPU."""
-        device = image_features.mask_features.device
+        device = image_features.image.device
         sizes = tuple((scale.shape[2], scale.shape[3]) for scale in image_features.scales)
         shapes = self.decoder.uniform_shapes(sizes)
         if draw_key is not None:
-            if draw_key.shape != (len(image_features.mask_features),):
+            if draw_key.shape != (len(image_features.image),):
                 raise ValueError(
-                    f"expected one draw key per image ({len(image_features.mask_features)}), "
-                    f"got {tuple(draw_key.shape)}"
+                    f"expected one draw key per image ({len(image_features.image)}), got {tuple(draw_key.shape)}"
                 )
             tables = [draw_uniforms(key, shapes) for key in draw_key.tolist()]
             return [torch.stack(layer).to(device, non_blocking=True) for layer in zip(*tables, strict=True)]

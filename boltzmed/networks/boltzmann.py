@@ -42,15 +42,19 @@ def boltzmann_distribution(confidence_QN: Tensor, temperature: float, threshold:
         candidates is all zero.
     """
     confidence_QN = confidence_QN.float()
-    candidate_QN = confidence_QN < threshold
+    # Above 1 every token is a candidate, and nothing has to be left out.
+    candidate_QN = confidence_QN < threshold if threshold <= 1 else None
     exponent_QN = confidence_QN / temperature
     if 1 / temperature > _LARGEST_EXPONENT:
         # The same distribution, shifted by the row's largest candidate. Not done at ordinary temperatures, where the
         # plain form is safe and rounds exactly as the published one.
-        exponent_QN = exponent_QN.masked_fill(~candidate_QN, -torch.inf)
+        if candidate_QN is not None:
+            exponent_QN = exponent_QN.masked_fill(~candidate_QN, -torch.inf)
         largest_Q1 = exponent_QN.amax(-1, keepdim=True)
         exponent_QN = exponent_QN - largest_Q1.masked_fill(largest_Q1.isinf(), 0)
-    weight_QN = exponent_QN.exp() * candidate_QN
+    weight_QN = exponent_QN.exp()
+    if candidate_QN is not None:
+        weight_QN = weight_QN * candidate_QN
     total_Q1 = weight_QN.sum(-1, keepdim=True)
     return weight_QN / total_Q1.clamp_min(torch.finfo(torch.float32).tiny)
 
@@ -82,13 +86,13 @@ def sample_attended(
         attended_QN: bool, the broadcast shape of the inputs; True where the query attends to the token.
     """
     confidence_QN = confidence_QN.float()
-    attended_QN = confidence_QN >= threshold
     if uniform_QN is None:
-        return attended_QN
+        return confidence_QN >= threshold
     probability_QN = boltzmann_distribution(confidence_QN, temperature, threshold)
     # Written as in the paper, 1 - p first: float32 loses digits of small p here, and the published draws were made so.
     missed_QN = (1 - probability_QN) ** count_draws(confidence_QN.shape[-1], sample_ratio)
-    return attended_QN | (uniform_QN >= missed_QN)
+    drawn_QN = uniform_QN >= missed_QN
+    return drawn_QN if threshold > 1 else drawn_QN | (confidence_QN >= threshold)
 
 
 def fill_empty_rows(attended_QN: Tensor) -> Tensor:

@@ -5,97 +5,35 @@ semantic map, A heads, H W pixels of the semantic map.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boltzmed.networks.attention import MultiHeadAttention, sine_position
+from boltzmed.networks.attention import ImageTokens, MultiHeadAttention, is_captured, prefer_gathered, sine_positions
 from boltzmed.networks.boltzmann import fill_empty_rows, layer_temperature, sample_attended
+from boltzmed.networks.decoder_layer import DecoderLayer, QueryTextAttention
+from boltzmed.networks.pixel_decoder import SemanticMap
 
 # What a padding text token is set to before it takes part in attention, as the published code has it.
 PADDING_VALUES = {"zeros": 0.0, "minus_ones": -1.0}
+FORMS = ("auto", "fused", "gathered", "reference")
+# Confidences held at once, for so many prompts as fit: what a layer needs does not grow with the number of prompts.
+_CONFIDENCES_AT_ONCE = 2**22
 
 
-class FeedForward(nn.Module):
-    """LayerNorm(x + Linear(ReLU(Linear(x)))), Xavier-uniform weights."""
+class Level(NamedTuple):
+    """One scale of the image, as every layer that reads it shares it."""
 
-    def __init__(self, width: int, inner_width: int) -> None:
-        super().__init__()
-        self.linear1 = nn.Linear(width, inner_width)
-        self.linear2 = nn.Linear(inner_width, width)
-        self.norm = nn.LayerNorm(width)
-        nn.init.xavier_uniform_(self.linear1.weight)
-        nn.init.xavier_uniform_(self.linear2.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, width) → the same shape."""
-        return self.norm(x + self.linear2(F.relu(self.linear1(x))))
-
-
-class QueryTextAttention(nn.Module):
-    """Self-attention over [Q, T], then a feed-forward network on Q alone (Eq. 4 and Eq. 6)."""
-
-    def __init__(self, width: int, num_heads: int, feedforward_dim: int, attention: str) -> None:
-        super().__init__()
-        self.self_attention = MultiHeadAttention(width, num_heads, attention)
-        self.norm = nn.LayerNorm(width)
-        self.feed_forward = FeedForward(width, feedforward_dim)
-
-    def forward(
-        self, queries_BPQD: Tensor, text_BPTD: Tensor, position_BPSD: Tensor, attended_BPS: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Updates queries and text.
-
-        Args:
-            position_BPSD: (B, P, Q + T, D), added to queries and keys, not to values.
-            attended_BPS: (B, P, Q + T) bool, True where a key takes part; None: all do.
-        """
-        joined_BPSD = torch.cat((queries_BPQD, text_BPTD), dim=2)
-        x = joined_BPSD.flatten(0, 1)
-        positioned = (joined_BPSD + position_BPSD).flatten(0, 1)
-        attended = None if attended_BPS is None else attended_BPS.flatten(0, 1)[:, None, None]
-        x = self.norm(x + self.self_attention(positioned, self.self_attention.project_memory(positioned, x), attended))
-        queries_BPQD, text_BPTD = x.view_as(joined_BPSD).split((queries_BPQD.shape[2], text_BPTD.shape[2]), dim=2)
-        return self.feed_forward(queries_BPQD), text_BPTD
-
-
-class DecoderLayer(nn.Module):
-    """Boltzmann attention to the image, then inter-query attention (steps 2 and 3 of section 3.2.2)."""
-
-    def __init__(self, width: int, num_heads: int, feedforward_dim: int, attention: str) -> None:
-        super().__init__()
-        self.cross_attention = MultiHeadAttention(width, num_heads, attention)
-        self.norm = nn.LayerNorm(width)
-        self.query_text = QueryTextAttention(width, num_heads, feedforward_dim, attention)
-
-    def forward(
-        self,
-        queries_BPQD: Tensor,
-        text_BPTD: Tensor,
-        memory: tuple[Tensor, Tensor],
-        attended: Tensor | None,
-        position_BPSD: Tensor,
-        attended_BPS: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Updates queries and text; returns them and the queries as they were between the two steps.
-
-        Args:
-            memory: keys' and values' inputs, (B, N, D) each: projected once for all prompts of an image.
-            attended: image tokens, bool (B, P, Q, N) shared by the heads or (B, P, A, Q, N); None: everything.
-            position_BPSD, attended_BPS: of queries and text tokens, see `QueryTextAttention.forward`.
-        """
-        batch, prompts, queries, width = queries_BPQD.shape
-        if attended is not None:
-            if attended.ndim == 4:
-                attended = attended[:, :, None]
-            # (B, P, A or 1, Q, N) → (B, A or 1, P·Q, N): the prompts' queries form one axis.
-            attended = attended.transpose(1, 2).flatten(2, 3)
-        positioned = (queries_BPQD + position_BPSD[:, :, :queries]).view(batch, prompts * queries, width)
-        update = self.cross_attention(positioned, self.cross_attention.project_memory(*memory), attended)
-        after_cross_BPQD = self.norm(queries_BPQD + update.view_as(queries_BPQD))
-        return *self.query_text(after_cross_BPQD, text_BPTD, position_BPSD, attended_BPS), after_cross_BPQD
+    tokens: ImageTokens
+    key_BND: Tensor | None
+    """The tokens with their positions; None where attended tokens are gathered."""
+    memories: list[tuple[Tensor, Tensor]] | None
+    """Keys and values of each layer that reads this scale, where they are kept for further prompts."""
+    semantic_map: SemanticMap
+    confidence_map_BMN: Tensor | None
+    """The semantic map on the scale's grid, without gradient; None where nothing is drawn."""
 
 
 class Decoder(nn.Module):
@@ -117,7 +55,8 @@ class Decoder(nn.Module):
         per_head_draws: every head draws a set of its own, as the published code does; the paper's queries have one set.
         attend_padding: None hides padding text tokens. "zeros" or "minus_ones" let them take part with these values, as
             the published code does in training and evaluation; a prompt's result then depends on its batch-mates.
-        attention: "fused" or "reference", see `boltzmed.networks.attention`.
+        attention: "auto" reads the image by whichever exact form is faster (`prefer_gathered`); "fused", "gathered" or
+            "reference" by that one, see `boltzmed.networks.attention`.
     """
 
     def __init__(
@@ -136,9 +75,11 @@ class Decoder(nn.Module):
         boltzmann: bool = True,
         per_head_draws: bool = False,
         attend_padding: str | None = None,
-        attention: str = "fused",
+        attention: str = "auto",
     ) -> None:
         super().__init__()
+        if attention not in FORMS:
+            raise ValueError(f"attention must be one of {FORMS}, got {attention!r}")
         if attend_padding is not None and attend_padding not in PADDING_VALUES:
             raise ValueError(f"attend_padding must be None or one of {sorted(PADDING_VALUES)}, got {attend_padding!r}")
         if not 0 < sample_ratio <= 1 or base_temperature <= 0:
@@ -157,13 +98,15 @@ class Decoder(nn.Module):
         self.boltzmann = boltzmann
         self.per_head_draws = per_head_draws
         self.attend_padding = attend_padding
+        self.attention = attention
+        dense = "reference" if attention == "reference" else "fused"
 
         self.query_features = nn.Parameter(nn.init.normal_(torch.empty(num_queries, hidden_dim)))
         self.query_positions = nn.Parameter(nn.init.normal_(torch.empty(num_queries, hidden_dim)))
         self.level_embeddings = nn.Parameter(nn.init.normal_(torch.empty(num_levels, hidden_dim)))
-        self.prior = QueryTextAttention(hidden_dim, num_heads, feedforward_dim, attention)
+        self.prior = QueryTextAttention(hidden_dim, num_heads, feedforward_dim, dense)
         self.layers = nn.ModuleList(
-            DecoderLayer(hidden_dim, num_heads, feedforward_dim, attention) for _ in range(num_layers)
+            DecoderLayer(hidden_dim, num_heads, feedforward_dim, dense) for _ in range(num_layers)
         )
         self.mask_norm = nn.LayerNorm(hidden_dim)
         self.mask_mlp = nn.Sequential(
@@ -183,26 +126,28 @@ class Decoder(nn.Module):
     def forward(
         self,
         scales: Sequence[Tensor],
-        mask_features_BMHW: Tensor,
+        semantic_map: SemanticMap,
         text_BPTD: Tensor,
         text_valid_BPT: Tensor,
         uniforms: Sequence[Tensor] | None = None,
         trace: dict[str, list[Any]] | None = None,
+        levels: Sequence[Level] | None = None,
     ) -> Tensor:
         """Queries after the last layer.
 
         Args:
             scales: image features (B, D, h, w) in the order the layers attend to them, coarsest first.
-            mask_features_BMHW: the semantic map S at stride 4.
+            semantic_map: S at stride 4.
             text_BPTD: text tokens; their batch axis may be 1 and then serves every image.
             text_valid_BPT: bool, False for padding.
             uniforms: one table per layer in [0, 1): `uniform_shapes`, with a batch axis in front if every image has its
                 own. Prompts of an image share them. Needed where `boltzmann` is on.
             trace: a dictionary to be filled with what each layer did, for tests and figures: lists `queries` and `text`
                 (before the first layer and after each), `after_cross` and `attended` (each layer).
+            levels: what `keep_levels` gave for these scales and this map; None prepares it.
 
         Returns:
-            (B, P, Q, D); `predict_masks` makes masks of them.
+            (B, P, Q, D); `embed_masks` makes of them what the semantic map is multiplied with.
 
         Raises:
             ValueError: if uniforms are missing, too few or of another shape.
@@ -210,8 +155,10 @@ class Decoder(nn.Module):
         if len(scales) != self.num_levels:
             raise ValueError(f"the decoder was built for {self.num_levels} image scales, got {len(scales)}")
         level_sizes = [(scale.shape[2], scale.shape[3]) for scale in scales]
-        uniforms = self._check_uniforms(uniforms, level_sizes, len(mask_features_BMHW))
-        levels = [self._prepare_level(i, scale, mask_features_BMHW) for i, scale in enumerate(scales)]
+        batch = scales[0].shape[0]
+        uniforms = self._check_uniforms(uniforms, level_sizes, batch)
+        if levels is None:
+            levels = self._prepare_levels(scales, semantic_map, text_BPTD.shape[1])
 
         def record(name: str, value: Tensor | None) -> None:
             if trace is not None:
@@ -221,7 +168,6 @@ class Decoder(nn.Module):
         text_BPTD, position_BPSD, attended_BPS = self._prepare_text(text_BPTD, text_valid_BPT)
         queries_BPQD = self.query_features.expand(*text_BPTD.shape[:2], -1, -1)
         queries_BPQD, text_BPTD = self.prior(queries_BPQD, text_BPTD, position_BPSD, attended_BPS)
-        batch = len(mask_features_BMHW)
         queries_BPQD, text_BPTD, position_BPSD = (
             tensor.expand(batch, -1, -1, -1) for tensor in (queries_BPQD, text_BPTD, position_BPSD)
         )
@@ -231,42 +177,104 @@ class Decoder(nn.Module):
         record("text", text_BPTD)
 
         for i, layer in enumerate(self.layers):
-            memory, semantic_BMN = levels[i % self.num_levels]
-            attended = self._choose_tokens(i, queries_BPQD, semantic_BMN, uniforms[i] if uniforms else None)
-            queries_BPQD, text_BPTD, after_cross_BPQD = layer(
-                queries_BPQD, text_BPTD, memory, attended, position_BPSD, attended_BPS
-            )
+            assert isinstance(layer, DecoderLayer)
+            positioned_BPQD = queries_BPQD + position_BPSD[:, :, : self.num_queries]
+            level, table = levels[i % self.num_levels], uniforms[i] if uniforms else None
+            attention = layer.cross_attention
+            update_BPQD, attended = self.attend_image(i, attention, queries_BPQD, positioned_BPQD, level, table)
+            after_cross_BPQD = layer.norm(queries_BPQD + update_BPQD)
+            queries_BPQD, text_BPTD = layer.query_text(after_cross_BPQD, text_BPTD, position_BPSD, attended_BPS)
             record("attended", attended)
             record("after_cross", after_cross_BPQD)
             record("queries", queries_BPQD)
             record("text", text_BPTD)
         return queries_BPQD
 
-    def predict_masks(self, queries_BPQD: Tensor, mask_features_BMHW: Tensor) -> Tensor:
-        """Mask logits (B, P, Q, H, W) of queries: MLP(q) · S at every pixel of the semantic map (Eq. 1 and Eq. 3)."""
-        return torch.einsum("bpqm,bmhw->bpqhw", self._embed_masks(queries_BPQD), mask_features_BMHW)
-
-    def _embed_masks(self, queries_BPQD: Tensor) -> Tensor:
+    def embed_masks(self, queries_BPQD: Tensor) -> Tensor:
+        """(B, P, Q, M): a query's mask is this vector's product with the semantic map (Eq. 1 and Eq. 3)."""
         return self.mask_mlp(self.mask_norm(queries_BPQD))
 
-    def _prepare_level(
-        self, level: int, scale_BDHW: Tensor, mask_features_BMHW: Tensor
-    ) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
-        """What every layer of one scale shares: the inputs of keys and values, and the semantic map on its grid.
+    def _prepare_levels(self, scales: Sequence[Tensor], semantic_map: SemanticMap, prompts: int) -> list[Level]:
+        """What every layer of one scale shares, scale by scale."""
+        confidence_maps = self._resize_semantic_map(semantic_map, [(s.shape[2], s.shape[3]) for s in scales])
+        levels = []
+        for scale_BDHW, embedding_D, confidence_map in zip(scales, self.level_embeddings, confidence_maps, strict=True):
+            height, width = scale_BDHW.shape[-2:]
+            value_BND = scale_BDHW.flatten(2).transpose(1, 2) + embedding_D
+            positions = sine_positions(height, width, self.hidden_dim, device=scale_BDHW.device)
+            tokens = ImageTokens(value_BND, *(position.to(value_BND.dtype) for position in positions))
+            key_BND = None if self._gathers(tokens, prompts) else tokens.key()
+            levels.append(Level(tokens, key_BND, None, semantic_map, confidence_map))
+        return levels
+
+    def keep_levels(self, scales: Sequence[Tensor], semantic_map: SemanticMap) -> list[Level]:
+        """All that prompts need of an image, for an image that is asked again and again: keys and values included."""
+        levels = []
+        for i, level in enumerate(self._prepare_levels(scales, semantic_map, prompts=1)):
+            key_BND, value_BND = level.tokens.key(), level.tokens.value_BND
+            memories = []
+            for layer in list(self.layers)[i :: self.num_levels]:
+                assert isinstance(layer, DecoderLayer)
+                memories.append(layer.cross_attention.project_memory(key_BND, value_BND))
+            levels.append(level._replace(memories=memories))
+        return levels
+
+    @torch.no_grad()
+    def _resize_semantic_map(
+        self, semantic_map: SemanticMap, sizes: Sequence[tuple[int, int]]
+    ) -> Sequence[Tensor | None]:
+        """The semantic map on the scales' grids, (B, M, N) each; None where nothing is drawn.
 
         The confidences come from mask logits resized to the scale. Resizing and the product with the query are both
         linear, so the semantic map is resized once instead of every query's mask.
         """
-        height, width = scale_BDHW.shape[-2:]
-        value_BND = scale_BDHW.flatten(2).transpose(1, 2) + self.level_embeddings[level]
-        key_BND = value_BND + sine_position(height, width, self.hidden_dim, device=scale_BDHW.device)
         if self._attends_everything:
-            return (key_BND, value_BND), None
-        with torch.no_grad():
-            semantic = F.interpolate(
-                mask_features_BMHW.float(), size=(height, width), mode="bilinear", align_corners=False
-            )
-        return (key_BND, value_BND), semantic.flatten(2)
+            return [None] * len(sizes)
+        return [semantic_BMHW.to(self.query_features.dtype).flatten(2) for semantic_BMHW in semantic_map.resized(sizes)]
+
+    def _gathers(self, tokens: ImageTokens, prompts: int) -> bool:
+        """Whether attended tokens are gathered; never where all are attended, nor in a program that is exported."""
+        if self._attends_everything or is_captured():
+            return False
+        if self.attention == "auto":
+            # Below a threshold of 1 any number of tokens may be attended, and sets per head are gathered head by head.
+            few = self.threshold > 1 and not self.per_head_draws
+            return few and prefer_gathered(tokens.value_BND, prompts * self.num_queries)
+        return self.attention == "gathered"
+
+    def attend_image(
+        self,
+        index: int,
+        attention: MultiHeadAttention,
+        queries_BPQD: Tensor,
+        positioned_BPQD: Tensor,
+        level: Level,
+        uniforms: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """A layer's draws and cross-attention, some prompts at a time: the queries' update and the attended set."""
+        tokens = level.tokens
+        memory = None if level.memories is None else level.memories[index // self.num_levels]
+        if memory is None and level.key_BND is not None:
+            memory = attention.project_memory(level.key_BND, tokens.value_BND)
+        batch, _, queries, _ = queries_BPQD.shape
+        parts = [(queries_BPQD, positioned_BPQD)]
+        if not is_captured():  # an exported program takes any number of prompts, at once
+            group = max(1, _CONFIDENCES_AT_ONCE // (batch * queries * tokens.value_BND.shape[1]))
+            parts = list(zip(queries_BPQD.split(group, 1), positioned_BPQD.split(group, 1), strict=True))
+        updates, sets = [], []
+        for drawing_BPQD, query_BPQD in parts:
+            attended = self.choose_tokens(index, drawing_BPQD, level, uniforms)
+            # The prompts' queries form one axis.
+            query_BSD = query_BPQD.flatten(1, 2)
+            if memory is None:
+                assert attended is not None
+                update_BSD = attention.attend_gathered(query_BSD, tokens, _join_prompts(attended))
+            else:
+                update_BSD = attention(query_BSD, memory, None if attended is None else _join_prompts(attended))
+            updates.append(update_BSD.view_as(query_BPQD))
+            if attended is not None:
+                sets.append(attended)
+        return torch.cat(updates, dim=1), torch.cat(sets, dim=1) if sets else None
 
     def _prepare_text(self, text_BPTD: Tensor, valid_BPT: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Text tokens as attended to, the positions of [Q, T], and which of [Q, T] take part in attention."""
@@ -284,27 +292,29 @@ class Decoder(nn.Module):
         return not self.boltzmann and self.threshold > 1
 
     @torch.no_grad()
-    def _choose_tokens(
-        self, layer: int, queries_BPQD: Tensor, semantic_BMN: Tensor | None, uniforms: Tensor | None
-    ) -> Tensor | None:
-        """Attended set of a layer, bool (B, P, Q, N) or (B, P, A, Q, N); None: everything. Always in float32."""
-        if semantic_BMN is None:
+    def choose_tokens(self, index: int, queries_BPQD: Tensor, level: Level, uniforms: Tensor | None) -> Tensor | None:
+        """Attended set of a layer, bool (B, P, Q, N) or (B, P, A, Q, N); None: everything. Never in 16 bits."""
+        if level.confidence_map_BMN is None:
             return None
         with torch.autocast(queries_BPQD.device.type, enabled=False):
-            embedding_BPQM = self._embed_masks(queries_BPQD.float())
-            confidence = torch.einsum("bpqm,bmn->bpqn", embedding_BPQM, semantic_BMN).sigmoid()
+            embedding_BPQM = self.embed_masks(queries_BPQD.to(self.query_features.dtype))
+            confidence = torch.einsum("bpqm,bmn->bpqn", embedding_BPQM, level.confidence_map_BMN).sigmoid()
             if uniforms is not None:
                 # A prompt axis of size 1 after the batch axis: prompts share their image's table.
                 uniforms = uniforms[:, None]
                 confidence = confidence[:, :, None] if self.per_head_draws else confidence
-            attended = sample_attended(
-                confidence,
-                uniforms,
-                temperature=layer_temperature(layer, self.base_temperature),
-                sample_ratio=self.sample_ratio,
-                threshold=self.threshold,
-            )
-            return fill_empty_rows(attended)
+            return self.draw(index, confidence, uniforms)
+
+    def draw(self, index: int, confidence: Tensor, uniforms: Tensor | None) -> Tensor:
+        """Attended set of a layer, drawn from confidences; a row that would be empty is full."""
+        attended = sample_attended(
+            confidence,
+            uniforms,
+            temperature=layer_temperature(index, self.base_temperature),
+            sample_ratio=self.sample_ratio,
+            threshold=self.threshold,
+        )
+        return fill_empty_rows(attended)
 
     def _check_uniforms(
         self, uniforms: Sequence[Tensor] | None, level_sizes: Sequence[tuple[int, int]], batch: int
@@ -314,15 +324,17 @@ class Decoder(nn.Module):
             return None
         shapes = self.uniform_shapes(level_sizes)
         if uniforms is None or len(uniforms) < len(shapes):
-            raise ValueError(
-                f"Boltzmann sampling needs {len(shapes)} tables of uniforms, got "
-                f"{'none' if uniforms is None else len(uniforms)}"
-            )
+            given = "none" if uniforms is None else len(uniforms)
+            raise ValueError(f"Boltzmann sampling needs {len(shapes)} tables of uniforms, got {given}")
         checked = []
         for layer, (table, shape) in enumerate(zip(uniforms, shapes, strict=False)):
             if table.shape not in (shape, (batch, *shape)):
-                raise ValueError(
-                    f"layer {layer} needs uniforms of shape {shape} or {(batch, *shape)}, got {tuple(table.shape)}"
-                )
+                expected = f"{shape} or {(batch, *shape)}"
+                raise ValueError(f"layer {layer} needs uniforms of shape {expected}, got {tuple(table.shape)}")
             checked.append(table if table.ndim > len(shape) else table[None])
         return checked
+
+
+def _join_prompts(attended: Tensor) -> Tensor:
+    """(B, P, Q, N) or (B, P, A, Q, N) → (B, 1 or A, P · Q, N)."""
+    return (attended[:, :, None] if attended.ndim == 4 else attended).transpose(1, 2).flatten(2, 3)

@@ -4,7 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from boltzmed.networks.pixel_decoder import SemanticMap
+
 IMAGE_CHANNELS = 3
+_TAPS = 4
+"""Rows and columns of the transposed convolution's kernel."""
 
 
 class PiGMA(nn.Module):
@@ -12,9 +16,10 @@ class PiGMA(nn.Module):
 
     The correction is a transposed convolution (4×4, stride 2) of the masks joined with the image at stride 4, then a
     1×1 convolution of the result joined with the image at stride 2. As in the published code there is no non-linearity
-    between the two, so `forward` folds them into one; the two sets of weights stay apart as parameters.
+    anywhere, which `forward` makes use of; the two sets of weights stay apart as parameters.
 
-    Tensor suffixes: B images, P prompts, Q queries, C intermediate channels, H W pixels of the image.
+    Tensor suffixes: B images, P prompts, Q queries, M width of the semantic map, C intermediate channels, H W pixels of
+    the image.
 
     Args:
         num_queries: Q, masks per prompt.
@@ -25,15 +30,19 @@ class PiGMA(nn.Module):
         super().__init__()
         self.num_queries = num_queries
         self.expand = nn.ConvTranspose2d(
-            IMAGE_CHANNELS + num_queries, intermediate_channels, kernel_size=4, stride=2, padding=1
+            IMAGE_CHANNELS + num_queries, intermediate_channels, kernel_size=_TAPS, stride=2, padding=1
         )
         self.combine = nn.Conv2d(IMAGE_CHANNELS + intermediate_channels, 1, kernel_size=1)
 
-    def forward(self, mask_logits_BPQHW: Tensor, image_BCHW: Tensor) -> Tensor:
+    def forward(self, embedding_BPQM: Tensor, semantic_map: SemanticMap, image_BCHW: Tensor) -> Tensor:
         """Aggregates the masks of every prompt.
 
+        A query's mask is its embedding's product with the semantic map, and all that follows is linear in the masks. So
+        17 sums of the embeddings stand for all queries: their mean, and one for each tap of the 4×4 kernel.
+
         Args:
-            mask_logits_BPQHW: (B, P, Q, H/4, W/4) logits.
+            embedding_BPQM: the queries as the semantic map is multiplied with them.
+            semantic_map: at stride 4.
             image_BCHW: (B, 3, H, W), the normalised image.
 
         Returns:
@@ -42,32 +51,46 @@ class PiGMA(nn.Module):
         Raises:
             ValueError: if the number of queries or the sizes do not fit.
         """
-        batch, prompts, queries, height, width = mask_logits_BPQHW.shape
-        if queries != self.num_queries:
-            raise ValueError(f"PiGMA was built for {self.num_queries} queries, got masks of {queries}")
-        if image_BCHW.shape != (batch, IMAGE_CHANNELS, 4 * height, 4 * width):
-            raise ValueError(
-                f"PiGMA needs images of 4 times the masks' size, got masks {tuple(mask_logits_BPQHW.shape)} "
-                f"and images {tuple(image_BCHW.shape)}"
-            )
-        half = (2 * height, 2 * width)
-        image_quarter = F.interpolate(image_BCHW, size=(height, width), mode="bilinear", align_corners=False)
-        image_half = F.interpolate(image_BCHW, size=half, mode="bilinear", align_corners=False)
-        masks = mask_logits_BPQHW.flatten(0, 1)
-
-        # 1×1 after 4×4, both linear: one 4×4 kernel with a single output channel. Its image part is the same for every
-        # prompt of an image.
+        half = self.check(embedding_BPQM, semantic_map, image_BCHW)
+        batch, prompts = embedding_BPQM.shape[:2]
+        # 1×1 after 4×4: one 4×4 kernel with a single output channel. Its image part is the same for every prompt.
         combine_image, combine_expanded = self.combine.weight.split(
             (IMAGE_CHANNELS, self.combine.in_channels - IMAGE_CHANNELS), dim=1
         )
-        kernel = torch.einsum("oc,icyx->ioyx", combine_expanded[:, :, 0, 0], self.expand.weight)
+        kernel_IYX = torch.einsum("c,icyx->iyx", combine_expanded[0, :, 0, 0], self.expand.weight)
         assert self.expand.bias is not None and self.combine.bias is not None
         bias = self.combine.bias + combine_expanded[:, :, 0, 0] @ self.expand.bias
+        image_quarter, image_half = resize_image(image_BCHW)
         from_image = F.conv2d(image_half, combine_image, bias) + F.conv_transpose2d(
-            image_quarter, kernel[:IMAGE_CHANNELS], stride=2, padding=1
+            image_quarter, kernel_IYX[:IMAGE_CHANNELS, None], stride=2, padding=1
         )
-        from_masks = F.conv_transpose2d(masks, kernel[IMAGE_CHANNELS:], stride=2, padding=1)
-        correction = from_masks.view(batch, prompts, *half) + from_image
 
-        ensemble = F.interpolate(mask_logits_BPQHW.mean(2), size=half, mode="bilinear", align_corners=False)
-        return (correction + ensemble) / 2
+        tap_VQ = kernel_IYX[IMAGE_CHANNELS:].flatten(1).T
+        mean_1Q = tap_VQ.new_full((1, self.num_queries), 1 / self.num_queries)
+        summed_BPVM = torch.cat((mean_1Q, tap_VQ)) @ embedding_BPQM
+        product_NVHW = semantic_map.times(summed_BPVM.flatten(1, 2)).unflatten(1, (prompts, -1)).flatten(0, 1)
+        # Every tap's map goes to its own place in the 4×4.
+        from_masks = F.fold(product_NVHW[:, 1:].flatten(2), half, _TAPS, stride=2, padding=1)
+        correction = from_masks.view(batch, prompts, *half) + from_image
+        ensemble = F.interpolate(product_NVHW[:, :1], size=half, mode="bilinear", align_corners=False)
+        return (correction + ensemble.view(batch, prompts, *half)) / 2
+
+    def check(self, embedding_BPQM: Tensor, semantic_map: SemanticMap, image_BCHW: Tensor) -> tuple[int, int]:
+        """Height and width of the output; raises ValueError where the inputs do not fit."""
+        height, width = semantic_map.features_BDHW.shape[2:]
+        if embedding_BPQM.shape[2] != self.num_queries:
+            raise ValueError(f"PiGMA was built for {self.num_queries} queries, got {embedding_BPQM.shape[2]}")
+        if image_BCHW.shape != (embedding_BPQM.shape[0], IMAGE_CHANNELS, 4 * height, 4 * width):
+            raise ValueError(
+                f"PiGMA needs images of 4 times the semantic map's size, got a map of {height}×{width} for "
+                f"{len(embedding_BPQM)} images and images {tuple(image_BCHW.shape)}"
+            )
+        return 2 * height, 2 * width
+
+
+def resize_image(image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The image at strides 4 and 2, bilinear without smoothing."""
+    quarter, half = (
+        F.interpolate(image_BCHW, scale_factor=1 / stride, mode="bilinear", align_corners=False) for stride in (4, 2)
+    )
+    return quarter, half

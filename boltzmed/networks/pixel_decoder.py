@@ -1,13 +1,69 @@
 """Features at four strides → the three scales that queries attend to, and the semantic map S (Figure 1, A.1)."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boltzmed.networks.attention import MultiHeadAttention, sine_position
+from boltzmed.networks.attention import MultiHeadAttention, is_captured, join_positions, sine_positions
 
 _GROUPS = 32
+
+
+class SemanticMap(NamedTuple):
+    """The semantic map S at stride 4, as the 3×3 convolution that makes it: done as far as it is needed, where needed.
+
+    Its resolution and its channels make it the pixel decoder's costliest step, yet queries see it on coarse grids and
+    masks are a few products with it. Both are linear, as the convolution is, so that they change places with it.
+
+    Tensor suffixes: B images, D width of the features, M of the map, V vectors that it is multiplied with.
+    """
+
+    features_BDHW: Tensor
+    """What is convolved; S itself where there is no kernel."""
+    kernel_MDYX: Tensor | None = None
+    bias_M: Tensor | None = None
+
+    def whole(self) -> Tensor:
+        """S, (B, M, H, W)."""
+        if self.kernel_MDYX is None:
+            return self.features_BDHW
+        return F.conv2d(self.features_BDHW, self.kernel_MDYX, self.bias_M, padding=1)
+
+    def resized(self, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """S resized bilinearly (pixel centres in place, no smoothing) to several (height, width), each (B, M, h, w).
+
+        At an even ratio r a pixel is the mean of the 2×2 in the middle of r×r: the convolution with stride r of the
+        means of 2×2 features.
+        """
+        height, width = self.features_BDHW.shape[2:]
+        ratios = [height // h if (height // h * h, height // h * w) == (height, width) else 1 for h, w in sizes]
+        if self.kernel_MDYX is None or any(ratio % 2 for ratio in ratios):
+            whole = self.whole()
+            return [F.interpolate(whole, size=size, mode="bilinear", align_corners=False) for size in sizes]
+        mean = F.avg_pool2d(self.features_BDHW, 2, stride=1, padding=1)
+        maps = []
+        for (h, w), ratio in zip(sizes, ratios, strict=True):
+            start = ratio // 2 - 1
+            first = mean[:, :, start : start + ratio * (h - 1) + 3, start : start + ratio * (w - 1) + 3]
+            maps.append(F.conv2d(first, self.kernel_MDYX, self.bias_M, stride=ratio))
+        return maps
+
+    def times(self, vectors_BVM: Tensor) -> Tensor:
+        """Σ_m v_m S_m for V vectors an image, (B, V, H, W)."""
+        # An exported program takes any number of images and vectors: it has no such choice.
+        if self.kernel_MDYX is not None and self.bias_M is not None and not is_captured():
+            outputs, width = self.kernel_MDYX.shape[:2]
+            # Multiply-adds a pixel: a convolution with V outputs against one with M and the product.
+            if vectors_BVM.shape[1] * 9 * width < outputs * 9 * width + vectors_BVM.shape[1] * outputs:
+                kernel_BVDYX = (vectors_BVM @ self.kernel_MDYX.flatten(1)).unflatten(2, self.kernel_MDYX.shape[1:])
+                bias_BV = vectors_BVM @ self.bias_M
+                images = zip(self.features_BDHW.split(1), kernel_BVDYX, bias_BV, strict=True)
+                return torch.cat([F.conv2d(image, kernel, bias, padding=1) for image, kernel, bias in images])
+        whole_BMHW = self.whole()
+        return (vectors_BVM @ whole_BMHW.flatten(2)).unflatten(2, whole_BMHW.shape[2:])
 
 
 class PixelEncoderLayer(nn.Module):
@@ -51,6 +107,7 @@ class PixelDecoder(nn.Module):
         hidden_dim: D, width of the scales; divisible by 32 (group norm) and by the heads.
         mask_dim: M, width of the semantic map.
         num_layers, num_heads, feedforward_dim: of the transformer.
+        whole_map: True makes the semantic map at once, as published; False as far as it is needed, and faster.
 
     Raises:
         ValueError: Sizes that don't fit together.
@@ -64,8 +121,10 @@ class PixelDecoder(nn.Module):
         num_layers: int,
         num_heads: int,
         feedforward_dim: int,
+        whole_map: bool = False,
     ) -> None:
         super().__init__()
+        self.whole_map = whole_map
         if len(in_channels) != 4:
             raise ValueError(f"pixel decoder: expected in_channels at strides 4, 8, 16, 32, got {tuple(in_channels)}")
         if hidden_dim % _GROUPS:
@@ -87,19 +146,22 @@ class PixelDecoder(nn.Module):
         )
         self.mask_features = _convolution(hidden_dim, mask_dim, 3, bias=True)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], SemanticMap]:
         """Decodes the features.
 
         Args:
             features: (B,C_i,H/s,W/s) at strides s = 4, 8, 16, 32.
 
         Returns:
-            Three maps (B,D,H/s,W/s) at s = 32, 16, 8 and the semantic map (B,M,H/4,W/4).
+            Three maps (B,D,H/s,W/s) at s = 32, 16, 8 and the semantic map, of (B,M,H/4,W/4).
         """
+        if not self.whole_map:
+            # Convolutions read channels that lie side by side faster, strided ones and those of few outputs most.
+            features = [feature.contiguous(memory_format=torch.channels_last) for feature in features]
         x = self.input_projection(features[3])
         height, width = x.shape[-2:]
         tokens = x.flatten(2).transpose(1, 2)
-        position = sine_position(height, width, tokens.shape[-1], device=x.device)
+        position = join_positions(*sine_positions(height, width, tokens.shape[-1], device=x.device))
         for layer in self.layers:
             tokens = layer(tokens, position)
         y = self.outputs[3](tokens.transpose(1, 2).unflatten(2, (height, width)))
@@ -108,4 +170,6 @@ class PixelDecoder(nn.Module):
             lateral = self.laterals[level](features[level])
             y = self.outputs[level](lateral + F.interpolate(y, size=lateral.shape[-2:], mode="nearest"))
             scales.append(y)
-        return scales[:3], self.mask_features(y)
+        if self.whole_map:
+            return scales[:3], SemanticMap(self.mask_features(y))
+        return scales[:3], SemanticMap(y, self.mask_features.weight, self.mask_features.bias)

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from boltzmed.losses import PromptLoss
 from boltzmed.networks.boltzformer import INVALID_LOGIT, BoltzFormer
 from boltzmed.networks.decoder import Decoder
+from boltzmed.networks.literal import LiteralDecoder, LiteralPiGMA
 from boltzmed.networks.pigma import PiGMA
+from boltzmed.networks.pixel_decoder import SemanticMap
 from boltzmed.networks.text_encoder import TextEncoder
 
 START, END, WIDTH = 62, 63, 32
@@ -36,18 +38,21 @@ class StandInPixelDecoder(nn.Module):
         super().__init__()
         self.mask_features = nn.Conv2d(WIDTH, WIDTH, kernel_size=3, padding=1)
 
-    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        return features[:0:-1], self.mask_features(features[0])
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], SemanticMap]:
+        return features[:0:-1], SemanticMap(features[0], self.mask_features.weight, self.mask_features.bias)
 
 
-def build(seed: int = 0, *, weights_seed: int = 1, num_queries: int = 5, **options) -> BoltzFormer:
+def build(
+    seed: int = 0, *, weights_seed: int = 1, num_queries: int = 5, literal: bool = False, **options
+) -> BoltzFormer:
     torch.manual_seed(weights_seed)
+    decoder, pigma = (LiteralDecoder, LiteralPiGMA) if literal else (Decoder, PiGMA)
     return BoltzFormer(
         StandInEncoder(),
         StandInPixelDecoder(),
         TextEncoder(64, width=WIDTH, num_layers=2, num_heads=2, output_dim=WIDTH, context_length=16, end_id=END),
-        Decoder(num_queries, WIDTH, num_heads=4, feedforward_dim=48, num_layers=4, **options),
-        PiGMA(num_queries),
+        decoder(num_queries, WIDTH, num_heads=4, feedforward_dim=48, num_layers=4, **options),
+        pigma(num_queries),
         seed=seed,
     )
 
@@ -75,6 +80,49 @@ def test_output_has_half_the_images_size_for_any_number_of_prompts(size):
         output = network(images(2, size), PROMPTS[:, :prompts])
         assert output["mask_logits"].shape == (2, prompts, size[0] // 2, size[1] // 2)
         assert output["presence_logits"] is None
+
+
+@pytest.mark.parametrize("attention", ["auto", "gathered", "fused"])
+@pytest.mark.parametrize(("dtype", "forward", "backward"), [(torch.float32, 1e-5, 1e-4), (torch.float64, 1e-10, 1e-10)])
+def test_the_fast_form_is_the_literal_one(attention, dtype, forward, backward):
+    """Masks and the gradient of every weight, for a training step with draws of each image's own."""
+    outputs, gradients = [], []
+    for options in ({"literal": True}, {"attention": attention}):
+        network = build(**options).to(dtype)
+        network.text_encoder.float()  # its normalisation is of 32 bits, as open_clip has it
+        text = network.encode_text(PROMPTS)
+        features = network.encode_image(images(2, (96, 64)).to(dtype))
+        text = text._replace(tokens=text.tokens.to(dtype))
+        output = network.decode(features, text, draw_key=torch.tensor([3, 4]))["mask_logits"]
+        (output * torch.linspace(-1, 1, output.numel(), dtype=dtype).view_as(output)).sum().backward()
+        outputs.append(output.detach())
+        gradients.append({name: parameter.grad for name, parameter in network.named_parameters()})
+    assert (outputs[1] - outputs[0]).abs().max() <= forward * outputs[0].abs().max()
+    largest = max(gradient.abs().max() for gradient in gradients[0].values())
+    for name, expected in gradients[0].items():
+        assert (gradients[1][name] - expected).abs().max() <= backward * largest, name
+
+
+@torch.no_grad()
+def test_an_image_kept_for_prompts_gives_the_same_masks():
+    network = build()
+    features, text = network.encode_image(images()), network.encode_text(PROMPTS)
+    kept = network.keep_for_prompts(features)
+    expected = network.decode(features, text)["mask_logits"]
+    torch.testing.assert_close(network.decode(kept, text)["mask_logits"], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["gathered", "fused"])
+def test_sixteen_bits_change_little(attention):
+    """Autocast rounds what is computed, not what is drawn from: a step runs and the masks stay near."""
+    network = build(attention=attention)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = network(images(2), PROMPTS, draw_key=torch.tensor([3, 4]))["mask_logits"]
+    output.float().square().mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+    expected = logits(build(), images(2), PROMPTS, draw_key=torch.tensor([3, 4]))
+    difference = (output.detach().float() - expected).abs()
+    assert difference.mean() < 0.05 * expected.std()
 
 
 def test_training_lowers_the_loss():

@@ -6,19 +6,22 @@ import torch.nn.functional as F
 
 from boltzmed.networks.boltzmann import draw_uniforms
 from boltzmed.networks.decoder import Decoder
+from boltzmed.networks.literal import LiteralDecoder, predict_masks
+from boltzmed.networks.pixel_decoder import SemanticMap
 
 WIDTH, SIZES = 16, [(2, 3), (4, 6), (8, 12)]
 
 
-def build(**options) -> Decoder:
+def build(form: type[Decoder] = Decoder, **options) -> Decoder:
     torch.manual_seed(0)
-    return Decoder(5, WIDTH, num_heads=2, feedforward_dim=24, num_layers=6, **options)
+    return form(5, WIDTH, num_heads=2, feedforward_dim=24, num_layers=6, **options)
 
 
-def features(batch: int = 2) -> tuple[list[torch.Tensor], torch.Tensor]:
+def features(batch: int = 2) -> tuple[list[torch.Tensor], SemanticMap]:
     generator = torch.Generator().manual_seed(1)
     scales = [torch.randn(batch, WIDTH, *size, generator=generator) for size in SIZES]
-    return scales, torch.randn(batch, WIDTH, 16, 24, generator=generator)
+    kernel = 0.1 * torch.randn(WIDTH, WIDTH, 3, 3, generator=generator)
+    return scales, SemanticMap(torch.randn(batch, WIDTH, 16, 24, generator=generator), kernel, torch.zeros(WIDTH))
 
 
 def text(batch: int = 2, prompts: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,14 +37,14 @@ def run(decoder: Decoder, trace: dict | None = None, *, key: int = 0, prompts: i
 
 def test_resizing_the_semantic_map_is_resizing_the_masks():
     decoder = build()
-    _, mask_features = features()
+    _, semantic_map = features()
     trace: dict = {}
     run(decoder, trace)
     uniforms = draw_uniforms(0, decoder.uniform_shapes(SIZES))
     for layer in range(6):
         size = SIZES[layer % 3]
         with torch.no_grad():
-            masks = decoder.predict_masks(trace["queries"][layer], mask_features)
+            masks = predict_masks(decoder.embed_masks(trace["queries"][layer]), semantic_map)
         assert masks.shape == (2, 3, 5, 16, 24)
         resized = F.interpolate(masks.flatten(0, 1), size=size, mode="bilinear", align_corners=False)
         confidence = resized.sigmoid().flatten(2).view(2, 3, 5, -1)
@@ -54,8 +57,42 @@ def test_resizing_the_semantic_map_is_resizing_the_masks():
         assert torch.equal(trace["attended"][layer][clear], attended[clear]) and clear.float().mean() > 0.9
 
 
-def test_the_two_forms_of_attention_agree():
-    torch.testing.assert_close(run(build(attention="reference")), run(build()), atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("options", [{}, {"threshold": 0.5}, {"boltzmann": False, "threshold": 0.5}])
+def test_all_forms_agree(options):
+    expected = run(build(LiteralDecoder, **options))
+    for attention in ("reference", "fused", "gathered", "auto"):
+        torch.testing.assert_close(run(build(attention=attention, **options)), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_free_draws_of_the_two_forms_are_the_same():
+    """Rounding may flip a token whose uniform is next to its bound: at most one in 100 000."""
+    generator = torch.Generator().manual_seed(3)
+    sizes = [(16, 16), (32, 32), (64, 64)]
+    scales = [torch.randn(1, 64, *size, generator=generator) for size in sizes]
+    kernel = 0.05 * torch.randn(64, 64, 3, 3, generator=generator)
+    semantic_map = SemanticMap(torch.randn(1, 64, 128, 128, generator=generator), kernel, torch.zeros(64))
+    tokens, valid = torch.randn(1, 2, 5, 64, generator=generator), torch.ones(1, 2, 5, dtype=torch.bool)
+    sets = []
+    for form in (LiteralDecoder, Decoder):
+        torch.manual_seed(0)
+        decoder, trace = form(32, 64, num_heads=4, feedforward_dim=96), {}
+        decoder(scales, semantic_map, tokens, valid, draw_uniforms(0, decoder.uniform_shapes(sizes)), trace)
+        sets.append(torch.cat([attended.flatten() for attended in trace["attended"]]))
+    drawn = sets[0].float().mean()
+    assert len(sets[0]) > 10**6 and 0.08 < drawn < 0.12
+    assert (sets[0] != sets[1]).sum() <= 1e-5 * len(sets[0])
+
+
+def test_prompts_taken_in_groups_are_all_taken(monkeypatch):
+    traces: list[dict] = [{}, {}]
+    for attention in ("fused", "gathered"):
+        expected = run(build(attention=attention), traces[0])
+        with monkeypatch.context() as patch:
+            patch.setattr("boltzmed.networks.decoder._CONFIDENCES_AT_ONCE", 1)
+            torch.testing.assert_close(run(build(attention=attention), traces[1]), expected, atol=1e-5, rtol=1e-5)
+    for whole, grouped in zip(*(trace["attended"] for trace in traces), strict=True):
+        assert torch.equal(whole, grouped)
 
 
 def test_draws_per_head_equal_shared_draws_when_the_tables_do():

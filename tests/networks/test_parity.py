@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from boltzmed.losses import PromptLoss
-from boltzmed.networks.attention import ATTEND, MultiHeadAttention
 from boltzmed.networks.boltzformer import BoltzFormer, ImageFeatures, TextFeatures
 from boltzmed.networks.decoder import Decoder
 from boltzmed.networks.image_encoder import FocalEncoder, HieraEncoder
+from boltzmed.networks.literal import LiteralDecoder, LiteralPiGMA
 from boltzmed.networks.pigma import PiGMA
 from boltzmed.networks.pixel_decoder import PixelDecoder
 from boltzmed.networks.text_encoder import TextEncoder
@@ -137,13 +137,17 @@ def decode(
     """Runs the recorded network under options on some of its images and prompts; the trace and the mask logits."""
     for name, value in (PUBLISHED_OPTIONS | options).items():
         setattr(recording.network.decoder, name, value)
-    scales, mask_features, image = recording.image
+    scales, semantic_map, image, _ = recording.image
     tokens, valid = (tensor[prompts] for tensor in recording.text)
     longest = int(valid.any(0).sum())
     trace: dict[str, list[Any]] = {}
     with torch.no_grad():
         output = recording.network.decode(
-            ImageFeatures([scale[images] for scale in scales], mask_features[images], image[images]),
+            ImageFeatures(
+                [scale[images] for scale in scales],
+                semantic_map._replace(features_BDHW=semantic_map.features_BDHW[images]),
+                image[images],
+            ),
             TextFeatures(tokens[:, :, :longest], valid[:, :, :longest]),
             uniforms=uniforms,
             trace=trace,
@@ -182,22 +186,26 @@ def test_features(hiera: Recording) -> None:
                 assert_near(feature, expected[key])
     for i, scale in enumerate(hiera.image.scales):
         assert_near(scale, expected[f"multi_scale.{i}"])
-    assert_near(hiera.image.mask_features, expected["mask_features"])
+    assert_near(hiera.image.semantic_map.whole(), expected["mask_features"])
     assert hiera.text.valid.sum(-1).tolist() == hiera.inputs["attention_mask"].sum(-1, keepdim=True).tolist()
     assert_near(hiera.text.tokens[:, 0], expected["text.token_emb"][:, : hiera.text.tokens.shape[2]])
 
 
-@pytest.mark.parametrize("attention", ["fused", "reference"])
+@pytest.mark.parametrize("form", ["literal", "reference", "fused", "gathered"])
 @pytest.mark.parametrize("name", RUNS)
-def test_runs(hiera: Recording, name: str, attention: str) -> None:
-    modules = [module for module in hiera.network.decoder.modules() if isinstance(module, MultiHeadAttention)]
-    for module in modules:
-        module.attend = ATTEND[attention]
-    try:
-        check_run(hiera, name)
-    finally:
-        for module in modules:
-            module.attend = ATTEND["fused"]
+def test_runs(hiera: Recording, name: str, form: str) -> None:
+    check_run(hiera._replace(network=build_form(hiera.network, form)), name)
+
+
+def build_form(network: BoltzFormer, form: str) -> BoltzFormer:
+    """The same weights, computed in another form from the text and the image's features on."""
+    attention = "auto" if form == "literal" else form
+    decoder_class, pigma_class = (LiteralDecoder, LiteralPiGMA) if form == "literal" else (Decoder, PiGMA)
+    decoder = decoder_class(10, 64, num_heads=4, feedforward_dim=128, attention=attention)
+    parts = network.image_encoder, network.pixel_decoder, network.text_encoder, decoder, pigma_class(10)
+    built = BoltzFormer(*parts).eval()
+    built.load_state_dict(network.state_dict())
+    return built
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from boltzmed.networks.literal import LiteralPiGMA, predict_masks
 from boltzmed.networks.pigma import PiGMA
+from boltzmed.networks.pixel_decoder import SemanticMap
+
+WIDTH = 8
+
+
+def inputs(prompts: int, height: int, width: int) -> tuple[torch.Tensor, SemanticMap, torch.Tensor]:
+    """Embeddings of 6 queries, a semantic map to be made, and the image."""
+    size = (height // 4, width // 4)
+    semantic = SemanticMap(torch.randn(2, 5, *size), torch.randn(WIDTH, 5, 3, 3), torch.randn(WIDTH))
+    return torch.randn(2, prompts, 6, WIDTH), semantic, torch.randn(2, 3, height, width)
 
 
 def unfolded(pigma: PiGMA, masks: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
@@ -19,28 +30,35 @@ def unfolded(pigma: PiGMA, masks: torch.Tensor, image: torch.Tensor) -> torch.Te
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (256, 256)])
 @pytest.mark.parametrize("prompts", [1, 3])
-def test_equals_the_unfolded_definition(size, prompts):
+@pytest.mark.parametrize("form", [PiGMA, LiteralPiGMA])
+def test_equals_the_definition(size, prompts, form):
     torch.manual_seed(0)
-    pigma = PiGMA(6, intermediate_channels=4)
-    masks = 4 * torch.randn(2, prompts, 6, size[0] // 4, size[1] // 4)
-    image = torch.randn(2, 3, *size)
-    output = pigma(masks, image)
+    pigma = form(6, intermediate_channels=4)
+    embedding, semantic, image = inputs(prompts, *size)
+    masks = predict_masks(embedding, semantic)
+    output = pigma(embedding, semantic, image)
     assert output.shape == (2, prompts, size[0] // 2, size[1] // 2)
     for i in range(prompts):
-        torch.testing.assert_close(output[:, i : i + 1], unfolded(pigma, masks[:, i], image), atol=1e-5, rtol=1e-5)
+        expected = unfolded(pigma, masks[:, i], image)
+        torch.testing.assert_close(output[:, i : i + 1], expected, atol=1e-4, rtol=1e-5)
 
 
-def test_gradients_equal_the_unfolded_ones():
+def test_gradients_equal_those_of_the_definition():
     gradients = []
     for folded in (True, False):
         torch.manual_seed(0)
         pigma = PiGMA(6)
-        masks, image = torch.randn(2, 1, 6, 16, 16), torch.randn(2, 3, 64, 64)
-        output = pigma(masks, image) if folded else unfolded(pigma, masks[:, 0], image)
+        embedding, semantic, image = inputs(1, 64, 64)
+        embedding.requires_grad_()
+        output = (
+            pigma(embedding, semantic, image)
+            if folded
+            else unfolded(pigma, predict_masks(embedding, semantic)[:, 0], image)
+        )
         output.square().mean().backward()
-        gradients.append([p.grad for p in pigma.parameters()])
+        gradients.append([embedding.grad, *(p.grad for p in pigma.parameters())])
     for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 def test_parameter_count_of_the_published_size():
@@ -48,13 +66,13 @@ def test_parameter_count_of_the_published_size():
 
 
 @pytest.mark.parametrize(
-    ("masks", "image", "message"),
+    ("embedding", "image", "message"),
     [
-        ((1, 1, 5, 16, 16), (1, 3, 64, 64), "built for 6 queries, got masks of 5"),
-        ((1, 1, 6, 16, 16), (1, 3, 64, 60), "4 times the masks' size"),
-        ((2, 1, 6, 16, 16), (1, 3, 64, 64), "4 times the masks' size"),
+        ((1, 1, 5, WIDTH), (1, 3, 64, 64), "built for 6 queries, got 5"),
+        ((1, 1, 6, WIDTH), (1, 3, 64, 60), "4 times the semantic map's size"),
+        ((2, 1, 6, WIDTH), (1, 3, 64, 64), "4 times the semantic map's size"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(masks, image, message):
+def test_sizes_that_do_not_fit_are_refused(embedding, image, message):
     with pytest.raises(ValueError, match=message):
-        PiGMA(6)(torch.zeros(masks), torch.zeros(image))
+        PiGMA(6)(torch.zeros(embedding), SemanticMap(torch.zeros(1, WIDTH, 16, 16)), torch.zeros(image))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from boltzmed.networks.pixel_decoder import PixelDecoder, PixelEncoderLayer
+from boltzmed.networks.pixel_decoder import PixelDecoder, PixelEncoderLayer, SemanticMap
 
 CHANNELS = (12, 16, 20, 24)
 
@@ -23,7 +23,8 @@ def features_of(height: int, width: int, batch: int = 2) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (96, 160), (256, 256)])
 def test_scales_run_from_coarse_to_fine(height: int, width: int) -> None:
     with torch.no_grad():
-        scales, mask_features = small()(features_of(height, width))
+        scales, semantic_map = small()(features_of(height, width))
+        mask_features = semantic_map.whole()
     assert [tuple(scale.shape) for scale in scales] == [(2, 32, height // s, width // s) for s in (32, 16, 8)]
     assert mask_features.shape == (2, 48, height // 4, width // 4)
     assert all((scale >= 0).all() for scale in scales), "scales end in a ReLU"
@@ -59,14 +60,14 @@ def test_positions_choose_where_to_look_not_what_is_seen() -> None:
 def test_the_coarse_map_reaches_every_scale_and_the_finest_none() -> None:
     decoder, features = small(), features_of(64, 64, batch=1)
     with torch.no_grad():
-        scales, mask_features = decoder(features)
+        scales, semantic_map = decoder(features)
         changed = [*features[:3], features[3] + torch.randn_like(features[3])]
-        coarse_scales, coarse_mask = decoder(changed)
-        fine_scales, fine_mask = decoder([features[0] + torch.randn_like(features[0]), *features[1:]])
+        coarse_scales, coarse_map = decoder(changed)
+        fine_scales, fine_map = decoder([features[0] + torch.randn_like(features[0]), *features[1:]])
     assert all(not torch.equal(a, b) for a, b in zip(scales, coarse_scales, strict=True))
-    assert not torch.equal(mask_features, coarse_mask)
+    assert not torch.equal(semantic_map.whole(), coarse_map.whole())
     assert all(torch.equal(a, b) for a, b in zip(scales, fine_scales, strict=True))
-    assert not torch.equal(mask_features, fine_mask)
+    assert not torch.equal(semantic_map.whole(), fine_map.whole())
 
 
 def test_weights_start_as_published() -> None:
@@ -89,9 +90,50 @@ def test_weights_start_as_published() -> None:
 
 def test_every_parameter_gets_a_gradient() -> None:
     decoder = small()
-    scales, mask_features = decoder(features_of(64, 64))
-    (sum(scale.square().mean() for scale in scales) + mask_features.square().mean()).backward()
+    scales, semantic_map = decoder(features_of(64, 64))
+    (sum(scale.square().mean() for scale in scales) + semantic_map.whole().square().mean()).backward()
     assert not [key for key, value in decoder.named_parameters() if value.grad is None]
+
+
+def test_the_map_made_at_once_is_the_map_made_where_needed() -> None:
+    features = features_of(64, 96)
+    torch.manual_seed(0)
+    at_once = PixelDecoder(CHANNELS, 32, 48, num_layers=2, num_heads=4, feedforward_dim=64, whole_map=True)
+    with torch.no_grad():
+        (_, whole), (_, needed) = at_once(features), small()(features)
+    assert whole.kernel_MDYX is None
+    torch.testing.assert_close(whole.whole(), needed.whole(), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [[(8, 12), (4, 6), (2, 3)], [(1, 1)], [(8, 12), (16, 24)], [(5, 7)], [(4, 12)]])
+def test_the_map_is_resized_as_a_whole_one_would_be(sizes: list[tuple[int, int]]) -> None:
+    found, whole = (semantic.resized(sizes) for semantic in semantic_maps())
+    assert [tuple(one.shape[2:]) for one in found] == sizes
+    for one, expected in zip(found, whole, strict=True):
+        torch.testing.assert_close(one, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("vectors", [1, 5, 20, 200])
+def test_the_map_times_vectors_with_gradients(vectors: int) -> None:
+    products, gradients = [], []
+    for semantic in semantic_maps():
+        vector_BVM = torch.randn(2, vectors, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        vector_BVM.requires_grad_()
+        products.append(semantic.times(vector_BVM))
+        products[-1].square().sum().backward()
+        gradients.append(vector_BVM.grad)
+    assert products[0].shape == (2, vectors, 16, 24)
+    torch.testing.assert_close(products[0], products[1], atol=1e-10, rtol=0)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-10, rtol=1e-12)
+
+
+def semantic_maps() -> tuple[SemanticMap, SemanticMap]:
+    """The same map to be made, and made."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((2, 8, 16, 24), (6, 8, 3, 3), (6,))
+    features, kernel, bias = (torch.randn(size, dtype=torch.float64, generator=generator) for size in sizes)
+    needed = SemanticMap(features, kernel, bias)
+    return needed, SemanticMap(needed.whole())
 
 
 @pytest.mark.parametrize(

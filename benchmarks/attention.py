@@ -1,0 +1,139 @@
+"""One cross-attention layer in all its forms: ``python -m benchmarks.attention``.
+
+Queries attend to a drawn tenth of the tokens of a square grid, by default at width 512 with 8 heads as in the published
+sizes. Each row is one form, all interleaved in one run after a warm-up:
+
+* literal: torch's own attention with a mask, keys and values projected and weights averaged, as published;
+* dense: the fused kernel, keys and values projected;
+* kept: the same on keys and values that an earlier prompt of the image left behind;
+* gathered: the attended tokens alone, nothing projected.
+
+The numbers justify `boltzmed.networks.attention.prefer_gathered`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from boltzmed.networks.attention import ImageTokens, MultiHeadAttention, sine_positions
+
+
+def make_forms(side: int, queries: int, width: int, heads: int, *, backward: bool) -> dict[str, Callable[[], None]]:
+    """The layer's forms as functions of nothing, on the same random inputs."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(width, heads)
+    query = torch.randn(1, queries, width, generator=generator)
+    value = torch.randn(1, side * side, width, generator=generator)
+    attended = torch.rand(1, 1, queries, side * side, generator=generator) < 0.095
+    leaves = [query, value]
+    for leaf in leaves:
+        leaf.requires_grad_(backward)
+    positions = sine_positions(side, side, width)
+
+    def tokens() -> ImageTokens:
+        return ImageTokens(value, *positions)
+
+    def literal() -> Tensor:
+        key = tokens().key()
+        blocked = ~attended.expand(1, heads, -1, -1).flatten(0, 1)
+        return F.multi_head_attention_forward(
+            query.transpose(0, 1),
+            key.transpose(0, 1),
+            value.transpose(0, 1),
+            width,
+            heads,
+            attention.in_proj_weight,
+            attention.in_proj_bias,
+            None,
+            None,
+            False,
+            0.0,
+            attention.out_proj.weight,
+            attention.out_proj.bias,
+            need_weights=True,
+            attn_mask=blocked,
+        )[0]
+
+    def dense() -> Tensor:
+        return attention(query, attention.project_memory(tokens().key(), value), attended)
+
+    with torch.no_grad():
+        memory = attention.project_memory(tokens().key(), value)
+
+    def kept() -> Tensor:
+        return attention(query, memory, attended)
+
+    def gathered() -> Tensor:
+        return attention.attend_gathered(query, tokens(), attended)
+
+    def run(form: Callable[[], Tensor]) -> Callable[[], None]:
+        def once() -> None:
+            with torch.set_grad_enabled(backward):
+                output = form()
+                if backward:
+                    output.sum().backward()
+
+        return once
+
+    forms = {"literal": literal, "dense": dense, "gathered": gathered}
+    if not backward:
+        forms["kept"] = kept  # in training nothing is left from an earlier prompt
+    return {name: run(form) for name, form in forms.items()}
+
+
+def time_interleaved(forms: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of every repeat of every form, taken in turns after a warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for repeat in range(repeats + 1):
+        for name, form in forms.items():
+            start = time.perf_counter()
+            form()
+            if repeat:
+                times[name].append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sides", type=int, nargs="+", default=[32, 64, 128], help="tokens along a side of the grid")
+    parser.add_argument("--queries", type=int, nargs="+", default=[12, 32, 101, 202, 404])
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="write the times there, in milliseconds")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}; ms, median (fastest–slowest)")
+    record = []
+    for side in options.sides:
+        for queries in options.queries:
+            for backward in (False, True):
+                times = time_interleaved(
+                    make_forms(side, queries, options.width, options.heads, backward=backward), options.repeats
+                )
+                medians = {name: statistics.median(values) for name, values in times.items()}
+                record.append({"side": side, "queries": queries, "backward": backward, "milliseconds": times})
+                what = "forward and backward" if backward else "forward"
+                print(f"{side}×{side} tokens, {queries} queries, {what}:")
+                for name, values in times.items():
+                    ratio = medians["literal"] / medians[name]
+                    print(f"  {name:<10}{medians[name]:8.1f} ({min(values):.1f}–{max(values):.1f}){ratio:8.1f} ×")
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""A whole study, literal form against fast form: ``python -m benchmarks.volume``.
+
+A phantom CT is segmented slice by slice by the bundle's inferer, for one prompt and for several of one window, by both
+forms of a network with the same random weights; rounds are interleaved after a warm-up of one slice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from boltzmed.data.phantom import make_phantom
+from boltzmed.engines.inferer import PromptSliceInferer
+from boltzmed.resources import resource_folder
+from boltzmed.transforms.tokenize import tokenize_prompts
+from boltzmed.workflow import build_network
+
+WINDOW_HU = (-150.0, 250.0)
+
+
+def make_study(matrix: int, slices: int) -> MetaTensor:
+    """A phantom CT (1, I, J, K) in HU, of so many slices."""
+    phantom = make_phantom(910000, matrix=matrix, slice_spacing_mm=5.0)
+    chosen = np.linspace(0, phantom.image_hu.shape[2] - 1, slices).round().astype(int)
+    image_hu = torch.from_numpy(phantom.image_hu[None][..., chosen].astype(np.float32))
+    return MetaTensor(image_hu, torch.from_numpy(phantom.affine_ras))
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="tiny", help="a size of the bundle")
+    parser.add_argument("--image-size", type=int, default=512)
+    parser.add_argument("--channels", default="neighbours", choices=["repeat", "neighbours"])
+    parser.add_argument("--matrix", type=int, default=512)
+    parser.add_argument("--slices", type=int, default=60)
+    parser.add_argument("--prompts", type=int, nargs="+", default=[1, 15])
+    parser.add_argument("--batch-size", type=int, default=1, help="slices at once")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the seconds there")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    config = resource_folder("bundles") / "boltzformer" / "configs" / f"{options.config}.yaml"
+    networks = {}
+    for form in ("literal", "fast"):
+        torch.manual_seed(0)
+        network = build_network(config, "literal" if form == "literal" else None)
+        networks[form] = network.to(options.device).eval()
+    sizes = {"image_size": options.image_size, "channels": options.channels, "batch_size": options.batch_size}
+    inferer = PromptSliceInferer(**sizes)
+    study, one_slice = make_study(options.matrix, options.slices), make_study(options.matrix, 1)
+    machine = f"{platform.machine()}, {options.device}, {options.threads} threads, torch {torch.__version__}"
+    print(
+        f"{options.config} at {options.image_size}×{options.image_size}, study {options.matrix}×{options.matrix}×"
+        f"{options.slices}, {machine}"
+    )
+    record = []
+    for prompts in options.prompts:
+        input_ids = tokenize_prompts([f"target number {number} in abdomen CT" for number in range(prompts)])
+        windows = [WINDOW_HU] * prompts
+        seconds: dict[str, list[float]] = {form: [] for form in networks}
+        for repeat in range(options.repeats + 1):
+            for form, network in networks.items():
+                start = time.perf_counter()
+                inferer(study if repeat else one_slice, network, input_ids, windows)  # masks come back to the CPU
+                if repeat:
+                    seconds[form].append(time.perf_counter() - start)
+        medians = {form: statistics.median(values) for form, values in seconds.items()}
+        record.append({"prompts": prompts, "seconds": seconds})
+        shown = ", ".join(
+            f"{form} {medians[form]:.1f} s ({min(values):.1f}–{max(values):.1f})" for form, values in seconds.items()
+        )
+        print(f"{prompts:>3} prompts: {shown}, {medians['literal'] / medians['fast']:.1f} ×", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

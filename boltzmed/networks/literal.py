@@ -1,0 +1,120 @@
+"""The published computation, step by step: what the fast form is checked against and timed against.
+
+The same parameters under the same names, and the same function of the same weights and draws; nothing is shared, folded
+or left out. `bundles/boltzformer/configs/literal.yaml` puts these classes in place of the others.
+
+Tensor suffixes: B images, P prompts, Q queries, N image tokens of one scale, D width, M width of the semantic map,
+A heads, H W pixels of the semantic map.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from boltzmed.networks.attention import MultiHeadAttention
+from boltzmed.networks.decoder import Decoder, Level
+from boltzmed.networks.pigma import PiGMA, resize_image
+from boltzmed.networks.pixel_decoder import SemanticMap
+
+
+class LiteralDecoder(Decoder):
+    """The decoder as published: a layer predicts all masks at full size, draws from them and attends densely."""
+
+    def forward(
+        self,
+        scales: Sequence[Tensor],
+        semantic_map: SemanticMap,
+        text_BPTD: Tensor,
+        text_valid_BPT: Tensor,
+        uniforms: Sequence[Tensor] | None = None,
+        trace: dict[str, list[Any]] | None = None,
+        levels: Sequence[Level] | None = None,
+    ) -> Tensor:
+        """As `Decoder.forward`, with all layers' masks kept until the end and one draw more than there are layers."""
+        self.kept_masks: list[Tensor] = []
+        queries_BPQD = super().forward(scales, semantic_map, text_BPTD, text_valid_BPT, uniforms, trace, levels)
+        level = self._prepare_levels(scales, semantic_map, queries_BPQD.shape[1])[0]
+        tables = self._check_uniforms(uniforms, [(s.shape[2], s.shape[3]) for s in scales], len(scales[0]))
+        self.choose_tokens(len(self.layers) - 1, queries_BPQD, level, tables[0] if tables else None)
+        self.kept_masks.clear()
+        return queries_BPQD
+
+    def _resize_semantic_map(
+        self, semantic_map: SemanticMap, sizes: Sequence[tuple[int, int]]
+    ) -> Sequence[Tensor | None]:
+        """Nothing: masks are resized instead."""
+        return [None] * len(sizes)
+
+    def attend_image(
+        self,
+        index: int,
+        attention: MultiHeadAttention,
+        queries_BPQD: Tensor,
+        positioned_BPQD: Tensor,
+        level: Level,
+        uniforms: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draws and attends by torch's own attention, once per prompt and with its weights averaged over the heads."""
+        batch, prompts, _, width = queries_BPQD.shape
+        attended_BPAQN = self.choose_tokens(index, queries_BPQD, level, uniforms)
+        query = positioned_BPQD.flatten(0, 1).transpose(0, 1)
+        key, value = (
+            tokens_BND.repeat_interleave(prompts, 0).transpose(0, 1)
+            for tokens_BND in (level.tokens.key(), level.tokens.value_BND)
+        )
+        update, _ = F.multi_head_attention_forward(
+            query,
+            key,
+            value,
+            width,
+            self.num_heads,
+            attention.in_proj_weight,
+            attention.in_proj_bias,
+            None,
+            None,
+            False,
+            0.0,
+            attention.out_proj.weight,
+            attention.out_proj.bias,
+            training=self.training,
+            need_weights=True,
+            attn_mask=~attended_BPAQN.flatten(0, 2),
+        )
+        per_head = self.per_head_draws and uniforms is not None
+        attended = attended_BPAQN if per_head else attended_BPAQN[:, :, 0]
+        return update.transpose(0, 1).unflatten(0, (batch, prompts)), None if self._attends_everything else attended
+
+    def choose_tokens(self, index: int, queries_BPQD: Tensor, level: Level, uniforms: Tensor | None) -> Tensor:
+        """Attended sets (B, P, A, Q, N); with a table that the heads share, A times the same."""
+        masks_BPQHW = predict_masks(self.embed_masks(queries_BPQD), level.semantic_map)
+        self.kept_masks.append(masks_BPQHW)
+        size = (len(level.tokens.row_HC), len(level.tokens.column_WC))
+        resized = F.interpolate(masks_BPQHW.detach().flatten(0, 1), size=size, mode="bilinear", align_corners=False)
+        confidence_BPQN = resized.sigmoid().flatten(2).view(*queries_BPQD.shape[:3], -1)
+        confidence_BPAQN = confidence_BPQN[:, :, None].repeat(1, 1, self.num_heads, 1, 1)
+        if uniforms is not None:
+            uniforms = uniforms[:, None] if self.per_head_draws else uniforms[:, None, None]
+        return self.draw(index, confidence_BPAQN, uniforms)
+
+
+class LiteralPiGMA(PiGMA):
+    """PiGMA as published: every query's mask, one convolution after the other (Figure 3)."""
+
+    def forward(self, embedding_BPQM: Tensor, semantic_map: SemanticMap, image_BCHW: Tensor) -> Tensor:
+        """As `PiGMA.forward`."""
+        half = self.check(embedding_BPQM, semantic_map, image_BCHW)
+        prompts = embedding_BPQM.shape[1]
+        masks = predict_masks(embedding_BPQM, semantic_map).flatten(0, 1)
+        quarter, halved = (image.repeat_interleave(prompts, 0) for image in resize_image(image_BCHW))
+        expanded = self.expand(torch.cat((quarter, masks), dim=1))
+        correction = self.combine(torch.cat((halved, expanded), dim=1))
+        ensemble = F.interpolate(masks, size=half, mode="bilinear", align_corners=False).mean(1, keepdim=True)
+        return torch.stack((correction, ensemble)).mean(0).unflatten(0, (-1, prompts))[:, :, 0]
+
+
+def predict_masks(embedding_BPQM: Tensor, semantic_map: SemanticMap) -> Tensor:
+    """Mask logits (B, P, Q, H, W): a query's embedding times the semantic map at every pixel (Eq. 1 and Eq. 3)."""
+    return torch.einsum("bpqm,bmhw->bpqhw", embedding_BPQM, semantic_map.whole())
