@@ -1,11 +1,11 @@
-"""The network with its prompts built in: the same masks, the same weights, an image as its only input."""
+"""The network for other programs: the same masks with prompts built in, compiled, exported, and as ONNX."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from boltzmed.export import PromptedNetwork
+from boltzmed.export import DrawnNetwork, PromptedNetwork, export_onnx
 from boltzmed.networks.boltzformer import BoltzFormer
 from boltzmed.resources import resource_folder
 from boltzmed.transforms.tokenize import tokenize_prompts
@@ -44,3 +44,75 @@ def test_weights_go_by_the_networks_names() -> None:
 def test_prompts_of_another_shape_are_refused(input_ids: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"expected token ids \(P, T\) of one prompt or more"):
         PromptedNetwork(make_network(0), input_ids)
+
+
+def inputs(batch: int, prompts: int, side: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    image = 255 * torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(batch))
+    texts = ["liver in abdomen CT", "aorta", "lung nodule in chest CT"][:prompts]
+    return image, tokenize_prompts(texts).expand(batch, -1, -1).contiguous()
+
+
+@torch.no_grad()
+def test_constant_draws_are_the_networks_own() -> None:
+    network = make_network(0)
+    image, ids = inputs(2, 3)
+    torch.testing.assert_close(DrawnNetwork(network, 64)(image, ids), network(image, ids)["mask_logits"])
+    with pytest.raises(ValueError, match="image_size: expected a multiple of 32, received 60"):
+        DrawnNetwork(network, 60)
+
+
+@torch.no_grad()
+def test_a_traced_program_draws_for_every_image_anew() -> None:
+    """What is attended depends on the image: a form that gathers would hold the first one's tokens for ever."""
+    network = make_network(0)
+    network.decoder.attention = "gathered"
+    prompted = PromptedNetwork(network, PROMPTS, 64)
+    first, second = inputs(2, 1)[0].split(1)
+    traced = torch.jit.trace(prompted, first, check_trace=False)
+    for image in (first, second):
+        torch.testing.assert_close(traced(image), PromptedNetwork(network, PROMPTS)(image), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="expected images of 64×64"):
+        torch.jit.trace(prompted, torch.zeros(1, 3, 96, 96), check_trace=False)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 3])
+def test_image_side_is_exported(batch: int) -> None:
+    network = make_network(0)
+    image = inputs(batch, 1)[0]
+    encoder = torch.export.export(network.image_encoder, (image,)).module()
+    features = network.image_encoder(image)
+    for found, expected in zip(encoder(image), features, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    scales, semantic_map = torch.export.export(network.pixel_decoder, (features,)).module()(features)
+    expected_scales, expected_map = network.pixel_decoder(features)
+    for found, expected in zip([*scales, semantic_map[0]], [*expected_scales, expected_map[0]], strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_image_side_is_compiled() -> None:
+    """Captured as one graph each; which machine code it becomes is torch's own affair."""
+    network = make_network(0)
+    image = inputs(2, 1)[0]
+    features = network.image_encoder(image)
+    encoder = torch.compile(network.image_encoder, backend="aot_eager", fullgraph=True)
+    decoder = torch.compile(network.pixel_decoder, backend="aot_eager", fullgraph=True)
+    for found, expected in zip(encoder(image), features, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(decoder(features)[1].whole(), network.pixel_decoder(features)[1].whole())
+
+
+@torch.no_grad()
+def test_onnx_takes_any_number_of_images_and_prompts(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="the extra boltzmed[onnx] is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra boltzmed[onnx] is not installed")
+    network = make_network(0)
+    path = export_onnx(network, tmp_path / "network.onnx", image_size=64)
+    session = onnxruntime.InferenceSession(str(path))
+    for batch, prompts in ((1, 1), (2, 3), (3, 2)):
+        image, ids = inputs(batch, prompts)
+        (found,) = session.run(None, {"image": image.numpy(), "input_ids": ids.numpy()})
+        expected = network(image, ids)["mask_logits"]
+        torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=0)
+    assert [file.name for file in tmp_path.iterdir()] == ["network.onnx"]

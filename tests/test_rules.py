@@ -46,6 +46,7 @@ ADDED: dict[str, set[str]] = {
     "resources": set(),  # where bundles/ and datasets/ lie, in a checkout and in a wheel
     "card_fields": set(),  # how one field of a card is read, apart from what a card is
     "cards": {"card_fields", "resources"},
+    "export": {"volumes"},  # which write files whole
     "data": {"slugs"},  # two studies of one name are told before the work
     "engines": {"strata"},  # validation Dice by object size
     "evaluation": {"geometry", "transforms"},  # slices are cut, and voxels measured, in one place each
