@@ -22,10 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from boltzmed.networks.attention import ImageTokens, MultiHeadAttention, sine_positions
+from boltzmed.networks.literal import attend_as_published
 
 
 def make_forms(side: int, queries: int, width: int, heads: int, *, backward: bool) -> dict[str, Callable[[], None]]:
@@ -45,25 +45,7 @@ def make_forms(side: int, queries: int, width: int, heads: int, *, backward: boo
         return ImageTokens(value, *positions)
 
     def literal() -> Tensor:
-        key = tokens().key()
-        blocked = ~attended.expand(1, heads, -1, -1).flatten(0, 1)
-        return F.multi_head_attention_forward(
-            query.transpose(0, 1),
-            key.transpose(0, 1),
-            value.transpose(0, 1),
-            width,
-            heads,
-            attention.in_proj_weight,
-            attention.in_proj_bias,
-            None,
-            None,
-            False,
-            0.0,
-            attention.out_proj.weight,
-            attention.out_proj.bias,
-            need_weights=True,
-            attn_mask=blocked,
-        )[0]
+        return attend_as_published(attention, query, tokens().key(), value, attended.expand(1, heads, -1, -1))
 
     def dense() -> Tensor:
         return attention(query, attention.project_memory(tokens().key(), value), attended)

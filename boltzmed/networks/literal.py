@@ -35,10 +35,11 @@ class LiteralDecoder(Decoder):
     ) -> Tensor:
         """As `Decoder.forward`, with all layers' masks kept until the end and one draw more than there are layers."""
         self.kept_masks: list[Tensor] = []
+        if levels is None:
+            levels = self._prepare_levels(scales, semantic_map, text_BPTD.shape[1])
         queries_BPQD = super().forward(scales, semantic_map, text_BPTD, text_valid_BPT, uniforms, trace, levels)
-        level = self._prepare_levels(scales, semantic_map, queries_BPQD.shape[1])[0]
         tables = self._check_uniforms(uniforms, [(s.shape[2], s.shape[3]) for s in scales], len(scales[0]))
-        self.choose_tokens(len(self.layers) - 1, queries_BPQD, level, tables[0] if tables else None)
+        self.choose_tokens(len(self.layers) - 1, queries_BPQD, levels[0], tables[0] if tables else None)
         self.kept_masks.clear()
         return queries_BPQD
 
@@ -58,34 +59,15 @@ class LiteralDecoder(Decoder):
         uniforms: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Draws and attends by torch's own attention, once per prompt and with its weights averaged over the heads."""
-        batch, prompts, _, width = queries_BPQD.shape
+        batch, prompts = queries_BPQD.shape[:2]
         attended_BPAQN = self.choose_tokens(index, queries_BPQD, level, uniforms)
-        query = positioned_BPQD.flatten(0, 1).transpose(0, 1)
         key, value = (
-            tokens_BND.repeat_interleave(prompts, 0).transpose(0, 1)
-            for tokens_BND in (level.tokens.key(), level.tokens.value_BND)
+            tokens_BND.repeat_interleave(prompts, 0) for tokens_BND in (level.tokens.key(), level.tokens.value_BND)
         )
-        update, _ = F.multi_head_attention_forward(
-            query,
-            key,
-            value,
-            width,
-            self.num_heads,
-            attention.in_proj_weight,
-            attention.in_proj_bias,
-            None,
-            None,
-            False,
-            0.0,
-            attention.out_proj.weight,
-            attention.out_proj.bias,
-            training=self.training,
-            need_weights=True,
-            attn_mask=~attended_BPAQN.flatten(0, 2),
-        )
+        update = attend_as_published(attention, positioned_BPQD.flatten(0, 1), key, value, attended_BPAQN.flatten(0, 1))
         per_head = self.per_head_draws and uniforms is not None
         attended = attended_BPAQN if per_head else attended_BPAQN[:, :, 0]
-        return update.transpose(0, 1).unflatten(0, (batch, prompts)), None if self._attends_everything else attended
+        return update.unflatten(0, (batch, prompts)), None if self._attends_everything else attended
 
     def choose_tokens(self, index: int, queries_BPQD: Tensor, level: Level, uniforms: Tensor | None) -> Tensor:
         """Attended sets (B, P, A, Q, N); with a table that the heads share, A times the same."""
@@ -113,6 +95,30 @@ class LiteralPiGMA(PiGMA):
         correction = self.combine(torch.cat((halved, expanded), dim=1))
         ensemble = F.interpolate(masks, size=half, mode="bilinear", align_corners=False).mean(1, keepdim=True)
         return torch.stack((correction, ensemble)).mean(0).unflatten(0, (-1, prompts))[:, :, 0]
+
+
+def attend_as_published(
+    attention: MultiHeadAttention, query_BSD: Tensor, key_BND: Tensor, value_BND: Tensor, attended_BASN: Tensor
+) -> Tensor:
+    """(B, S, D) by torch's own attention: every token projected, every weight computed and averaged over the heads."""
+    update, _ = F.multi_head_attention_forward(
+        query_BSD.transpose(0, 1),
+        key_BND.transpose(0, 1),
+        value_BND.transpose(0, 1),
+        query_BSD.shape[2],
+        attention.num_heads,
+        attention.in_proj_weight,
+        attention.in_proj_bias,
+        None,
+        None,
+        False,
+        0.0,
+        attention.out_proj.weight,
+        attention.out_proj.bias,
+        need_weights=True,
+        attn_mask=~attended_BASN.flatten(0, 1),
+    )
+    return update.transpose(0, 1)
 
 
 def predict_masks(embedding_BPQM: Tensor, semantic_map: SemanticMap) -> Tensor:
