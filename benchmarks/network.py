@@ -51,6 +51,7 @@ PARTS: dict[str, list[tuple[type, str]]] = {
         (MultiHeadAttention, "project_memory"),
         (MultiHeadAttention, "forward"),
         (MultiHeadAttention, "attend_gathered"),
+        (MultiHeadAttention, "attend_shared"),
     ],
     "PiGMA": [(PiGMA, "forward"), (LiteralPiGMA, "forward")],
 }

@@ -76,15 +76,16 @@ class DrawnNetwork(nn.Module):
         self.network = network
         sides = [image_size // stride for stride in (32, 16, 8)]
         shapes = network.decoder.uniform_shapes([(side, side) for side in sides])
-        self.tables = [f"uniforms_{layer}" for layer in range(len(shapes))]
-        for name, table in zip(self.tables, draw_uniforms(network.seed, shapes), strict=True):
+        self.tables = [f"draws_{layer}" for layer in range(len(shapes))]
+        draws = network.decoder.prepare_draws(draw_uniforms(network.seed, shapes))
+        for name, table in zip(self.tables, draws, strict=True):
             self.register_buffer(name, table, persistent=False)
 
     def forward(self, image: Tensor, input_ids: Tensor) -> Tensor:
         """Images (B, 3, S, S), 0 to 255, and token ids (B, P, 77) → mask logits (B, P, S/2, S/2)."""
         features, text = self.network.encode_image(image), self.network.encode_text(input_ids)
-        uniforms = [getattr(self, name) for name in self.tables]
-        logits = self.network.decode(features, text, uniforms=uniforms)["mask_logits"]
+        draws = [getattr(self, name) for name in self.tables]
+        logits = self.network.decode(features, text, draws=draws)["mask_logits"]
         assert logits is not None
         return logits
 

@@ -5,6 +5,8 @@
 * gathered (`MultiHeadAttention.attend_gathered`): reads the attended tokens alone, as they are, and projects the query
   and the result instead of keys and values.
 
+Without gradient on a CPU, `boltzmed.networks.inference_attention` has two more for keys and values that are projected.
+
 Tensor suffixes: B batch, A heads, S query positions (prompts × queries in cross-attention, queries + text tokens in
 self-attention), N key positions, D width, E = D / A width of one head, H W rows and columns of a token grid, C = D / 2.
 Masks are named `attended`: True lets a query see a key (as in `scaled_dot_product_attention`, opposite to
@@ -19,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from boltzmed.networks.inference_attention import attend_in_blocks, attend_shared, prefer_blocks
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -43,6 +47,10 @@ def attend_reference(query_BASE: Tensor, key_BANE: Tensor, value_BANE: Tensor, a
 
 def attend_fused(query_BASE: Tensor, key_BANE: Tensor, value_BANE: Tensor, attended_BASN: Tensor | None) -> Tensor:
     """The same function by torch's fused kernels: no (B, A, S, N) weights are kept, the mask is shared by the heads."""
+    if attended_BASN is not None and prefer_blocks(query_BASE, attended_BASN.shape[3]):
+        result_BASE = attend_in_blocks(query_BASE, key_BANE, value_BANE, attended_BASN)
+        if result_BASE is not None:
+            return result_BASE
     return F.scaled_dot_product_attention(query_BASE, key_BANE, value_BANE, attn_mask=attended_BASN)
 
 
@@ -174,6 +182,20 @@ class MultiHeadAttention(nn.Module):
         head_BASE = self.attend(self._project(query_BSD, 0), *memory, attended_BASN)
         return self.out_proj(head_BASE.transpose(1, 2).flatten(2))
 
+    def attend_shared(
+        self, query_BPQD: Tensor, memory: tuple[Tensor, Tensor], attended_BPQN: Tensor, union_BQN: Tensor
+    ) -> Tensor:
+        """The same function for prompts that attend to much the same tokens; see `inference_attention`."""
+        query_BPQAE = (
+            self._project(query_BPQD.flatten(1, 2), 0).transpose(1, 2).view(*query_BPQD.shape[:3], self.num_heads, -1)
+        )
+        key_BNAE, value_BNAE = (projected_BANE.transpose(1, 2) for projected_BANE in memory)
+        head_BPQAE = attend_shared(query_BPQAE, key_BNAE, value_BNAE, attended_BPQN, union_BQN)
+        if head_BPQAE is None:
+            attended_B1SN = attended_BPQN.flatten(1, 2)[:, None]
+            return self(query_BPQD.flatten(1, 2), memory, attended_B1SN).view_as(query_BPQD)
+        return self.out_proj(head_BPQAE.flatten(3))
+
     def attend_gathered(self, query_BSD: Tensor, tokens: ImageTokens, attended_BASN: Tensor) -> Tensor:
         """The same function of image tokens that are not projected: those a query attends to are gathered.
 
@@ -202,26 +224,6 @@ class MultiHeadAttention(nn.Module):
         mean_BSAD = mean_BSAD.view_as(query_BSAD)
         head_BSAE = torch.einsum("bsad,aed->bsae", mean_BSAD, value_AED)
         return self.out_proj(head_BSAE.flatten(2) + self.in_proj_bias[2 * width :])
-
-
-def is_captured() -> bool:
-    """Whether what runs is being made a program for other values (compiled, exported, traced)."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-# Queries up to which gathering wins: rows of the token grid times its width over this (benchmarks/README.md).
-_ROWS_TIMES_WIDTH_PER_QUERY = 256
-
-
-def prefer_gathered(tokens_BND: Tensor, queries: int) -> bool:
-    """Whether gathering a tenth of the tokens is faster than projecting them all, for so many queries of an image.
-
-    Projecting costs N · D², once for all queries; a query costs a gather of 0.1 · N · D and some overhead. Measured on
-    a CPU for grids of 32², 64² and 128² tokens and widths of 64, 256 and 512, forward and with the backward pass: the
-    two are level near √N · D / 256 queries. Elsewhere a gather a row is many small programs, and dense is taken.
-    """
-    num_tokens, width = tokens_BND.shape[1:]
-    return tokens_BND.device.type == "cpu" and queries * _ROWS_TIMES_WIDTH_PER_QUERY <= num_tokens**0.5 * width
 
 
 def sine_positions(

@@ -146,7 +146,7 @@ class BoltzFormer(nn.Module):
         text_features: TextFeatures,
         prompt_valid: Tensor | None = None,
         *,
-        uniforms: Sequence[Tensor] | None = None,
+        draws: Sequence[Tensor] | None = None,
         draw_key: Tensor | None = None,
         trace: dict[str, list[Any]] | None = None,
     ) -> dict[str, Tensor | None]:
@@ -156,7 +156,7 @@ class BoltzFormer(nn.Module):
             image_features: of B images.
             text_features: of the images' prompts; with B = 1 they serve every image.
             prompt_valid: (B, P) or (1, P) bool. Masks of prompts that are not valid hold no object.
-            uniforms: tables of uniforms per layer as `Decoder.forward` takes them; come before everything below.
+            draws: a table per layer, as `Decoder.prepare_draws` makes them; come before everything below.
             draw_key: (B,) int64, for training: every image draws by its own key, whatever stands beside it. None, for
                 inference: one table of uniforms (layer, query, token), made from `seed`, serves every image and prompt.
             trace: see `Decoder.forward`.
@@ -171,14 +171,14 @@ class BoltzFormer(nn.Module):
         batch, texts = image_features.image.shape[0], text_features.tokens.shape[0]
         if texts not in (1, batch):
             raise ValueError(f"expected the prompts of {batch} images or of one, got prompts of {texts}")
-        if uniforms is None:
-            uniforms = self._draw(image_features, draw_key)
+        if draws is None:
+            draws = self._draw(image_features, draw_key)
         queries = self.decoder(
             image_features.scales,
             image_features.semantic_map,
             text_features.tokens,
             text_features.valid,
-            uniforms=uniforms,
+            draws=draws,
             trace=trace,
             levels=image_features.levels,
         )
@@ -191,7 +191,7 @@ class BoltzFormer(nn.Module):
         return {"mask_logits": mask_logits, "presence_logits": None}
 
     def _draw(self, image_features: ImageFeatures, draw_key: Tensor | None) -> list[Tensor]:
-        """Uniforms per layer on the features' device, made on the CPU."""
+        """Draws per layer on the features' device, made on the CPU."""
         device = image_features.image.device
         sizes = tuple((scale.shape[2], scale.shape[3]) for scale in image_features.scales)
         shapes = self.decoder.uniform_shapes(sizes)
@@ -201,10 +201,12 @@ class BoltzFormer(nn.Module):
                     f"expected one draw key per image ({len(image_features.image)}), got {tuple(draw_key.shape)}"
                 )
             tables = [draw_uniforms(key, shapes) for key in draw_key.tolist()]
-            return [torch.stack(layer).to(device, non_blocking=True) for layer in zip(*tables, strict=True)]
+            stacked = [torch.stack(layer) for layer in zip(*tables, strict=True)]
+            return [draw.to(device, non_blocking=True) for draw in self.decoder.prepare_draws(stacked)]
         cache_key = (self.seed, tuple(shapes), device)
-        if cache_key not in self._tables:
+        if cache_key not in self._tables or not self.decoder.keeps_draws:
             while len(self._tables) >= _CACHED_TABLES:
                 del self._tables[next(iter(self._tables))]
-            self._tables[cache_key] = [table.to(device) for table in draw_uniforms(self.seed, shapes)]
+            draws = self.decoder.prepare_draws(draw_uniforms(self.seed, shapes))
+            self._tables[cache_key] = [draw.to(device) for draw in draws]
         return self._tables[cache_key]

@@ -44,31 +44,30 @@ def boltzmann_distribution(confidence_QN: Tensor, temperature: float, threshold:
     confidence_QN = confidence_QN.float()
     # Above 1 every token is a candidate, and nothing has to be left out.
     candidate_QN = confidence_QN < threshold if threshold <= 1 else None
-    exponent_QN = confidence_QN / temperature
+    exponent_QN = confidence_QN / temperature  # a new tensor, of which the rest is made in place
     if 1 / temperature > _LARGEST_EXPONENT:
         # The same distribution, shifted by the row's largest candidate. Not done at ordinary temperatures, where the
         # plain form is safe and rounds exactly as the published one.
         if candidate_QN is not None:
             exponent_QN = exponent_QN.masked_fill(~candidate_QN, -torch.inf)
         largest_Q1 = exponent_QN.amax(-1, keepdim=True)
-        exponent_QN = exponent_QN - largest_Q1.masked_fill(largest_Q1.isinf(), 0)
-    weight_QN = exponent_QN.exp()
+        exponent_QN -= largest_Q1.masked_fill(largest_Q1.isinf(), 0)
+    weight_QN = exponent_QN.exp_()
     if candidate_QN is not None:
-        weight_QN = weight_QN * candidate_QN
+        weight_QN *= candidate_QN
     total_Q1 = weight_QN.sum(-1, keepdim=True)
-    return weight_QN / total_Q1.clamp_min(torch.finfo(torch.float32).tiny)
+    return weight_QN.div_(total_Q1.clamp_min(torch.finfo(torch.float32).tiny))
 
 
 @torch.no_grad()
 def sample_attended(
     confidence_QN: Tensor,
-    uniform_QN: Tensor | None,
+    least_QN: Tensor | None,
     *,
     temperature: float = 1.0,
-    sample_ratio: float = 0.1,
     threshold: float = 1.1,
 ) -> Tensor:
-    """The set of tokens each query attends to, drawn with given uniforms (section 3.2.2, step 2).
+    """The set of tokens each query attends to, drawn with given random numbers (section 3.2.2, step 2).
 
     n trials with replacement hit token (x, y) at least once with probability 1 - (1 - p)^n; as in the paper's first
     footnote every token is drawn by itself with that probability. Tokens whose confidence reaches the threshold are
@@ -76,28 +75,61 @@ def sample_attended(
 
     Args:
         confidence_QN: (..., Q, N) in [0, 1].
-        uniform_QN: uniforms in [0, 1), broadcastable against the confidences; None draws nothing, so that only tokens
-            at or above the threshold are attended.
+        least_QN: `least_probability` of uniforms, broadcastable against the confidences; None draws nothing, so that
+            only tokens at or above the threshold are attended.
         temperature: τ_ℓ > 0.
-        sample_ratio: trials per token, n = ⌊ratio · N⌋.
         threshold: confidence from which a token is always attended; above 1 none is.
 
     Returns:
         attended_QN: bool, the broadcast shape of the inputs; True where the query attends to the token.
     """
     confidence_QN = confidence_QN.float()
-    if uniform_QN is None:
+    if least_QN is None:
         return confidence_QN >= threshold
-    probability_QN = boltzmann_distribution(confidence_QN, temperature, threshold)
-    # Written as in the paper, 1 - p first: float32 loses digits of small p here, and the published draws were made so.
-    missed_QN = (1 - probability_QN) ** count_draws(confidence_QN.shape[-1], sample_ratio)
-    drawn_QN = uniform_QN >= missed_QN
+    drawn_QN = boltzmann_distribution(confidence_QN, temperature, threshold) >= least_QN
     return drawn_QN if threshold > 1 else drawn_QN | (confidence_QN >= threshold)
 
 
+def least_probability(uniform_QN: Tensor, num_draws: int) -> Tensor:
+    """The smallest probability p at which n trials hit a token whose uniform is u: the p with (1 - p)^n ≤ u.
+
+    One table of uniforms meets many probabilities: with this, kept for the table, a draw is a comparison, p ≥ least,
+    and exactly the same. The published draws are made in float32, where 1 - p loses digits of small p; so the smallest
+    p lies half a rounding step below 1 - x, where x is the largest float32 with x^n ≤ u.
+
+    Args:
+        uniform_QN: uniforms in [0, 1).
+        num_draws: n, see `count_draws`.
+
+    Returns:
+        float32, the same shape; infinite, hence never reached, for n = 0.
+    """
+    if num_draws == 0:
+        return torch.full_like(uniform_QN, torch.inf, dtype=torch.float32)
+    uniform_QN = uniform_QN.float()
+    # In float64, then corrected by what float32 makes of it. A power below 2^-150 is rounded to 0, and reaches u = 0.
+    missed_QN = (uniform_QN.double().clamp_min(2.0**-150) ** (1 / num_draws)).float()
+    missed_QN = torch.where(missed_QN**num_draws > uniform_QN, _next_below(missed_QN), missed_QN)
+    above_QN = _next_above(missed_QN)
+    missed_QN = torch.where(above_QN**num_draws <= uniform_QN, above_QN, missed_QN)
+    half_step_QN = torch.where(missed_QN >= 0.5, 2.0**-25, 0.0)  # float32 steps by 2^-24 between 0.5 and 1
+    least_QN = ((1 - missed_QN.double()) - half_step_QN).float()
+    # Half a step is rounded to the even neighbour: sometimes one float up.
+    return torch.where(1 - least_QN > missed_QN, _next_above(least_QN), least_QN)
+
+
+def _next_above(x: Tensor) -> Tensor:
+    return torch.nextafter(x, torch.full_like(x, torch.inf))
+
+
+def _next_below(x: Tensor) -> Tensor:
+    return torch.nextafter(x, torch.full_like(x, -torch.inf))
+
+
 def fill_empty_rows(attended_QN: Tensor) -> Tensor:
-    """Lets a query that attends to no token attend to every token (the published code's rule; bool in and out)."""
-    return attended_QN | ~attended_QN.any(-1, keepdim=True)
+    """Lets a query that attends to no token attend to every token (the published code's rule; bool, in place)."""
+    # The largest byte: any() takes ten times as long on a CPU.
+    return attended_QN.logical_or_(attended_QN.to(torch.uint8).amax(-1, keepdim=True) == 0)
 
 
 def keyed_generator(*key: int) -> torch.Generator:
@@ -121,3 +153,26 @@ def draw_uniforms(key: int, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
         float32 CPU tensors in [0, 1) of these shapes. A layer's table does not depend on the other layers' shapes.
     """
     return [torch.rand(shape, generator=keyed_generator(key, layer)) for layer, shape in enumerate(shapes)]
+
+
+def check_draws(draws: Sequence[Tensor] | None, shapes: Sequence[tuple[int, ...]], num_images: int) -> list[Tensor]:
+    """Tables of random numbers with a batch axis in front, of size 1 where they serve every image.
+
+    Args:
+        draws: a table per layer, of its shape, or with a batch axis in front of it.
+        shapes: of the layers' tables.
+        num_images: size of a batch axis.
+
+    Raises:
+        ValueError: if tables are missing, too few or of another shape.
+    """
+    if draws is None or len(draws) < len(shapes):
+        given = "none" if draws is None else len(draws)
+        raise ValueError(f"Boltzmann sampling needs {len(shapes)} tables of draws, got {given}")
+    checked = []
+    for layer, (table, shape) in enumerate(zip(draws, shapes, strict=False)):
+        if table.shape not in (shape, (num_images, *shape)):
+            expected = f"{shape} or {(num_images, *shape)}"
+            raise ValueError(f"layer {layer} needs draws of shape {expected}, got {tuple(table.shape)}")
+        checked.append(table if table.ndim > len(shape) else table[None])
+    return checked

@@ -11,9 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boltzmed.networks.attention import ImageTokens, MultiHeadAttention, is_captured, prefer_gathered, sine_positions
-from boltzmed.networks.boltzmann import fill_empty_rows, layer_temperature, sample_attended
+from boltzmed.networks.attention import ImageTokens, MultiHeadAttention, sine_positions
+from boltzmed.networks.boltzmann import (
+    check_draws,
+    count_draws,
+    fill_empty_rows,
+    layer_temperature,
+    least_probability,
+    sample_attended,
+)
 from boltzmed.networks.decoder_layer import DecoderLayer, QueryTextAttention
+from boltzmed.networks.inference_attention import find_shared, is_captured, prefer_gathered
 from boltzmed.networks.pixel_decoder import SemanticMap
 
 # What a padding text token is set to before it takes part in attention, as the published code has it.
@@ -123,13 +131,25 @@ class Decoder(nn.Module):
         token_counts = [height * width for height, width in level_sizes]
         return [(*heads, self.num_queries, token_counts[i % self.num_levels]) for i in range(len(self.layers))]
 
+    keeps_draws = True
+    """Whether what `prepare_draws` gives may serve again where the same draws are wanted."""
+
+    def prepare_draws(self, uniforms: Sequence[Tensor]) -> list[Tensor]:
+        """What the layers compare probabilities with, from a table of uniforms each.
+
+        Args:
+            uniforms: in [0, 1), of `uniform_shapes`, with a batch axis in front if every image has its own. Prompts of
+                an image share them.
+        """
+        return [least_probability(table, count_draws(table.shape[-1], self.sample_ratio)) for table in uniforms]
+
     def forward(
         self,
         scales: Sequence[Tensor],
         semantic_map: SemanticMap,
         text_BPTD: Tensor,
         text_valid_BPT: Tensor,
-        uniforms: Sequence[Tensor] | None = None,
+        draws: Sequence[Tensor] | None = None,
         trace: dict[str, list[Any]] | None = None,
         levels: Sequence[Level] | None = None,
     ) -> Tensor:
@@ -140,8 +160,7 @@ class Decoder(nn.Module):
             semantic_map: S at stride 4.
             text_BPTD: text tokens; their batch axis may be 1 and then serves every image.
             text_valid_BPT: bool, False for padding.
-            uniforms: one table per layer in [0, 1): `uniform_shapes`, with a batch axis in front if every image has its
-                own. Prompts of an image share them. Needed where `boltzmann` is on.
+            draws: what `prepare_draws` made of uniforms, one table per layer; needed where `boltzmann` is on.
             trace: a dictionary to be filled with what each layer did, for tests and figures: lists `queries` and `text`
                 (before the first layer and after each), `after_cross` and `attended` (each layer).
             levels: what `keep_levels` gave for these scales and this map; None prepares it.
@@ -150,13 +169,13 @@ class Decoder(nn.Module):
             (B, P, Q, D); `embed_masks` makes of them what the semantic map is multiplied with.
 
         Raises:
-            ValueError: if uniforms are missing, too few or of another shape.
+            ValueError: if draws are missing, too few or of another shape.
         """
         if len(scales) != self.num_levels:
             raise ValueError(f"the decoder was built for {self.num_levels} image scales, got {len(scales)}")
         level_sizes = [(scale.shape[2], scale.shape[3]) for scale in scales]
         batch = scales[0].shape[0]
-        uniforms = self._check_uniforms(uniforms, level_sizes, batch)
+        draws = check_draws(draws, self.uniform_shapes(level_sizes), batch) if self.boltzmann else None
         if levels is None:
             levels = self._prepare_levels(scales, semantic_map, text_BPTD.shape[1])
 
@@ -179,9 +198,9 @@ class Decoder(nn.Module):
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
             positioned_BPQD = queries_BPQD + position_BPSD[:, :, : self.num_queries]
-            level, table = levels[i % self.num_levels], uniforms[i] if uniforms else None
+            level, draw = levels[i % self.num_levels], draws[i] if draws else None
             attention = layer.cross_attention
-            update_BPQD, attended = self.attend_image(i, attention, queries_BPQD, positioned_BPQD, level, table)
+            update_BPQD, attended = self.attend_image(i, attention, queries_BPQD, positioned_BPQD, level, draw)
             after_cross_BPQD = layer.norm(queries_BPQD + update_BPQD)
             queries_BPQD, text_BPTD = layer.query_text(after_cross_BPQD, text_BPTD, position_BPSD, attended_BPS)
             record("attended", attended)
@@ -249,7 +268,7 @@ class Decoder(nn.Module):
         queries_BPQD: Tensor,
         positioned_BPQD: Tensor,
         level: Level,
-        uniforms: Tensor | None,
+        draw: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """A layer's draws and cross-attention, some prompts at a time: the queries' update and the attended set."""
         tokens = level.tokens
@@ -261,20 +280,23 @@ class Decoder(nn.Module):
         if not is_captured():  # an exported program takes any number of prompts, at once
             group = max(1, _CONFIDENCES_AT_ONCE // (batch * queries * tokens.value_BND.shape[1]))
             parts = list(zip(queries_BPQD.split(group, 1), positioned_BPQD.split(group, 1), strict=True))
-        updates, sets = [], []
-        for drawing_BPQD, query_BPQD in parts:
-            attended = self.choose_tokens(index, drawing_BPQD, level, uniforms)
+        sets = [self.choose_tokens(index, drawing_BPQD, level, draw) for drawing_BPQD, _ in parts]
+        attended = None if sets[0] is None else torch.cat([part for part in sets if part is not None], dim=1)
+        if memory is not None and attended is not None and self.attention == "auto":
+            union_BQN = find_shared(positioned_BPQD, attended)
+            if union_BQN is not None:
+                return attention.attend_shared(positioned_BPQD, memory, attended, union_BQN), attended
+        updates = []
+        for (_, query_BPQD), part in zip(parts, sets, strict=True):
             # The prompts' queries form one axis.
             query_BSD = query_BPQD.flatten(1, 2)
             if memory is None:
-                assert attended is not None
-                update_BSD = attention.attend_gathered(query_BSD, tokens, _join_prompts(attended))
+                assert part is not None
+                update_BSD = attention.attend_gathered(query_BSD, tokens, _join_prompts(part))
             else:
-                update_BSD = attention(query_BSD, memory, None if attended is None else _join_prompts(attended))
+                update_BSD = attention(query_BSD, memory, None if part is None else _join_prompts(part))
             updates.append(update_BSD.view_as(query_BPQD))
-            if attended is not None:
-                sets.append(attended)
-        return torch.cat(updates, dim=1), torch.cat(sets, dim=1) if sets else None
+        return torch.cat(updates, dim=1), attended
 
     def _prepare_text(self, text_BPTD: Tensor, valid_BPT: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Text tokens as attended to, the positions of [Q, T], and which of [Q, T] take part in attention."""
@@ -292,47 +314,20 @@ class Decoder(nn.Module):
         return not self.boltzmann and self.threshold > 1
 
     @torch.no_grad()
-    def choose_tokens(self, index: int, queries_BPQD: Tensor, level: Level, uniforms: Tensor | None) -> Tensor | None:
+    def choose_tokens(self, index: int, queries_BPQD: Tensor, level: Level, draw: Tensor | None) -> Tensor | None:
         """Attended set of a layer, bool (B, P, Q, N) or (B, P, A, Q, N); None: everything. Never in 16 bits."""
         if level.confidence_map_BMN is None:
             return None
         with torch.autocast(queries_BPQD.device.type, enabled=False):
             embedding_BPQM = self.embed_masks(queries_BPQD.to(self.query_features.dtype))
-            confidence = torch.einsum("bpqm,bmn->bpqn", embedding_BPQM, level.confidence_map_BMN).sigmoid()
-            if uniforms is not None:
-                # A prompt axis of size 1 after the batch axis: prompts share their image's table.
-                uniforms = uniforms[:, None]
+            confidence = torch.einsum("bpqm,bmn->bpqn", embedding_BPQM, level.confidence_map_BMN).sigmoid_()
+            if draw is not None:
+                # A prompt axis of size 1: prompts share their image's table. Heads share their query's distribution.
+                draw = draw[:, None]
                 confidence = confidence[:, :, None] if self.per_head_draws else confidence
-            return self.draw(index, confidence, uniforms)
-
-    def draw(self, index: int, confidence: Tensor, uniforms: Tensor | None) -> Tensor:
-        """Attended set of a layer, drawn from confidences; a row that would be empty is full."""
-        attended = sample_attended(
-            confidence,
-            uniforms,
-            temperature=layer_temperature(index, self.base_temperature),
-            sample_ratio=self.sample_ratio,
-            threshold=self.threshold,
-        )
-        return fill_empty_rows(attended)
-
-    def _check_uniforms(
-        self, uniforms: Sequence[Tensor] | None, level_sizes: Sequence[tuple[int, int]], batch: int
-    ) -> list[Tensor] | None:
-        """The tables with a batch axis of size 1 or B in front, or None where nothing is drawn."""
-        if not self.boltzmann:
-            return None
-        shapes = self.uniform_shapes(level_sizes)
-        if uniforms is None or len(uniforms) < len(shapes):
-            given = "none" if uniforms is None else len(uniforms)
-            raise ValueError(f"Boltzmann sampling needs {len(shapes)} tables of uniforms, got {given}")
-        checked = []
-        for layer, (table, shape) in enumerate(zip(uniforms, shapes, strict=False)):
-            if table.shape not in (shape, (batch, *shape)):
-                expected = f"{shape} or {(batch, *shape)}"
-                raise ValueError(f"layer {layer} needs uniforms of shape {expected}, got {tuple(table.shape)}")
-            checked.append(table if table.ndim > len(shape) else table[None])
-        return checked
+            temperature = layer_temperature(index, self.base_temperature)
+            attended = sample_attended(confidence, draw, temperature=temperature, threshold=self.threshold)
+            return fill_empty_rows(attended)
 
 
 def _join_prompts(attended: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from boltzmed.networks.attention import MultiHeadAttention
+from boltzmed.networks.boltzmann import check_draws, count_draws, layer_temperature
 from boltzmed.networks.decoder import Decoder, Level
 from boltzmed.networks.pigma import PiGMA, resize_image
 from boltzmed.networks.pixel_decoder import SemanticMap
@@ -23,13 +24,19 @@ from boltzmed.networks.pixel_decoder import SemanticMap
 class LiteralDecoder(Decoder):
     """The decoder as published: a layer predicts all masks at full size, draws from them and attends densely."""
 
+    keeps_draws = False
+
+    def prepare_draws(self, uniforms: Sequence[Tensor]) -> list[Tensor]:
+        """The uniforms as they are."""
+        return list(uniforms)
+
     def forward(
         self,
         scales: Sequence[Tensor],
         semantic_map: SemanticMap,
         text_BPTD: Tensor,
         text_valid_BPT: Tensor,
-        uniforms: Sequence[Tensor] | None = None,
+        draws: Sequence[Tensor] | None = None,
         trace: dict[str, list[Any]] | None = None,
         levels: Sequence[Level] | None = None,
     ) -> Tensor:
@@ -37,9 +44,12 @@ class LiteralDecoder(Decoder):
         self.kept_masks: list[Tensor] = []
         if levels is None:
             levels = self._prepare_levels(scales, semantic_map, text_BPTD.shape[1])
-        queries_BPQD = super().forward(scales, semantic_map, text_BPTD, text_valid_BPT, uniforms, trace, levels)
-        tables = self._check_uniforms(uniforms, [(s.shape[2], s.shape[3]) for s in scales], len(scales[0]))
-        self.choose_tokens(len(self.layers) - 1, queries_BPQD, levels[0], tables[0] if tables else None)
+        queries_BPQD = super().forward(scales, semantic_map, text_BPTD, text_valid_BPT, draws, trace, levels)
+        draw = None
+        if self.boltzmann:
+            shapes = self.uniform_shapes([(s.shape[2], s.shape[3]) for s in scales])
+            draw = check_draws(draws, shapes, len(scales[0]))[0]
+        self.choose_tokens(len(self.layers) - 1, queries_BPQD, levels[0], draw)
         self.kept_masks.clear()
         return queries_BPQD
 
@@ -56,30 +66,41 @@ class LiteralDecoder(Decoder):
         queries_BPQD: Tensor,
         positioned_BPQD: Tensor,
         level: Level,
-        uniforms: Tensor | None,
+        draw: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Draws and attends by torch's own attention, once per prompt and with its weights averaged over the heads."""
         batch, prompts = queries_BPQD.shape[:2]
-        attended_BPAQN = self.choose_tokens(index, queries_BPQD, level, uniforms)
+        attended_BPAQN = self.choose_tokens(index, queries_BPQD, level, draw)
         key, value = (
             tokens_BND.repeat_interleave(prompts, 0) for tokens_BND in (level.tokens.key(), level.tokens.value_BND)
         )
         update = attend_as_published(attention, positioned_BPQD.flatten(0, 1), key, value, attended_BPAQN.flatten(0, 1))
-        per_head = self.per_head_draws and uniforms is not None
+        per_head = self.per_head_draws and draw is not None
         attended = attended_BPAQN if per_head else attended_BPAQN[:, :, 0]
         return update.unflatten(0, (batch, prompts)), None if self._attends_everything else attended
 
-    def choose_tokens(self, index: int, queries_BPQD: Tensor, level: Level, uniforms: Tensor | None) -> Tensor:
-        """Attended sets (B, P, A, Q, N); with a table that the heads share, A times the same."""
+    def choose_tokens(self, index: int, queries_BPQD: Tensor, level: Level, draw: Tensor | None) -> Tensor:
+        """Attended sets (B, P, A, Q, N); with a table that the heads share, A times the same.
+
+        Every head has its distribution and its draw (Eq. 5 and the first footnote of section 3.2.2).
+        """
         masks_BPQHW = predict_masks(self.embed_masks(queries_BPQD), level.semantic_map)
         self.kept_masks.append(masks_BPQHW)
         size = (len(level.tokens.row_HC), len(level.tokens.column_WC))
         resized = F.interpolate(masks_BPQHW.detach().flatten(0, 1), size=size, mode="bilinear", align_corners=False)
         confidence_BPQN = resized.sigmoid().flatten(2).view(*queries_BPQD.shape[:3], -1)
         confidence_BPAQN = confidence_BPQN[:, :, None].repeat(1, 1, self.num_heads, 1, 1)
-        if uniforms is not None:
-            uniforms = uniforms[:, None] if self.per_head_draws else uniforms[:, None, None]
-        return self.draw(index, confidence_BPAQN, uniforms)
+        below_BPAQN = confidence_BPAQN < self.threshold
+        attended_BPAQN = ~below_BPAQN
+        if draw is not None:
+            uniform = draw[:, None] if self.per_head_draws else draw[:, None, None]
+            temperature = layer_temperature(index, self.base_temperature)
+            weight_BPAQN = torch.exp(confidence_BPAQN / temperature) * below_BPAQN
+            probability_BPAQN = weight_BPAQN / weight_BPAQN.sum(-1, keepdim=True)
+            missed_BPAQN = (1 - probability_BPAQN) ** count_draws(probability_BPAQN.shape[-1], self.sample_ratio)
+            attended_BPAQN = ~((uniform < missed_BPAQN) & below_BPAQN)
+        empty_BPAQ1 = ~attended_BPAQN.any(-1, keepdim=True)
+        return attended_BPAQN | empty_BPAQ1
 
 
 class LiteralPiGMA(PiGMA):

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boltzmed.networks.attention import MultiHeadAttention, is_captured, join_positions, sine_positions
+from boltzmed.networks.attention import MultiHeadAttention, join_positions, sine_positions
+from boltzmed.networks.inference_attention import is_captured
 
 _GROUPS = 32
 

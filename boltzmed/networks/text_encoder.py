@@ -31,6 +31,7 @@ class TextEncoder(nn.Module):
         context_length: largest number of tokens of a prompt, start and end token included.
         end_id: id of the end token, which also pads.
         projection_std: spread of the projection's initial weights; 1 as published.
+        whole_context: True computes what stands after the end token, too, as published, and cuts it away then.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class TextEncoder(nn.Module):
         context_length: int = 77,
         end_id: int = 49407,
         projection_std: float = 1.0,
+        whole_context: bool = False,
     ) -> None:
         super().__init__()
         norm_layer = partial(LayerNormFp32, eps=NORM_EPSILON)
         self.vocabulary_size = vocabulary_size
         self.context_length = context_length
         self.end_id = end_id
+        self.whole_context = whole_context
         self.token_embedding = nn.Embedding(vocabulary_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
         self.transformer = Transformer(width, num_layers, num_heads, act_layer=QuickGELU, norm_layer=norm_layer)
@@ -88,18 +91,20 @@ class TextEncoder(nn.Module):
             )
         ended_NT = (input_ids_NT == self.end_id).cumsum(1) > 0
         valid_NT = torch.cat((torch.ones_like(ended_NT[:, :1]), ~ended_NT[:, :-1]), dim=1)
+        longest = input_ids_NT.shape[1]
         if not torch.compiler.is_compiling():
             # Each check waits for the device; an exported program takes the ids as they come, at full length.
             self._check_ids(input_ids_NT, ended_NT)
             longest = int(valid_NT.any(0).sum())
-            input_ids_NT, valid_NT = input_ids_NT[:, :longest], valid_NT[:, :longest]
+            if not self.whole_context:
+                input_ids_NT = input_ids_NT[:, :longest]
 
         length = input_ids_NT.shape[1]
         hidden_NTD = self.token_embedding(input_ids_NT) + self.positional_embedding[:length]
         # open_clip wants an additive mask: minus infinity above the diagonal hides the later tokens.
         causal_TT = torch.full((length, length), -torch.inf, device=hidden_NTD.device).triu(1)
         hidden_NTD = self.transformer(hidden_NTD, attn_mask=causal_TT)
-        return self.ln_final(hidden_NTD) @ self.projection, valid_NT
+        return (self.ln_final(hidden_NTD) @ self.projection)[:, :longest], valid_NT[:, :longest]
 
     def _check_ids(self, input_ids_NT: Tensor, ended_NT: Tensor) -> None:
         if input_ids_NT.numel() == 0:

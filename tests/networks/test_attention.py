@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from boltzmed.networks.attention import ImageTokens, MultiHeadAttention, join_positions, prefer_gathered, sine_positions
+from boltzmed.networks.attention import ImageTokens, MultiHeadAttention, join_positions, sine_positions
 
 
 def build(attention: str = "fused") -> MultiHeadAttention:
@@ -99,13 +99,6 @@ def test_gathered_equals_dense_with_all_gradients(drawn, dtype, forward, backwar
     assert_relative(outputs[0], outputs[1], forward)
     for found, expected in zip(*gradients, strict=True):
         assert_relative(found, expected, backward)
-
-
-def test_few_queries_of_many_wide_tokens_gather():
-    tokens = torch.zeros(1, 128 * 128, 512)
-    assert prefer_gathered(tokens, 101) and prefer_gathered(tokens, 256) and not prefer_gathered(tokens, 257)
-    assert not prefer_gathered(tokens[:, :1024], 101) and not prefer_gathered(tokens[..., :64], 33)
-    assert not prefer_gathered(tokens.to("meta"), 1)
 
 
 def assert_relative(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:

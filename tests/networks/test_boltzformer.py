@@ -227,12 +227,12 @@ def test_a_samples_training_draws_depend_on_its_key_alone():
     assert not torch.allclose(different[0], different[1], atol=1e-3)
 
 
-def test_explicit_uniforms_come_first():
+def test_explicit_draws_come_first():
     network = build()
     with torch.no_grad():
         image, text = network.encode_image(images()), network.encode_text(PROMPTS)
         tables = network._draw(image, torch.tensor([1, 2]))
-        given = network.decode(image, text, uniforms=tables)["mask_logits"]
+        given = network.decode(image, text, draws=tables)["mask_logits"]
     assert torch.equal(given, logits(network, images(), PROMPTS, draw_key=torch.tensor([1, 2])))
 
 

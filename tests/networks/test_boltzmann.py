@@ -12,6 +12,7 @@ from boltzmed.networks.boltzmann import (
     fill_empty_rows,
     keyed_generator,
     layer_temperature,
+    least_probability,
     sample_attended,
 )
 
@@ -46,7 +47,8 @@ def test_attended_frequency_matches_trials_with_replacement():
     confidence = confidences(1, 40)
     temperature, ratio = 0.3, 0.25
     uniforms = torch.rand(20000, 1, 40, generator=torch.Generator().manual_seed(1))
-    frequency = sample_attended(confidence, uniforms, temperature=temperature, sample_ratio=ratio).float().mean(0)
+    least = least_probability(uniforms, count_draws(40, ratio))
+    frequency = sample_attended(confidence, least, temperature=temperature).float().mean(0)
     probability = boltzmann_distribution(confidence, temperature)
     expected = 1 - (1 - probability) ** 10
     assert (frequency - expected).abs().max() < 0.02
@@ -57,7 +59,8 @@ def test_attended_frequency_matches_trials_with_replacement():
 
 def test_tokens_at_the_threshold_are_attended_without_a_draw():
     confidence = torch.tensor([[0.1, 0.5, 0.9, 0.49]])
-    assert sample_attended(confidence, torch.zeros(1, 4), threshold=0.5).tolist() == [[False, True, True, False]]
+    never = least_probability(torch.zeros(1, 4), 0)
+    assert sample_attended(confidence, never, threshold=0.5).tolist() == [[False, True, True, False]]
     assert sample_attended(confidence, None, threshold=0.5).tolist() == [[False, True, True, False]]
     assert not sample_attended(confidence, None).any()
 
@@ -65,7 +68,22 @@ def test_tokens_at_the_threshold_are_attended_without_a_draw():
 def test_a_row_without_candidates_is_attended_whole():
     confidence = torch.full((1, 4), 0.8)
     assert not boltzmann_distribution(confidence, 1.0, 0.5).any()
-    assert sample_attended(confidence, torch.zeros(1, 4), threshold=0.5).all()
+    assert sample_attended(confidence, torch.full((1, 4), 0.1), threshold=0.5).all()
+
+
+@given(st.integers(0, 2**31), st.sampled_from([1, 2, 3, 10, 102, 409, 1638, 6553]))
+@settings(max_examples=60, deadline=None)
+def test_least_probability_turns_the_formula_of_the_draw_round(seed, draws):
+    generator = torch.Generator().manual_seed(seed)
+    uniforms = torch.rand(2000, generator=generator)
+    uniforms[:4] = torch.tensor([0.0, 2**-24, 0.5, 1 - 2**-24])
+    least = least_probability(uniforms, draws)
+    close = least * (1 + 3e-4 * torch.randn(2000, generator=generator))
+    below = torch.nextafter(least, torch.zeros(()))
+    for probability in (least, below, close, torch.rand(2000, generator=generator) / draws):
+        probability = probability.clamp(0, 1)
+        assert torch.equal(probability >= least, uniforms >= (1 - probability) ** draws)
+    assert least_probability(uniforms, 0).isinf().all()
 
 
 def test_empty_rows_are_filled_and_others_left():
@@ -75,10 +93,10 @@ def test_empty_rows_are_filled_and_others_left():
 
 def test_uniforms_broadcast_over_prompts_and_heads():
     confidence = confidences(2, 3, 1, 5, 20)
-    uniforms = torch.rand(2, 1, 4, 5, 20, generator=torch.Generator().manual_seed(3))
-    attended = sample_attended(confidence, uniforms, sample_ratio=0.5)
+    least = least_probability(torch.rand(2, 1, 4, 5, 20, generator=torch.Generator().manual_seed(3)), 10)
+    attended = sample_attended(confidence, least)
     assert attended.shape == (2, 3, 4, 5, 20)
-    assert torch.equal(attended[1, 2, 3], sample_attended(confidence[1, 2, 0], uniforms[1, 0, 3], sample_ratio=0.5))
+    assert torch.equal(attended[1, 2, 3], sample_attended(confidence[1, 2, 0], least[1, 0, 3]))
 
 
 def test_nothing_carries_a_gradient():
@@ -89,10 +107,10 @@ def test_nothing_carries_a_gradient():
 
 def test_half_precision_is_raised_to_single():
     confidence = confidences(2, 300).half()
-    uniforms = torch.rand(2, 300, generator=torch.Generator().manual_seed(1))
+    least = least_probability(torch.rand(2, 300, generator=torch.Generator().manual_seed(1)), 30)
     assert boltzmann_distribution(confidence, 0.5).dtype == torch.float32
-    expected = sample_attended(confidence.float(), uniforms)
-    assert torch.equal(sample_attended(confidence, uniforms), expected)
+    expected = sample_attended(confidence.float(), least)
+    assert torch.equal(sample_attended(confidence, least), expected)
 
 
 def test_tables_depend_on_key_and_layer_alone():

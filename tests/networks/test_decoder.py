@@ -30,9 +30,13 @@ def text(batch: int = 2, prompts: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(batch, prompts, 7, WIDTH, generator=generator), valid
 
 
+def draws(decoder: Decoder, sizes: list[tuple[int, int]], key: int = 0) -> list[torch.Tensor]:
+    return decoder.prepare_draws(draw_uniforms(key, decoder.uniform_shapes(sizes)))
+
+
 @torch.no_grad()
 def run(decoder: Decoder, trace: dict | None = None, *, key: int = 0, prompts: int = 3) -> torch.Tensor:
-    return decoder(*features(), *text(prompts=prompts), draw_uniforms(key, decoder.uniform_shapes(SIZES)), trace)
+    return decoder(*features(), *text(prompts=prompts), draws(decoder, SIZES, key), trace)
 
 
 def test_resizing_the_semantic_map_is_resizing_the_masks():
@@ -77,7 +81,7 @@ def test_free_draws_of_the_two_forms_are_the_same():
     for form in (LiteralDecoder, Decoder):
         torch.manual_seed(0)
         decoder, trace = form(32, 64, num_heads=4, feedforward_dim=96), {}
-        decoder(scales, semantic_map, tokens, valid, draw_uniforms(0, decoder.uniform_shapes(sizes)), trace)
+        decoder(scales, semantic_map, tokens, valid, draws(decoder, sizes), trace)
         sets.append(torch.cat([attended.flatten() for attended in trace["attended"]]))
     drawn = sets[0].float().mean()
     assert len(sets[0]) > 10**6 and 0.08 < drawn < 0.12
@@ -95,10 +99,24 @@ def test_prompts_taken_in_groups_are_all_taken(monkeypatch):
         assert torch.equal(whole, grouped)
 
 
+def test_gathering_for_all_prompts_at_once_changes_nothing(monkeypatch):
+    traces: list[dict] = [{}, {}]
+    decoder = build()  # its image is too small for gathering prompt by prompt
+    expected = run(decoder, traces[0])
+    shared = []
+    monkeypatch.setattr(
+        "boltzmed.networks.decoder.find_shared", lambda _, attended: shared.append(attended) or attended.any(1)
+    )
+    torch.testing.assert_close(run(decoder, traces[1]), expected, atol=1e-5, rtol=1e-5)
+    assert len(shared) == 6
+    for before, after in zip(*(trace["attended"] for trace in traces), strict=True):
+        assert torch.equal(before, after)
+
+
 def test_draws_per_head_equal_shared_draws_when_the_tables_do():
     shared, per_head = build(), build(per_head_draws=True)
     assert per_head.uniform_shapes(SIZES)[1] == (2, 5, 24)
-    tables = draw_uniforms(0, shared.uniform_shapes(SIZES))
+    tables = draws(shared, SIZES)
     repeated = [table[None].expand(2, -1, -1) for table in tables]
     trace: dict = {}
     with torch.no_grad():
@@ -110,7 +128,7 @@ def test_draws_per_head_equal_shared_draws_when_the_tables_do():
 def test_tables_per_image_equal_the_shared_table_when_repeated():
     for options in ({}, {"per_head_draws": True}):
         decoder = build(**options)
-        tables = draw_uniforms(0, decoder.uniform_shapes(SIZES))
+        tables = draws(decoder, SIZES)
         with torch.no_grad():
             output = decoder(*features(), *text(), [torch.stack((table, table)) for table in tables])
         torch.testing.assert_close(output, run(decoder), atol=1e-6, rtol=1e-6)
@@ -133,11 +151,11 @@ def test_a_threshold_attends_confident_tokens():
 
 def test_padding_text_takes_no_part():
     decoder, (tokens, valid) = build(), text()
-    uniforms = draw_uniforms(0, decoder.uniform_shapes(SIZES))
+    tables = draws(decoder, SIZES)
     with torch.no_grad():
-        expected = decoder(*features(), tokens, valid, uniforms)
-        changed = decoder(*features(), tokens.masked_fill(~valid[..., None], 1e4), valid, uniforms)
-        longer = decoder(*features(), F.pad(tokens, (0, 0, 0, 4)), F.pad(valid, (0, 4)), uniforms)
+        expected = decoder(*features(), tokens, valid, tables)
+        changed = decoder(*features(), tokens.masked_fill(~valid[..., None], 1e4), valid, tables)
+        longer = decoder(*features(), F.pad(tokens, (0, 0, 0, 4)), F.pad(valid, (0, 4)), tables)
     torch.testing.assert_close(changed, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(longer, expected, atol=1e-5, rtol=1e-5)
 
@@ -152,8 +170,8 @@ def test_trace_holds_every_step_and_no_gradient_reaches_the_draw():
         "after_cross": 6,
     }
     assert trace["attended"][2].shape == (2, 3, 5, 96) and trace["attended"][2].any(-1).all()
-    uniforms = draw_uniforms(0, decoder.uniform_shapes(SIZES))
-    decoder(*features(), *text(), uniforms).square().sum().backward()
+    tables = draws(decoder, SIZES)
+    decoder(*features(), *text(), tables).square().sum().backward()
     # Intermediate masks only choose tokens: the mask head learns from the final prediction alone.
     assert all(p.grad is None for p in [*decoder.mask_mlp.parameters(), *decoder.mask_norm.parameters()])
 
@@ -188,14 +206,14 @@ def test_wrong_options_are_refused(options, message):
         build(**options)
 
 
-def test_wrong_uniforms_are_refused():
+def test_wrong_draws_are_refused():
     decoder = build()
-    tables = draw_uniforms(0, decoder.uniform_shapes(SIZES))
-    with pytest.raises(ValueError, match="6 tables of uniforms, got none"):
+    tables = draws(decoder, SIZES)
+    with pytest.raises(ValueError, match="6 tables of draws, got none"):
         decoder(*features(), *text())
     with pytest.raises(ValueError, match="got 5"):
         decoder(*features(), *text(), tables[:5])
-    with pytest.raises(ValueError, match="layer 1 needs uniforms"):
+    with pytest.raises(ValueError, match="layer 1 needs draws"):
         decoder(*features(), *text(), [tables[0], tables[0], *tables[2:]])
     with pytest.raises(ValueError, match="3 image scales, got 2"):
         decoder(features()[0][:2], features()[1], *text(), tables)

@@ -149,7 +149,7 @@ def decode(
                 image[images],
             ),
             TextFeatures(tokens[:, :, :longest], valid[:, :, :longest]),
-            uniforms=uniforms,
+            draws=None if uniforms is None else recording.network.decoder.prepare_draws(uniforms),
             trace=trace,
         )
     return {name: [x if x is None else x[:, 0] for x in steps] for name, steps in trace.items()}, output["mask_logits"]
@@ -246,11 +246,13 @@ def test_gradients(hiera: Recording, name: str) -> None:
     target = torch.zeros(2, 1, 256, 256)
     target[0, 0, 60:90, 100:150] = 1
     target[1, 0, 200:206, 30:37] = 1
-    uniforms = recorded_uniforms(hiera.load(file), prefix) if name == "boltzmann" else None
+    draws = None
+    if name == "boltzmann":
+        draws = network.decoder.prepare_draws(recorded_uniforms(hiera.load(file), prefix))
     network.zero_grad()
     image = network.encode_image(hiera.inputs["image"].float())
     text = network.encode_text(hiera.inputs["input_ids"][:, None])
-    loss = PromptLoss()(network.decode(image, text, uniforms=uniforms), target)
+    loss = PromptLoss()(network.decode(image, text, draws=draws), target)
     loss.backward()
     assert loss.item() == pytest.approx(recorded["loss"], abs=1e-5)
     upstream_names = find_upstream_names(hiera)

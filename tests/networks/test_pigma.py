@@ -3,9 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from boltzmed.networks.literal import LiteralPiGMA, predict_masks
-from boltzmed.networks.pigma import PiGMA
+from boltzmed.networks.pigma import PiGMA, aggregate_composed, aggregate_sums
 from boltzmed.networks.pixel_decoder import SemanticMap
 
 WIDTH = 8
@@ -29,7 +31,7 @@ def unfolded(pigma: PiGMA, masks: torch.Tensor, image: torch.Tensor) -> torch.Te
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (256, 256)])
-@pytest.mark.parametrize("prompts", [1, 3])
+@pytest.mark.parametrize("prompts", [1, 3, 9])
 @pytest.mark.parametrize("form", [PiGMA, LiteralPiGMA])
 def test_equals_the_definition(size, prompts, form):
     torch.manual_seed(0)
@@ -59,6 +61,22 @@ def test_gradients_equal_those_of_the_definition():
         gradients.append([embedding.grad, *(p.grad for p in pigma.parameters())])
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 9), st.integers(2, 9), st.integers(1, 3), st.booleans(), st.integers(0, 2**31))
+def test_composing_the_convolutions_changes_nothing(height, width, prompts, biased, seed):
+    torch.manual_seed(seed)
+    features = torch.randn(2, 5, height, width, dtype=torch.float64, requires_grad=True)
+    kernel = torch.randn(WIDTH, 5, 3, 3, dtype=torch.float64, requires_grad=True)
+    summed = torch.randn(2, prompts, 17, WIDTH, dtype=torch.float64, requires_grad=True)
+    semantic = SemanticMap(features, kernel, torch.randn(WIDTH, dtype=torch.float64) if biased else None)
+    outputs = [aggregate(semantic, summed) for aggregate in (aggregate_sums, aggregate_composed)]
+    torch.testing.assert_close(*outputs, atol=1e-10, rtol=1e-10)
+    weight = torch.randn_like(outputs[0])
+    gradients = [torch.autograd.grad((output * weight).sum(), (features, kernel, summed)) for output in outputs]
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
 
 
 def test_parameter_count_of_the_published_size():

@@ -31,6 +31,15 @@ def test_trimming_is_exact_because_attention_is_causal():
     torch.testing.assert_close(together[:1, :4], short, atol=1e-5, rtol=1e-5)
 
 
+def test_computing_the_padding_changes_nothing():
+    encoder, prompts = build(), ids([62, 1, 2], [62, 5, 6, 7, 8])
+    expected, valid = encoder(prompts)
+    encoder.whole_context = True
+    found, still_valid = encoder(prompts)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(still_valid, valid)
+
+
 def test_a_token_sees_earlier_tokens_only():
     encoder = build()
     first, _ = encoder(ids([62, 1, 2, 3, 4]))
