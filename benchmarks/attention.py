@@ -5,15 +5,19 @@ sizes. Each row is one form, all interleaved in one run after a warm-up:
 
 * literal: torch's own attention with a mask, keys and values projected and weights averaged, as published;
 * dense: the fused kernel, keys and values projected;
-* kept: the same on keys and values that an earlier prompt of the image left behind;
-* gathered: the attended tokens alone, nothing projected.
+* gathered: the attended tokens alone, nothing projected;
+* kept: keys and values that an earlier prompt of the image left behind, by the fused kernel or in blocks, as the rule
+  has it;
+* kernel: the same by the fused kernel.
 
-The numbers justify `boltzmed.networks.attention.prefer_gathered`.
+Then, for several prompts of an image, whose sets overlap: the kernel, blocks, and the tokens of all sets gathered once.
+The numbers justify the rules of `boltzmed.networks.inference_attention`.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -22,9 +26,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from boltzmed.networks.attention import ImageTokens, MultiHeadAttention, sine_positions
+from boltzmed.networks.inference_attention import attend_in_blocks, attend_shared, find_shared
 from boltzmed.networks.literal import attend_as_published
 
 
@@ -56,6 +62,11 @@ def make_forms(side: int, queries: int, width: int, heads: int, *, backward: boo
     def kept() -> Tensor:
         return attention(query, memory, attended)
 
+    def kernel() -> Tensor:
+        query_BASE = attention._project(query, 0)
+        head_BASE = F.scaled_dot_product_attention(query_BASE, *memory, attn_mask=attended)
+        return attention.out_proj(head_BASE.transpose(1, 2).flatten(2))
+
     def gathered() -> Tensor:
         return attention.attend_gathered(query, tokens(), attended)
 
@@ -70,8 +81,40 @@ def make_forms(side: int, queries: int, width: int, heads: int, *, backward: boo
 
     forms = {"literal": literal, "dense": dense, "gathered": gathered}
     if not backward:
-        forms["kept"] = kept  # in training nothing is left from an earlier prompt
+        forms |= {"kept": kept, "kernel": kernel}  # in training nothing is left from an earlier prompt
     return {name: run(form) for name, form in forms.items()}
+
+
+def make_prompt_forms(
+    side: int, prompts: int, queries: int, width: int, heads: int, together: float
+) -> tuple[dict[str, Callable[[], None]], bool]:
+    """Attention of several prompts to kept keys and values in all its forms, and whether the rule shares the tokens.
+
+    A tenth of the tokens is attended by each prompt, the part `together` by any.
+    """
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(1, prompts, queries, heads, width // heads, generator=generator)
+    key, value = (torch.randn(1, side * side, heads, width // heads, generator=generator) for _ in range(2))
+    union = torch.rand(1, 1, queries, side * side, generator=generator) < together
+    attended = union & (torch.rand(1, prompts, queries, side * side, generator=generator) < 0.095 / together)
+    dense = query.flatten(1, 2).transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    mask = attended.flatten(1, 2)[:, None]
+    forms: dict[str, Callable[[], object]] = {
+        "kernel": lambda: F.scaled_dot_product_attention(*dense, attn_mask=mask),
+        "blocks": lambda: attend_in_blocks(*dense, mask),
+        "shared": lambda: attend_shared(query, key, value, attended, attended.to(torch.uint8).amax(1).bool()),
+    }
+    with torch.no_grad():
+        chosen = find_shared(query.flatten(3), attended) is not None
+
+    def run(form: Callable[[], object]) -> Callable[[], None]:
+        def once() -> None:
+            with torch.no_grad():
+                form()
+
+        return once
+
+    return {name: run(form) for name, form in forms.items()}, chosen
 
 
 def time_interleaved(forms: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
@@ -91,6 +134,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sides", type=int, nargs="+", default=[32, 64, 128], help="tokens along a side of the grid")
     parser.add_argument("--queries", type=int, nargs="+", default=[12, 32, 101, 202, 404])
+    parser.add_argument("--prompts", type=int, nargs="*", default=[4, 8, 15], help="of the second part")
+    parser.add_argument("--together", type=float, nargs="+", default=[0.12, 0.25], help="tokens attended by any prompt")
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
@@ -113,6 +158,19 @@ def main() -> None:
                 for name, values in times.items():
                     ratio = medians["literal"] / medians[name]
                     print(f"  {name:<10}{medians[name]:8.1f} ({min(values):.1f}–{max(values):.1f}){ratio:8.1f} ×")
+    for side, queries, prompts, together in itertools.product(
+        options.sides, options.queries, options.prompts, options.together
+    ):
+        forms, shares = make_prompt_forms(side, prompts, queries, options.width, options.heads, together)
+        times = time_interleaved(forms, options.repeats)
+        record.append(
+            {"side": side, "queries": queries, "prompts": prompts, "together": together, "milliseconds": times}
+        )
+        shown = ", ".join(f"{name} {statistics.median(values):.1f}" for name, values in times.items())
+        chosen = "shared" if shares else "not shared"
+        print(
+            f"{side}×{side} tokens, {queries} queries of {prompts} prompts, {together:.0%} together: {shown} ({chosen})"
+        )
     if options.json:
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

@@ -2,8 +2,8 @@
 
 Both forms hold the same weights. The literal one is the published computation (per-head draws included) with the image
 encoder's and the pixel decoder's outputs kept for all prompts of an image; it takes prompts one after the other. The
-fast one takes them together. Rounds are interleaved after a warm-up; the table gives medians and spreads, FLOPs, and
-the share of the machine's matrix product rate that a part reaches.
+fast one takes them together. Rounds are interleaved after a warm-up; the table gives medians and spreads, FLOPs, the
+share of the machine's matrix product rate that a part reaches, and the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ PARTS: dict[str, list[tuple[type, str]]] = {
 
 # The draw happens inside the literal cross-attention and counts for itself; everywhere else the outer part counts.
 HOLDS_OTHERS = "cross-attention"
+FORMS = ("literal", "fast")
+Seconds = dict[int, dict[str, list[dict[str, float]]]]  # prompts → form → a run's parts and "whole", round by round
 Count = Callable[[], float]
 
 
@@ -94,14 +96,15 @@ def watch_parts(count: Count) -> Iterator[dict[str, float]]:
             setattr(owner, name, method)
 
 
-def build_forms(config: Path, queries: int | None, device: str) -> dict[str, BoltzFormer]:
-    """Literal and fast network of a size, with the same random weights; `queries` overrides the size's number."""
+def build_forms(config: Path, queries: int | None, device: str, forms: Sequence[str] = FORMS) -> dict[str, BoltzFormer]:
+    """Networks of a size in some forms, with the same random weights; `queries` overrides the size's number."""
     networks: dict[str, BoltzFormer] = {}
-    for form in ("literal", "fast"):
+    for form in forms:
         torch.manual_seed(0)
         network: Any = build_network(config, "literal" if form == "literal" else None, num_queries=queries)
         networks[form] = network.to(device).eval().requires_grad_(False)
-    networks["literal"].decoder.per_head_draws = True
+        if form == "literal":
+            network.decoder.per_head_draws = True
     return networks
 
 
@@ -150,13 +153,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = resource_folder("bundles") / "boltzformer" / "configs" / f"{options.config}.yaml"
-    networks = build_forms(config, options.queries, options.device)
+    wanted = FORMS if options.memory_of is None else options.memory_of[:1]
+    networks = build_forms(config, options.queries, options.device, wanted)
     generator = torch.Generator().manual_seed(0)
     image = (torch.rand(1, 3, options.image_size, options.image_size, generator=generator) * 255).to(options.device)
     texts = [f"target number {number} in abdomen CT" for number in range(options.prompts)]
     input_ids = tokenize_prompts(texts)[None].to(options.device)
     if options.memory_of:
         form, prompts = options.memory_of[0], int(options.memory_of[1])
+        forget_peak()
         run_image(networks[form], image, input_ids[:, :prompts], one_by_one=form == "literal")
         print(peak_gb(options.device))
         return
@@ -169,36 +174,30 @@ def main() -> None:
     )
     rate = measure_gemm_rate(options.device, clock)
     print(f"matrix products: {rate:.0f} GFLOP/s")
-    record: dict[str, Any] = {"options": {k: str(v) for k, v in vars(options).items()}, "gemm_gflops": rate, "runs": []}
-    totals: dict[tuple[str, int], float] = {}
-    for prompts in sorted({1, options.prompts}):
-        seconds: dict[str, list[dict[str, float]]] = {form: [] for form in networks}
-        operations = {}
+    record: dict[str, Any] = {"options": {k: str(v) for k, v in vars(options).items()}, "gemm_gflops": rate}
+    counts = sorted({1, options.prompts})
+    seconds: Seconds = {prompts: {form: [] for form in networks} for prompts in counts}
+    operations: dict[int, dict[str, dict[str, float]]] = {prompts: {} for prompts in counts}
+    for prompts in counts:  # the warm-up, too
         for form, network in networks.items():
             flops = FlopCounterMode(display=False)
-            with flops, watch_parts(flops.get_total_flops) as spent:  # the warm-up, too
+            with flops, watch_parts(flops.get_total_flops) as spent:
                 run_image(network, image, input_ids[:, :prompts], one_by_one=form == "literal")
-            operations[form] = {**spent, "whole": flops.get_total_flops()}
-        for _ in range(options.repeats):
+            operations[prompts][form] = {**spent, "whole": flops.get_total_flops()}
+    for _ in range(options.repeats):
+        for prompts in counts:
             for form, network in networks.items():
                 with watch_parts(clock) as spent:
                     start = clock()
                     run_image(network, image, input_ids[:, :prompts], one_by_one=form == "literal")
-                    seconds[form].append({**spent, "whole": clock() - start})
-        medians = {
-            form: {part: statistics.median(run.get(part, 0.0) for run in runs) for part in [*PARTS, "whole"]}
-            for form, runs in seconds.items()
-        }
-        print_table(prompts, seconds, medians, operations, rate)
-        totals |= {(form, prompts): values["whole"] for form, values in medians.items()}
-        record["runs"].append({"prompts": prompts, "seconds": seconds, "flop": operations})
-
+                    seconds[prompts][form].append({**spent, "whole": clock() - start})
+    for prompts in counts:
+        print_table(prompts, seconds[prompts], operations[prompts], rate)
+    record |= {"seconds": seconds, "flop": operations}
     if options.prompts > 1:
-        further = {form: (totals[form, options.prompts] - totals[form, 1]) / (options.prompts - 1) for form in networks}
-        record["further_prompt_seconds"] = further
-        ratio = further["literal"] / further["fast"]
-        print(f"each further prompt: literal {further['literal']:.3f} s, fast {further['fast']:.3f} s, {ratio:.1f} ×")
-        record["asked_again_seconds"] = time_asked_again(networks, image, input_ids[:, :1], clock, options.repeats)
+        record["further_prompt_seconds"] = compare("each further prompt", further_prompts(seconds))
+        again = time_asked_again(networks, image, input_ids[:, :1], clock, options.repeats)
+        record["asked_again_seconds"] = compare("one prompt on an image that is kept", again)
     record["peak_gb"] = {}
     for form in networks:
         for prompts in sorted({1, options.prompts}):
@@ -224,34 +223,69 @@ def time_asked_again(
             network.decode(kept[form], network.encode_text(input_ids))
             if repeat:
                 times[form].append(clock() - start)
-    literal, fast = (statistics.median(times[form]) for form in ("literal", "fast"))
-    print(f"one prompt on an image that is kept: literal {literal:.3f} s, fast {fast:.3f} s, {literal / fast:.1f} ×")
     return times
+
+
+def further_prompts(seconds: Seconds) -> dict[str, list[float]]:
+    """Seconds of each prompt after the first, round by round: what decoding all takes longer than decoding one."""
+    one, all_prompts = min(seconds), max(seconds)
+
+    def decoding(run: dict[str, float]) -> float:
+        return run["whole"] - run["image encoder"] - run["pixel decoder"]
+
+    return {
+        form: [
+            (decoding(many) - decoding(single)) / (all_prompts - one)
+            for single, many in zip(seconds[one][form], seconds[all_prompts][form], strict=True)
+        ]
+        for form in seconds[one]
+    }
+
+
+def compare(name: str, times: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Prints the medians of both forms and of their ratio, round by round."""
+    literal, fast = (statistics.median(times[form]) for form in FORMS)
+    ratios = [a / b for a, b in zip(*(times[form] for form in FORMS), strict=True)]
+    spread = f"{min(ratios):.1f}–{max(ratios):.1f}"
+    print(f"{name}: literal {literal:.3f} s, fast {fast:.3f} s, {statistics.median(ratios):.1f} × ({spread})")
+    return times
+
+
+def forget_peak() -> None:
+    """Lets the process's peak start anew where the system can do so (Linux), without what building the network took."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_gb(device: str) -> float:
     """Largest memory of this process (GB of 1e9 bytes): of the device, or resident."""
     if device.startswith("cuda"):
         return round(torch.cuda.max_memory_allocated() / 1e9, 3)
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9, 3)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)
 
 
-def print_table(prompts: int, seconds: Any, medians: Any, operations: Any, rate: float) -> None:
-    """One row per part: seconds (spread), GFLOP and the share of the matrix product rate, for both forms."""
+def print_table(
+    prompts: int, seconds: dict[str, list[dict[str, float]]], operations: dict[str, dict[str, float]], rate: float
+) -> None:
+    """One row per part: seconds (spread), GFLOP and share of the matrix product rate of both forms; the ratio."""
     print(f"\n{prompts} prompt{'s' if prompts > 1 else ''}")
-    titles = "".join(f"{form + ' s':>13}{'spread':>15}{'GFLOP':>9}{'share':>8}" for form in medians)
+    titles = "".join(f"{form + ' s':>13}{'spread':>15}{'GFLOP':>9}{'share':>8}" for form in seconds)
     print(f"{'part':<22}{titles}{'ratio':>9}")
     for part in [*PARTS, "whole"]:
         line = f"{part:<22}"
-        for form, values in medians.items():
-            spread = [run.get(part, 0.0) for run in seconds[form]]
-            gflop = operations[form].get(part, 0) / 1e9
-            share = gflop / values[part] / rate if values[part] else 0.0
-            shown = f"{min(spread):.3f}–{max(spread):.3f}"
-            line += f"{values[part]:>13.3f}{shown:>15}{gflop:>9.1f}{share:>8.0%}"
-        fast = medians["fast"][part]
-        print(line + (f"{medians['literal'][part] / fast:>8.1f} ×" if fast else ""), flush=True)
+        taken = {form: [run.get(part, 0.0) for run in runs] for form, runs in seconds.items()}
+        for form, times in taken.items():
+            median, gflop = statistics.median(times), operations[form].get(part, 0) / 1e9
+            share = gflop / median / rate if median else 0.0
+            line += f"{median:>13.3f}{f'{min(times):.3f}–{max(times):.3f}':>15}{gflop:>9.1f}{share:>8.0%}"
+        if all(taken["fast"]):
+            ratios = [a / b for a, b in zip(*(taken[form] for form in FORMS), strict=True)]
+            line += f"{statistics.median(ratios):>8.1f} ×"
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

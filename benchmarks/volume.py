@@ -1,7 +1,8 @@
 """A whole study, literal form against fast form: ``python -m benchmarks.volume``.
 
 A phantom CT is segmented slice by slice by the bundle's inferer, for one prompt and for several of one window, by both
-forms of a network with the same random weights; rounds are interleaved after a warm-up of one slice.
+forms of a network as `benchmarks.network` has them; rounds are interleaved after a warm-up of one slice. "whole" holds
+what stands around the network, too: slices, windows, resizing, masks.
 """
 
 from __future__ import annotations
@@ -9,19 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.network import build_forms, make_clock, measure_gemm_rate, print_table, watch_parts
 from boltzmed.data.phantom import make_phantom
 from boltzmed.engines.inferer import PromptSliceInferer
 from boltzmed.resources import resource_folder
 from boltzmed.transforms.tokenize import tokenize_prompts
-from boltzmed.workflow import build_network
 
 WINDOW_HU = (-150.0, 250.0)
 
@@ -51,11 +51,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = resource_folder("bundles") / "boltzformer" / "configs" / f"{options.config}.yaml"
-    networks = {}
-    for form in ("literal", "fast"):
-        torch.manual_seed(0)
-        network = build_network(config, "literal" if form == "literal" else None)
-        networks[form] = network.to(options.device).eval()
+    networks = build_forms(config, None, options.device)
+    clock = make_clock(options.device)
     sizes = {"image_size": options.image_size, "channels": options.channels, "batch_size": options.batch_size}
     inferer = PromptSliceInferer(**sizes)
     study, one_slice = make_study(options.matrix, options.slices), make_study(options.matrix, 1)
@@ -64,23 +61,27 @@ def main() -> None:
         f"{options.config} at {options.image_size}×{options.image_size}, study {options.matrix}×{options.matrix}×"
         f"{options.slices}, {machine}"
     )
+    rate = measure_gemm_rate(options.device, clock)
     record = []
     for prompts in options.prompts:
         input_ids = tokenize_prompts([f"target number {number} in abdomen CT" for number in range(prompts)])
         windows = [WINDOW_HU] * prompts
-        seconds: dict[str, list[float]] = {form: [] for form in networks}
-        for repeat in range(options.repeats + 1):
+        seconds: dict[str, list[dict[str, float]]] = {form: [] for form in networks}
+        operations: dict[str, dict[str, float]] = {}
+        for form, network in networks.items():
+            flops = FlopCounterMode(display=False)
+            with flops, watch_parts(flops.get_total_flops) as spent:
+                inferer(one_slice, network, input_ids, windows)
+            counted = {**spent, "whole": flops.get_total_flops()}
+            operations[form] = {part: count * options.slices for part, count in counted.items()}
+        for _ in range(options.repeats):
             for form, network in networks.items():
-                start = time.perf_counter()
-                inferer(study if repeat else one_slice, network, input_ids, windows)  # masks come back to the CPU
-                if repeat:
-                    seconds[form].append(time.perf_counter() - start)
-        medians = {form: statistics.median(values) for form, values in seconds.items()}
-        record.append({"prompts": prompts, "seconds": seconds})
-        shown = ", ".join(
-            f"{form} {medians[form]:.1f} s ({min(values):.1f}–{max(values):.1f})" for form, values in seconds.items()
-        )
-        print(f"{prompts:>3} prompts: {shown}, {medians['literal'] / medians['fast']:.1f} ×", flush=True)
+                with watch_parts(clock) as spent:
+                    start = clock()
+                    inferer(study, network, input_ids, windows)  # masks come back to the CPU
+                    seconds[form].append({**spent, "whole": clock() - start})
+        print_table(prompts, seconds, operations, rate)
+        record.append({"prompts": prompts, "seconds": seconds, "flop": operations})
     if options.json:
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

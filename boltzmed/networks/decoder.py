@@ -4,6 +4,7 @@ Tensor suffixes: B images, P prompts, Q queries, T text tokens, N image tokens o
 semantic map, A heads, H W pixels of the semantic map.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ class Level(NamedTuple):
     memories: list[tuple[Tensor, Tensor]] | None
     """Keys and values of each layer that reads this scale, where they are kept for further prompts."""
     semantic_map: SemanticMap
-    confidence_map_BMN: Tensor | None
+    confidence_map: SemanticMap | None
     """The semantic map on the scale's grid, without gradient; None where nothing is drawn."""
 
 
@@ -213,9 +214,10 @@ class Decoder(nn.Module):
         """(B, P, Q, M): a query's mask is this vector's product with the semantic map (Eq. 1 and Eq. 3)."""
         return self.mask_mlp(self.mask_norm(queries_BPQD))
 
-    def _prepare_levels(self, scales: Sequence[Tensor], semantic_map: SemanticMap, prompts: int) -> list[Level]:
-        """What every layer of one scale shares, scale by scale."""
-        confidence_maps = self._resize_semantic_map(semantic_map, [(s.shape[2], s.shape[3]) for s in scales])
+    def _prepare_levels(self, scales: Sequence[Tensor], semantic_map: SemanticMap, prompts: float) -> list[Level]:
+        """What every layer of one scale shares, scale by scale, for so many prompts."""
+        sizes = [(scale.shape[2], scale.shape[3]) for scale in scales]
+        confidence_maps = self._resize_semantic_map(semantic_map, sizes, prompts)
         levels = []
         for scale_BDHW, embedding_D, confidence_map in zip(scales, self.level_embeddings, confidence_maps, strict=True):
             height, width = scale_BDHW.shape[-2:]
@@ -229,7 +231,7 @@ class Decoder(nn.Module):
     def keep_levels(self, scales: Sequence[Tensor], semantic_map: SemanticMap) -> list[Level]:
         """All that prompts need of an image, for an image that is asked again and again: keys and values included."""
         levels = []
-        for i, level in enumerate(self._prepare_levels(scales, semantic_map, prompts=1)):
+        for i, level in enumerate(self._prepare_levels(scales, semantic_map, math.inf)):
             key_BND, value_BND = level.tokens.key(), level.tokens.value_BND
             memories = []
             for layer in list(self.layers)[i :: self.num_levels]:
@@ -240,18 +242,20 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def _resize_semantic_map(
-        self, semantic_map: SemanticMap, sizes: Sequence[tuple[int, int]]
-    ) -> Sequence[Tensor | None]:
-        """The semantic map on the scales' grids, (B, M, N) each; None where nothing is drawn.
+        self, semantic_map: SemanticMap, sizes: Sequence[tuple[int, int]], prompts: float
+    ) -> Sequence[SemanticMap | None]:
+        """The semantic map on the scales' grids; None where nothing is drawn.
 
         The confidences come from mask logits resized to the scale. Resizing and the product with the query are both
         linear, so the semantic map is resized once instead of every query's mask.
         """
         if self._attends_everything:
             return [None] * len(sizes)
-        return [semantic_BMHW.to(self.query_features.dtype).flatten(2) for semantic_BMHW in semantic_map.resized(sizes)]
+        vectors = prompts * self.num_queries * -(-len(self.layers) // self.num_levels)
+        maps = semantic_map.resized(sizes, vectors)
+        return [one._replace(features_BDHW=one.features_BDHW.to(self.query_features.dtype)) for one in maps]
 
-    def _gathers(self, tokens: ImageTokens, prompts: int) -> bool:
+    def _gathers(self, tokens: ImageTokens, prompts: float) -> bool:
         """Whether attended tokens are gathered; never where all are attended, nor in a program that is exported."""
         if self._attends_everything or is_captured():
             return False
@@ -316,11 +320,12 @@ class Decoder(nn.Module):
     @torch.no_grad()
     def choose_tokens(self, index: int, queries_BPQD: Tensor, level: Level, draw: Tensor | None) -> Tensor | None:
         """Attended set of a layer, bool (B, P, Q, N) or (B, P, A, Q, N); None: everything. Never in 16 bits."""
-        if level.confidence_map_BMN is None:
+        if level.confidence_map is None:
             return None
         with torch.autocast(queries_BPQD.device.type, enabled=False):
             embedding_BPQM = self.embed_masks(queries_BPQD.to(self.query_features.dtype))
-            confidence = torch.einsum("bpqm,bmn->bpqn", embedding_BPQM, level.confidence_map_BMN).sigmoid_()
+            logits = level.confidence_map.times(embedding_BPQM.flatten(1, 2))
+            confidence = logits.view(*queries_BPQD.shape[:3], -1).sigmoid_()
             if draw is not None:
                 # A prompt axis of size 1: prompts share their image's table. Heads share their query's distribution.
                 draw = draw[:, None]

@@ -102,7 +102,7 @@ def is_captured() -> bool:
 _ROWS_TIMES_WIDTH_PER_QUERY = 256
 
 
-def prefer_gathered(tokens_BND: Tensor, queries: int) -> bool:
+def prefer_gathered(tokens_BND: Tensor, queries: float) -> bool:
     """Whether gathering a tenth of the tokens is faster than projecting them all, for so many queries of an image.
 
     Projecting costs N · D², once for all queries; a query costs a gather of 0.1 · N · D and some overhead. Measured on

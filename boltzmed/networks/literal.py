@@ -54,8 +54,8 @@ class LiteralDecoder(Decoder):
         return queries_BPQD
 
     def _resize_semantic_map(
-        self, semantic_map: SemanticMap, sizes: Sequence[tuple[int, int]]
-    ) -> Sequence[Tensor | None]:
+        self, semantic_map: SemanticMap, sizes: Sequence[tuple[int, int]], prompts: float
+    ) -> Sequence[SemanticMap | None]:
         """Nothing: masks are resized instead."""
         return [None] * len(sizes)
 

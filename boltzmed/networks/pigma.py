@@ -115,7 +115,7 @@ def aggregate_composed(semantic_map: SemanticMap, summed_BPVM: Tensor) -> Tensor
     A 3×3 convolution, then a 4×4 with stride 2, are an 8×8 with stride 2, except on the border, where the semantic map
     ends: that is, with the features' two outermost rows and columns, made by `aggregate_sums`.
     """
-    features_BDHW, kernel_MDYX, bias_M = semantic_map
+    features_BDHW, kernel_MDYX, bias_M, _ = semantic_map
     assert kernel_MDYX is not None
     bilinear_T = summed_BPVM.new_tensor(_BILINEAR)
     tap_BPVM = summed_BPVM[:, :, 1:] + torch.outer(bilinear_T, bilinear_T).view(-1, 1) * summed_BPVM[:, :, :1]

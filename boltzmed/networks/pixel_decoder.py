@@ -1,5 +1,6 @@
 """Features at four strides → the three scales that queries attend to, and the semantic map S (Figure 1, A.1)."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,30 +27,50 @@ class SemanticMap(NamedTuple):
     """What is convolved; S itself where there is no kernel."""
     kernel_MDYX: Tensor | None = None
     bias_M: Tensor | None = None
+    stride: int = 1
+    """Of the convolution; above 1 the features bring the border that they need, at 1 it is zeros."""
 
     def whole(self) -> Tensor:
         """S, (B, M, H, W)."""
         if self.kernel_MDYX is None:
             return self.features_BDHW
-        return F.conv2d(self.features_BDHW, self.kernel_MDYX, self.bias_M, padding=1)
+        if self.stride < 4 or is_captured():
+            return F.conv2d(self.features_BDHW, self.kernel_MDYX, self.bias_M, self.stride, int(self.stride == 1))
+        # A convolution reads all pixels; few of them are needed.
+        height, width = ((size - 3) // self.stride + 1 for size in self.features_BDHW.shape[2:])
+        features_BHWD = self.features_BDHW.permute(0, 2, 3, 1)
+        taps = [
+            features_BHWD[:, y : y + self.stride * height : self.stride, x : x + self.stride * width : self.stride]
+            for y in range(3)
+            for x in range(3)
+        ]
+        kernel = self.kernel_MDYX.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(torch.cat(taps, dim=-1), kernel, self.bias_M).permute(0, 3, 1, 2)
 
-    def resized(self, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """S resized bilinearly (pixel centres in place, no smoothing) to several (height, width), each (B, M, h, w).
+    def resized(self, sizes: Sequence[tuple[int, int]], num_vectors: float = math.inf) -> list["SemanticMap"]:
+        """S resized bilinearly (pixel centres in place, no smoothing) to several (height, width).
 
         At an even ratio r a pixel is the mean of the 2×2 in the middle of r×r: the convolution with stride r of the
         means of 2×2 features.
+
+        Args:
+            num_vectors: how many vectors an image multiplies each with, in all calls of `times` together; for few the
+                convolution is done with the vectors instead of with all of the map's channels.
         """
         height, width = self.features_BDHW.shape[2:]
         ratios = [height // h if (height // h * h, height // h * w) == (height, width) else 1 for h, w in sizes]
         if self.kernel_MDYX is None or any(ratio % 2 for ratio in ratios):
             whole = self.whole()
-            return [F.interpolate(whole, size=size, mode="bilinear", align_corners=False) for size in sizes]
+            return [SemanticMap(F.interpolate(whole, size, mode="bilinear", align_corners=False)) for size in sizes]
         mean = F.avg_pool2d(self.features_BDHW, 2, stride=1, padding=1)
         maps = []
         for (h, w), ratio in zip(sizes, ratios, strict=True):
             start = ratio // 2 - 1
             first = mean[:, :, start : start + ratio * (h - 1) + 3, start : start + ratio * (w - 1) + 3]
-            maps.append(F.conv2d(first, self.kernel_MDYX, self.bias_M, stride=ratio))
+            resized = self._replace(features_BDHW=first, stride=ratio)
+            # At larger strides a convolution with few outputs takes as long as one with many.
+            folds = ratio == 2 and not is_captured() and num_vectors <= len(self.kernel_MDYX)
+            maps.append(resized if folds else SemanticMap(resized.whole()))
         return maps
 
     def times(self, vectors_BVM: Tensor) -> Tensor:
@@ -60,9 +81,9 @@ class SemanticMap(NamedTuple):
             # Multiply-adds a pixel: a convolution with V outputs against one with M and the product.
             if vectors_BVM.shape[1] * 9 * width < outputs * 9 * width + vectors_BVM.shape[1] * outputs:
                 kernel_BVDYX = (vectors_BVM @ self.kernel_MDYX.flatten(1)).unflatten(2, self.kernel_MDYX.shape[1:])
-                bias_BV = vectors_BVM @ self.bias_M
-                images = zip(self.features_BDHW.split(1), kernel_BVDYX, bias_BV, strict=True)
-                return torch.cat([F.conv2d(image, kernel, bias, padding=1) for image, kernel, bias in images])
+                images = zip(self.features_BDHW.split(1), kernel_BVDYX, vectors_BVM @ self.bias_M, strict=True)
+                options = {"stride": self.stride, "padding": int(self.stride == 1)}
+                return torch.cat([F.conv2d(image, kernel, bias, **options) for image, kernel, bias in images])
         whole_BMHW = self.whole()
         return (vectors_BVM @ whole_BMHW.flatten(2)).unflatten(2, whole_BMHW.shape[2:])
 

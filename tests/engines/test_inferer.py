@@ -288,10 +288,10 @@ class TestWithTheNetwork:
         return place(2500 * gaussian_filter(noise, (3, 3, 1)))
 
     def segment(self, network: BoltzFormer, image: MetaTensor, prompts: Sequence[int] = (0, 1, 2), **options: Any):
-        """Masks of some prompts, and the uniforms that every decoder call was given."""
+        """Masks of some prompts, and the draws that every decoder call was given."""
         draws: list[list[Tensor]] = []
         hook = network.decoder.register_forward_pre_hook(
-            lambda module, args, keywords: draws.append(list(keywords["uniforms"])), with_kwargs=True
+            lambda module, args, keywords: draws.append(list(keywords["draws"])), with_kwargs=True
         )
         inferer = PromptSliceInferer(image_size=64, channels="neighbours", **options)
         masks = inferer(image, network, self.IDS[list(prompts)], [self.WINDOWS[prompt] for prompt in prompts])
@@ -318,7 +318,7 @@ class TestWithTheNetwork:
         _, alone_draws = self.segment(network, image, batch_size=1)
         for prompt in range(3):
             self.assert_same(alone.volume(prompt), together.volume(prompt))
-        # One table of uniforms serves every slice and prompt, to the bit.
+        # One table of draws serves every slice and prompt, to the bit.
         for tables in [*draws, *alone_draws]:
             assert all(torch.equal(a, b) for a, b in zip(tables, draws[0], strict=True))
         assert len(alone_draws) == 14 and len(draws) < 14

@@ -125,6 +125,14 @@ def test_sixteen_bits_change_little(attention):
     assert difference.mean() < 0.05 * expected.std()
 
 
+def test_a_training_step_encodes_an_image_once_for_all_its_prompts(monkeypatch):
+    network, encoded = build(), []
+    for part in (network.image_encoder, network.pixel_decoder):
+        part.register_forward_hook(lambda module, arguments, _: encoded.append(len(arguments[0][0])))
+    network(images(2), PROMPTS, draw_key=torch.tensor([3, 4]))["mask_logits"].sum().backward()
+    assert encoded == [3, 2]  # the first image's three channels; two images of the finest feature
+
+
 def test_training_lowers_the_loss():
     network = build(num_queries=4)
     image = torch.full((1, 3, 64, 64), 60.0)

@@ -107,10 +107,16 @@ def test_the_map_made_at_once_is_the_map_made_where_needed() -> None:
 
 @pytest.mark.parametrize("sizes", [[(8, 12), (4, 6), (2, 3)], [(1, 1)], [(8, 12), (16, 24)], [(5, 7)], [(4, 12)]])
 def test_the_map_is_resized_as_a_whole_one_would_be(sizes: list[tuple[int, int]]) -> None:
-    found, whole = (semantic.resized(sizes) for semantic in semantic_maps())
-    assert [tuple(one.shape[2:]) for one in found] == sizes
-    for one, expected in zip(found, whole, strict=True):
-        torch.testing.assert_close(one, expected, atol=1e-12, rtol=0)
+    vectors = torch.randn(2, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    needed, at_once = semantic_maps()
+    for num_vectors in (3, math.inf):
+        for size, one, expected in zip(sizes, needed.resized(sizes, num_vectors), at_once.resized(sizes), strict=True):
+            assert expected.kernel_MDYX is None and expected.whole().shape == (2, 6, *size)
+            # At half the size, the convolution is done with three vectors rather than with six channels.
+            folded = num_vectors == 3 and size == (8, 12) and (16, 24) not in sizes
+            assert (one.kernel_MDYX is not None) == folded
+            torch.testing.assert_close(one.whole(), expected.whole(), atol=1e-12, rtol=0)
+            torch.testing.assert_close(one.times(vectors), expected.times(vectors), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("vectors", [1, 5, 20, 200])
