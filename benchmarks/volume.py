@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.network import build_forms, make_clock, measure_gemm_rate, print_table, watch_parts
+from benchmarks.network import build_forms, count_flops, make_clock, measure_gemm_rate, print_table, watch_parts
 from boltzmed.data.phantom import make_phantom
 from boltzmed.engines.inferer import PromptSliceInferer
 from boltzmed.resources import resource_folder
@@ -69,11 +68,12 @@ def main() -> None:
         seconds: dict[str, list[dict[str, float]]] = {form: [] for form in networks}
         operations: dict[str, dict[str, float]] = {}
         for form, network in networks.items():
-            flops = FlopCounterMode(display=False)
+            flops = count_flops()
             with flops, watch_parts(flops.get_total_flops) as spent:
                 inferer(one_slice, network, input_ids, windows)
-            counted = {**spent, "whole": flops.get_total_flops()}
-            operations[form] = {part: count * options.slices for part, count in counted.items()}
+            text = spent["text encoder"]  # once per study
+            operations[form] = {part: count * options.slices for part, count in spent.items()} | {"text encoder": text}
+            operations[form]["whole"] = (flops.get_total_flops() - text) * options.slices + text
         for _ in range(options.repeats):
             for form, network in networks.items():
                 with watch_parts(clock) as spent:

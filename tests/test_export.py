@@ -76,6 +76,17 @@ def test_a_traced_program_draws_for_every_image_anew() -> None:
 
 
 @torch.no_grad()
+def test_an_exported_program_takes_any_number_of_prompts() -> None:
+    """The rules that look at the number of prompts must not look at a program's."""
+    drawn = DrawnNetwork(make_network(0), 64).eval()
+    prompts = torch.export.Dim("prompts", min=1, max=64)
+    program = torch.export.export(drawn, inputs(1, 3), dynamic_shapes=({}, {1: prompts})).module()
+    for number in (1, 5, 12):
+        given = inputs(1, number)
+        torch.testing.assert_close(program(*given), drawn(*given), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 3])
 def test_image_side_is_exported(batch: int) -> None:
     network = make_network(0)

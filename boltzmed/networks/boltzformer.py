@@ -14,7 +14,7 @@ from boltzmed.networks.pixel_decoder import SemanticMap
 INVALID_LOGIT = -100.0
 # Image sizes are multiples of the coarsest feature's stride.
 STRIDE = 32
-# Tables of uniforms kept, one per image size and device met.
+# Tables of draws kept, one per image size and device met.
 _CACHED_TABLES = 4
 
 
@@ -203,7 +203,7 @@ class BoltzFormer(nn.Module):
             tables = [draw_uniforms(key, shapes) for key in draw_key.tolist()]
             stacked = [torch.stack(layer) for layer in zip(*tables, strict=True)]
             return [draw.to(device, non_blocking=True) for draw in self.decoder.prepare_draws(stacked)]
-        cache_key = (self.seed, tuple(shapes), device)
+        cache_key = (self.seed, tuple(shapes), device, type(self.decoder), self.decoder.sample_ratio)
         if cache_key not in self._tables or not self.decoder.keeps_draws:
             while len(self._tables) >= _CACHED_TABLES:
                 del self._tables[next(iter(self._tables))]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # exp() of confidences in (0, 1) divided by a temperature below 1/64 could overflow float32 once summed over the tokens.
-_LARGEST_EXPONENT = 64.0
+LARGEST_EXPONENT = 64.0
 
 
 def layer_temperature(layer: int, base_temperature: float) -> float:
@@ -45,7 +45,7 @@ def boltzmann_distribution(confidence_QN: Tensor, temperature: float, threshold:
     # Above 1 every token is a candidate, and nothing has to be left out.
     candidate_QN = confidence_QN < threshold if threshold <= 1 else None
     exponent_QN = confidence_QN / temperature  # a new tensor, of which the rest is made in place
-    if 1 / temperature > _LARGEST_EXPONENT:
+    if 1 / temperature > LARGEST_EXPONENT:
         # The same distribution, shifted by the row's largest candidate. Not done at ordinary temperatures, where the
         # plain form is safe and rounds exactly as the published one.
         if candidate_QN is not None:
@@ -107,23 +107,19 @@ def least_probability(uniform_QN: Tensor, num_draws: int) -> Tensor:
     if num_draws == 0:
         return torch.full_like(uniform_QN, torch.inf, dtype=torch.float32)
     uniform_QN = uniform_QN.float()
-    # In float64, then corrected by what float32 makes of it. A power below 2^-150 is rounded to 0, and reaches u = 0.
-    missed_QN = (uniform_QN.double().clamp_min(2.0**-150) ** (1 / num_draws)).float()
-    missed_QN = torch.where(missed_QN**num_draws > uniform_QN, _next_below(missed_QN), missed_QN)
-    above_QN = _next_above(missed_QN)
-    missed_QN = torch.where(above_QN**num_draws <= uniform_QN, above_QN, missed_QN)
-    half_step_QN = torch.where(missed_QN >= 0.5, 2.0**-25, 0.0)  # float32 steps by 2^-24 between 0.5 and 1
-    least_QN = ((1 - missed_QN.double()) - half_step_QN).float()
+    # The root in float64, then corrected by what float32 makes of it. A power below 2^-150 is 0, and reaches u = 0.
+    missed_QN = uniform_QN.double().clamp_min_(2.0**-150).log_().div_(num_draws).exp_().float()
+    missed_QN = _step(missed_QN, -(missed_QN**num_draws > uniform_QN).int())
+    missed_QN = _step(missed_QN, (_step(missed_QN, 1) ** num_draws <= uniform_QN).int())
+    least_QN = 1 - missed_QN
+    least_QN -= (missed_QN >= 0.5) * 2.0**-25  # float32 steps by 2^-24 between 0.5 and 1: nothing is rounded
     # Half a step is rounded to the even neighbour: sometimes one float up.
-    return torch.where(1 - least_QN > missed_QN, _next_above(least_QN), least_QN)
+    return _step(least_QN, (1 - least_QN > missed_QN).int())
 
 
-def _next_above(x: Tensor) -> Tensor:
-    return torch.nextafter(x, torch.full_like(x, torch.inf))
-
-
-def _next_below(x: Tensor) -> Tensor:
-    return torch.nextafter(x, torch.full_like(x, -torch.inf))
+def _step(positive: Tensor, floats: Tensor | int) -> Tensor:
+    """So many float32 numbers up."""
+    return (positive.view(torch.int32) + floats).view(torch.float32)
 
 
 def fill_empty_rows(attended_QN: Tensor) -> Tensor:

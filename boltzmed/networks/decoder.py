@@ -4,6 +4,7 @@ Tensor suffixes: B images, P prompts, Q queries, T text tokens, N image tokens o
 semantic map, A heads, H W pixels of the semantic map.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from boltzmed.networks.pixel_decoder import SemanticMap
 # What a padding text token is set to before it takes part in attention, as the published code has it.
 PADDING_VALUES = {"zeros": 0.0, "minus_ones": -1.0}
 FORMS = ("auto", "fused", "gathered", "reference")
-# Confidences held at once, for so many prompts as fit: what a layer needs does not grow with the number of prompts.
+# Confidences held at once, for so many prompts as fit; of all prompts a layer keeps one byte a token and query.
 _CONFIDENCES_AT_ONCE = 2**22
 
 
@@ -132,8 +133,7 @@ class Decoder(nn.Module):
         token_counts = [height * width for height, width in level_sizes]
         return [(*heads, self.num_queries, token_counts[i % self.num_levels]) for i in range(len(self.layers))]
 
-    keeps_draws = True
-    """Whether what `prepare_draws` gives may serve again where the same draws are wanted."""
+    keeps_draws = True  # what `prepare_draws` gives serves again where the same draws are wanted
 
     def prepare_draws(self, uniforms: Sequence[Tensor]) -> list[Tensor]:
         """What the layers compare probabilities with, from a table of uniforms each.
@@ -216,8 +216,7 @@ class Decoder(nn.Module):
 
     def _prepare_levels(self, scales: Sequence[Tensor], semantic_map: SemanticMap, prompts: float) -> list[Level]:
         """What every layer of one scale shares, scale by scale, for so many prompts."""
-        sizes = [(scale.shape[2], scale.shape[3]) for scale in scales]
-        confidence_maps = self._resize_semantic_map(semantic_map, sizes, prompts)
+        confidence_maps = self._resize_semantic_map(semantic_map, [(s.shape[2], s.shape[3]) for s in scales], prompts)
         levels = []
         for scale_BDHW, embedding_D, confidence_map in zip(scales, self.level_embeddings, confidence_maps, strict=True):
             height, width = scale_BDHW.shape[-2:]
@@ -232,12 +231,12 @@ class Decoder(nn.Module):
         """All that prompts need of an image, for an image that is asked again and again: keys and values included."""
         levels = []
         for i, level in enumerate(self._prepare_levels(scales, semantic_map, math.inf)):
-            key_BND, value_BND = level.tokens.key(), level.tokens.value_BND
+            key_BND = level.tokens.key() if level.key_BND is None else level.key_BND
             memories = []
             for layer in list(self.layers)[i :: self.num_levels]:
                 assert isinstance(layer, DecoderLayer)
-                memories.append(layer.cross_attention.project_memory(key_BND, value_BND))
-            levels.append(level._replace(memories=memories))
+                memories.append(layer.cross_attention.project_memory(key_BND, level.tokens.value_BND))
+            levels.append(level._replace(key_BND=None, memories=memories))
         return levels
 
     @torch.no_grad()
@@ -280,20 +279,22 @@ class Decoder(nn.Module):
         if memory is None and level.key_BND is not None:
             memory = attention.project_memory(level.key_BND, tokens.value_BND)
         batch, _, queries, _ = queries_BPQD.shape
-        parts = [(queries_BPQD, positioned_BPQD)]
-        if not is_captured():  # an exported program takes any number of prompts, at once
-            group = max(1, _CONFIDENCES_AT_ONCE // (batch * queries * tokens.value_BND.shape[1]))
-            parts = list(zip(queries_BPQD.split(group, 1), positioned_BPQD.split(group, 1), strict=True))
-        sets = [self.choose_tokens(index, drawing_BPQD, level, draw) for drawing_BPQD, _ in parts]
-        attended = None if sets[0] is None else torch.cat([part for part in sets if part is not None], dim=1)
+        group = max(1, _CONFIDENCES_AT_ONCE // (batch * queries * tokens.value_BND.shape[1]))
+
+        def split(tensor: Tensor) -> tuple[Tensor, ...]:
+            return (tensor,) if is_captured() else tensor.split(group, 1)  # a program takes any number at once
+
+        attended = None
+        if level.confidence_map is not None:
+            attended = torch.cat([self.choose_tokens(index, part, level, draw) for part in split(queries_BPQD)], dim=1)
         if memory is not None and attended is not None and self.attention == "auto":
             union_BQN = find_shared(positioned_BPQD, attended)
             if union_BQN is not None:
                 return attention.attend_shared(positioned_BPQD, memory, attended, union_BQN), attended
         updates = []
-        for (_, query_BPQD), part in zip(parts, sets, strict=True):
-            # The prompts' queries form one axis.
-            query_BSD = query_BPQD.flatten(1, 2)
+        sets = itertools.repeat(None) if attended is None else split(attended)
+        for query_BPQD, part in zip(split(positioned_BPQD), sets, strict=False):
+            query_BSD = query_BPQD.flatten(1, 2)  # the prompts' queries form one axis
             if memory is None:
                 assert part is not None
                 update_BSD = attention.attend_gathered(query_BSD, tokens, _join_prompts(part))
@@ -318,10 +319,9 @@ class Decoder(nn.Module):
         return not self.boltzmann and self.threshold > 1
 
     @torch.no_grad()
-    def choose_tokens(self, index: int, queries_BPQD: Tensor, level: Level, draw: Tensor | None) -> Tensor | None:
-        """Attended set of a layer, bool (B, P, Q, N) or (B, P, A, Q, N); None: everything. Never in 16 bits."""
-        if level.confidence_map is None:
-            return None
+    def choose_tokens(self, index: int, queries_BPQD: Tensor, level: Level, draw: Tensor | None) -> Tensor:
+        """Attended set of a layer, bool (B, P, Q, N) or (B, P, A, Q, N), of a level with a map. Never in 16 bits."""
+        assert level.confidence_map is not None
         with torch.autocast(queries_BPQD.device.type, enabled=False):
             embedding_BPQM = self.embed_masks(queries_BPQD.to(self.query_features.dtype))
             logits = level.confidence_map.times(embedding_BPQM.flatten(1, 2))

@@ -25,6 +25,7 @@ def attend_in_blocks(query_BASE: Tensor, key_BANE: Tensor, value_BANE: Tensor, a
         (B, A, S, E), or None where a sum of exponentials leaves the range of float32.
     """
     heads, positions, width = query_BASE.shape[1:]
+    attended_BASN = attended_BASN.expand(len(query_BASE), -1, positions, -1)
     rows = -(-positions // -(-positions // _QUERIES_PER_BLOCK))  # blocks of equal size
     columns = max(1, _SCORES_PER_BLOCK // (heads * rows))
     space = query_BASE.new_empty(heads * rows * columns)
@@ -115,7 +116,7 @@ def prefer_gathered(tokens_BND: Tensor, queries: float) -> bool:
 
 def prefer_blocks(query_BASE: Tensor, num_tokens: int) -> bool:
     """Whether blocks are faster than torch's kernel: for 32 queries or more and 4096 tokens or more."""
-    return _allows_inference_forms(query_BASE) and query_BASE.shape[2] >= 32 and num_tokens >= 4096
+    return allows_inference_forms(query_BASE) and query_BASE.shape[2] >= 32 and num_tokens >= 4096
 
 
 def find_shared(query_BPQD: Tensor, attended: Tensor) -> Tensor | None:
@@ -128,14 +129,17 @@ def find_shared(query_BPQD: Tensor, attended: Tensor) -> Tensor | None:
         query_BPQD: queries, not projected.
         attended: bool (B, P, Q, N), or (B, P, A, Q, N) where every head has its set and nothing is shared.
     """
+    if not allows_inference_forms(query_BPQD):  # asked first: sizes of an exported program are no numbers
+        return None
     prompts, num_values = query_BPQD.shape[1], attended.shape[-1] * query_BPQD.shape[-1]
-    if attended.ndim > 4 or prompts < 6 or num_values < 2**20 or not _allows_inference_forms(query_BPQD):
+    if attended.ndim > 4 or prompts < 6 or num_values < 2**20:
         return None
     union_BQN = attended.to(torch.uint8).amax(1).bool()  # as any(1), several times faster
     return union_BQN if 3 * (12 + prompts) * float(union_BQN.float().mean()) < prompts else None
 
 
-def _allows_inference_forms(query: Tensor) -> bool:
+def allows_inference_forms(query: Tensor) -> bool:
+    """Whether what runs is inference in float32 on a CPU, for which this module's forms are made and measured."""
     if torch.is_grad_enabled() or is_captured():
         return False
     return query.device.type == "cpu" and query.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")

@@ -15,7 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from boltzmed.networks.attention import MultiHeadAttention
-from boltzmed.networks.boltzmann import check_draws, count_draws, layer_temperature
+from boltzmed.networks.boltzmann import (
+    LARGEST_EXPONENT,
+    boltzmann_distribution,
+    check_draws,
+    count_draws,
+    layer_temperature,
+)
 from boltzmed.networks.decoder import Decoder, Level
 from boltzmed.networks.pigma import PiGMA, resize_image
 from boltzmed.networks.pixel_decoder import SemanticMap
@@ -88,15 +94,18 @@ class LiteralDecoder(Decoder):
         self.kept_masks.append(masks_BPQHW)
         size = (len(level.tokens.row_HC), len(level.tokens.column_WC))
         resized = F.interpolate(masks_BPQHW.detach().flatten(0, 1), size=size, mode="bilinear", align_corners=False)
-        confidence_BPQN = resized.sigmoid().flatten(2).view(*queries_BPQD.shape[:3], -1)
+        confidence_BPQN = resized.float().sigmoid().flatten(2).view(*queries_BPQD.shape[:3], -1)
         confidence_BPAQN = confidence_BPQN[:, :, None].repeat(1, 1, self.num_heads, 1, 1)
         below_BPAQN = confidence_BPAQN < self.threshold
         attended_BPAQN = ~below_BPAQN
         if draw is not None:
             uniform = draw[:, None] if self.per_head_draws else draw[:, None, None]
             temperature = layer_temperature(index, self.base_temperature)
-            weight_BPAQN = torch.exp(confidence_BPAQN / temperature) * below_BPAQN
-            probability_BPAQN = weight_BPAQN / weight_BPAQN.sum(-1, keepdim=True)
+            if 1 / temperature > LARGEST_EXPONENT:  # the published formula overflows
+                probability_BPAQN = boltzmann_distribution(confidence_BPAQN, temperature, self.threshold)
+            else:
+                weight_BPAQN = torch.exp(confidence_BPAQN / temperature) * below_BPAQN
+                probability_BPAQN = weight_BPAQN / weight_BPAQN.sum(-1, keepdim=True)
             missed_BPAQN = (1 - probability_BPAQN) ** count_draws(probability_BPAQN.shape[-1], self.sample_ratio)
             attended_BPAQN = ~((uniform < missed_BPAQN) & below_BPAQN)
         empty_BPAQ1 = ~attended_BPAQN.any(-1, keepdim=True)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boltzmed.networks.inference_attention import is_captured
+from boltzmed.networks.inference_attention import allows_inference_forms
 from boltzmed.networks.pixel_decoder import SemanticMap
 
 IMAGE_CHANNELS = 3
@@ -12,7 +12,7 @@ _TAPS = 4
 """Rows and columns of the transposed convolution's kernel."""
 _BILINEAR = (0.25, 0.75, 0.75, 0.25)
 """Resizing to double size (pixel centres in place) as a transposed convolution, inside of the border."""
-# Prompts from which one convolution for each is faster than 17 sums (benchmarks/README.md).
+# Prompts from which, in inference on a CPU, one convolution for each is faster than 17 sums (benchmarks/README.md).
 _PROMPTS_TO_COMPOSE = 9
 
 
@@ -58,7 +58,6 @@ class PiGMA(nn.Module):
             ValueError: if the number of queries or the sizes do not fit.
         """
         self.check(embedding_BPQM, semantic_map, image_BCHW)
-        prompts = embedding_BPQM.shape[1]
         # 1×1 after 4×4: one 4×4 kernel with a single output channel. Its image part is the same for every prompt.
         combine_image, combine_expanded = self.combine.weight.split(
             (IMAGE_CHANNELS, self.combine.in_channels - IMAGE_CHANNELS), dim=1
@@ -74,8 +73,9 @@ class PiGMA(nn.Module):
         tap_VQ = kernel_IYX[IMAGE_CHANNELS:].flatten(1).T
         mean_1Q = tap_VQ.new_full((1, self.num_queries), 1 / self.num_queries)
         summed_BPVM = torch.cat((mean_1Q, tap_VQ)) @ embedding_BPQM
-        composes = prompts >= _PROMPTS_TO_COMPOSE and semantic_map.kernel_MDYX is not None and not is_captured()
-        aggregate = aggregate_composed if composes else aggregate_sums
+        folds = allows_inference_forms(summed_BPVM) and semantic_map.kernel_MDYX is not None
+        composed = folds and embedding_BPQM.shape[1] >= _PROMPTS_TO_COMPOSE
+        aggregate = aggregate_composed if composed else aggregate_sums
         return (aggregate(semantic_map, summed_BPVM) + from_image) / 2
 
     def check(self, embedding_BPQM: Tensor, semantic_map: SemanticMap, image_BCHW: Tensor) -> tuple[int, int]:

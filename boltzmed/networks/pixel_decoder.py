@@ -76,12 +76,13 @@ class SemanticMap(NamedTuple):
     def times(self, vectors_BVM: Tensor) -> Tensor:
         """Σ_m v_m S_m for V vectors an image, (B, V, H, W)."""
         # An exported program takes any number of images and vectors: it has no such choice.
-        if self.kernel_MDYX is not None and self.bias_M is not None and not is_captured():
+        if self.kernel_MDYX is not None and not is_captured():
             outputs, width = self.kernel_MDYX.shape[:2]
             # Multiply-adds a pixel: a convolution with V outputs against one with M and the product.
             if vectors_BVM.shape[1] * 9 * width < outputs * 9 * width + vectors_BVM.shape[1] * outputs:
                 kernel_BVDYX = (vectors_BVM @ self.kernel_MDYX.flatten(1)).unflatten(2, self.kernel_MDYX.shape[1:])
-                images = zip(self.features_BDHW.split(1), kernel_BVDYX, vectors_BVM @ self.bias_M, strict=True)
+                biases = [None] * len(vectors_BVM) if self.bias_M is None else list(vectors_BVM @ self.bias_M)
+                images = zip(self.features_BDHW.split(1), kernel_BVDYX, biases, strict=True)
                 options = {"stride": self.stride, "padding": int(self.stride == 1)}
                 return torch.cat([F.conv2d(image, kernel, bias, **options) for image, kernel, bias in images])
         whole_BMHW = self.whole()

@@ -235,6 +235,14 @@ def test_a_samples_training_draws_depend_on_its_key_alone():
     assert not torch.allclose(different[0], different[1], atol=1e-3)
 
 
+def test_kept_draws_are_those_of_the_decoder_as_it_is():
+    network, other = build(), build(sample_ratio=0.5)
+    first = logits(network, images(), PROMPTS)
+    network.decoder.sample_ratio = 0.5
+    assert torch.equal(logits(network, images(), PROMPTS), logits(other, images(), PROMPTS))
+    assert not torch.equal(logits(network, images(), PROMPTS), first)
+
+
 def test_explicit_draws_come_first():
     network = build()
     with torch.no_grad():

@@ -38,7 +38,8 @@ def test_equals_the_definition(size, prompts, form):
     pigma = form(6, intermediate_channels=4)
     embedding, semantic, image = inputs(prompts, *size)
     masks = predict_masks(embedding, semantic)
-    output = pigma(embedding, semantic, image)
+    with torch.no_grad():  # for nine prompts another way than in training
+        output = pigma(embedding, semantic, image)
     assert output.shape == (2, prompts, size[0] // 2, size[1] // 2)
     for i in range(prompts):
         expected = unfolded(pigma, masks[:, i], image)
@@ -70,11 +71,15 @@ def test_composing_the_convolutions_changes_nothing(height, width, prompts, bias
     features = torch.randn(2, 5, height, width, dtype=torch.float64, requires_grad=True)
     kernel = torch.randn(WIDTH, 5, 3, 3, dtype=torch.float64, requires_grad=True)
     summed = torch.randn(2, prompts, 17, WIDTH, dtype=torch.float64, requires_grad=True)
-    semantic = SemanticMap(features, kernel, torch.randn(WIDTH, dtype=torch.float64) if biased else None)
+    bias = torch.randn(WIDTH, dtype=torch.float64, requires_grad=True)
+    semantic = SemanticMap(features, kernel, bias if biased else None)
     outputs = [aggregate(semantic, summed) for aggregate in (aggregate_sums, aggregate_composed)]
     torch.testing.assert_close(*outputs, atol=1e-10, rtol=1e-10)
     weight = torch.randn_like(outputs[0])
-    gradients = [torch.autograd.grad((output * weight).sum(), (features, kernel, summed)) for output in outputs]
+    gradients = [
+        torch.autograd.grad((output * weight).sum(), (features, kernel, summed) + (bias,) * biased)
+        for output in outputs
+    ]
     for expected, found in zip(*gradients, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
 
