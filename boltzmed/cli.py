@@ -87,6 +87,13 @@ def _make_parser() -> argparse.ArgumentParser:
     phantom.add_argument("--compress", action="store_true", help=".nii.gz, smaller but slow to train from")
     phantom.set_defaults(run=_phantom)
 
+    stats = commands.add_parser("stats", help="object sizes in a table of results, by data set and target")
+    stats.add_argument(
+        "table", metavar="RESULTS.csv", help="columns dataset, case, target, area_fraction; may be gzipped"
+    )
+    stats.add_argument("--output", metavar="DIR", help="save both tables there, as CSV")
+    stats.set_defaults(run=_stats)
+
     series = commands.add_parser("series", help="list the DICOM series in a folder or zip")
     series.add_argument("input", metavar="PATH")
     series.set_defaults(run=_series)
@@ -124,6 +131,13 @@ def _phantom(options: argparse.Namespace) -> int:
 
     seeds = range(options.first_seed, options.first_seed + options.count)
     print(write_phantoms(options.output, seeds, compress=options.compress, workers=options.workers))
+    return 0
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from boltzmed.reports.sizes import report_sizes
+
+    print(report_sizes(options.table, options.output))
     return 0
 
 

@@ -1,0 +1,110 @@
+"""How large the objects of a data set are: the statistics of the paper's Table 9, and their histogram."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from boltzmed.strata import AREA_BINS, assign_area_bins
+from boltzmed.volumes.output import whole_file
+
+_NEEDED = ("dataset", "case", "target", "area_fraction")
+# What tells one object of a case and target from another, where a table has it.
+_SLICE = ("axis", "slice_index")
+
+
+def read_object_sizes(path: str | Path) -> pd.DataFrame:
+    """Read which objects a table of results has: a row per data set, case, (slice,) and target, whatever the methods.
+
+    Args:
+        path: A CSV, gzipped or not, with at least the columns dataset, case, target and area_fraction (0 … 1). Rows of
+            whole volumes (level "volume") and empty references are no objects.
+
+    Returns:
+        Those columns, in the order in which the objects first appear.
+
+    Raises:
+        ValueError: The file cannot be read, lacks a column, holds an area that is none, or two areas of one object.
+    """
+    path = Path(path)
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(_NEEDED[:3], str), keep_default_na=False, na_values=[""])
+    except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ValueError(f"{path}: cannot be read as a CSV table: {reason}") from error
+    missing = [name for name in _NEEDED if name not in table]
+    if missing:
+        raise ValueError(f"{path}: expected the columns {', '.join(_NEEDED)}; missing: {', '.join(missing)}")
+    if "level" in table:
+        table = table[table["level"] != "volume"]
+    area = pd.to_numeric(table["area_fraction"], errors="coerce")
+    wrong = table["area_fraction"].notna() & ~area.between(0, 1)
+    if wrong.any():
+        line, value = table.index[wrong][0] + 2, table["area_fraction"][wrong].iloc[0]
+        raise ValueError(f"{path}: line {line}: area_fraction: expected 0 to 1, got {value}")
+    table = table.assign(area_fraction=area)[area > 0]
+    key = ["dataset", "case", *(name for name in _SLICE if name in table), "target"]
+    objects = table.drop_duplicates([*key, "area_fraction"])
+    twice = objects.duplicated(key)
+    if twice.any():
+        first = objects[twice].iloc[0]
+        raise ValueError(
+            f"{path}: line {objects.index[twice][0] + 2}: another area_fraction of {first['target']} in case "
+            f"{first['case']} than before; methods must be scored on the same references"
+        )
+    if objects.empty:
+        raise ValueError(f"{path}: no object with an area")
+    return objects[[*key, "area_fraction"]].reset_index(drop=True)
+
+
+def report_sizes(path: str | Path, folder: str | Path | None = None) -> str:
+    """Return the statistics and the histogram of a table's objects as text; write them as CSV into a folder, if given.
+
+    Raises:
+        ValueError: See `read_object_sizes`; or the folder cannot be written.
+    """
+    objects = read_object_sizes(path)
+    tables = {"size_statistics": size_statistics(objects), "size_histogram": size_histogram(objects)}
+    if folder is not None:
+        for name, table in tables.items():
+            with whole_file(Path(folder) / f"{name}.csv") as temporary:
+                table.to_csv(temporary, index=False)
+    return "\n\n".join(format_table(table) for table in tables.values())
+
+
+def size_statistics(objects: pd.DataFrame) -> pd.DataFrame:
+    """Table 9 of the paper: area in percent of the image by data set and target, in their order of appearance."""
+    groups = objects.groupby(["dataset", "target"], sort=False)["area_fraction"]
+    statistics = groups.agg(["mean", "median", "min", "max", "size"]).reset_index()
+    statistics[["mean", "median", "min", "max"]] *= 100
+    statistics.columns = pd.Index(
+        ["Dataset", "Object type", "Area mean (%)", "Area median (%)", "Area min (%)", "Area max (%)", "Support"]
+    )
+    return statistics
+
+
+def size_histogram(objects: pd.DataFrame) -> pd.DataFrame:
+    """Number of objects in each area bin, by data set and target."""
+    names = pd.Categorical.from_codes(assign_area_bins(objects["area_fraction"]), categories=pd.Index(AREA_BINS))
+    counts = objects.assign(bin=names).groupby(["dataset", "target", "bin"], sort=False, observed=False).size()
+    table = counts.unstack("bin", fill_value=0)[list(AREA_BINS)]
+    table = table[table.sum(axis=1) > 0].reset_index()
+    return table.rename(columns={"dataset": "Dataset", "target": "Object type"})
+
+
+def format_table(table: pd.DataFrame) -> str:
+    """Plain text: texts to the left, numbers to the right, fractions with three decimals."""
+    cells = [[str(name) for name in table.columns]]
+    for row in table.itertuples(index=False):
+        cells.append([f"{cell:.3f}" if isinstance(cell, float | np.floating) else str(cell) for cell in row])
+    numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(numeric))]
+
+    def line(row: Sequence[str]) -> str:
+        aligned = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
+        return "  ".join(aligned).rstrip()
+
+    return "\n".join([line(cells[0]), "-" * (sum(widths) + 2 * (len(widths) - 1)), *map(line, cells[1:])])
