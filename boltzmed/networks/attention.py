@@ -46,7 +46,7 @@ def attend_reference(query_BASE: Tensor, key_BANE: Tensor, value_BANE: Tensor, a
 
 
 def attend_fused(query_BASE: Tensor, key_BANE: Tensor, value_BANE: Tensor, attended_BASN: Tensor | None) -> Tensor:
-    """The same function by torch's fused kernels: no (B, A, S, N) weights are kept, the mask is shared by the heads."""
+    """The same function without (B, A, S, N) weights: by torch's fused kernels, or in blocks where these are faster."""
     if attended_BASN is not None and prefer_blocks(query_BASE, attended_BASN.shape[3]):
         result_BASE = attend_in_blocks(query_BASE, key_BANE, value_BANE, attended_BASN)
         if result_BASE is not None:

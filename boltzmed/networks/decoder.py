@@ -65,8 +65,8 @@ class Decoder(nn.Module):
         per_head_draws: every head draws a set of its own, as the published code does; the paper's queries have one set.
         attend_padding: None hides padding text tokens. "zeros" or "minus_ones" let them take part with these values, as
             the published code does in training and evaluation; a prompt's result then depends on its batch-mates.
-        attention: "auto" reads the image by whichever exact form is faster (`prefer_gathered`); "fused", "gathered" or
-            "reference" by that one, see `boltzmed.networks.attention`.
+        attention: "auto" reads the image by whichever exact form is faster (`boltzmed.networks.inference_attention`);
+            "fused", "gathered" or "reference" by that one, see `boltzmed.networks.attention`.
     """
 
     def __init__(
