@@ -22,7 +22,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -87,7 +87,7 @@ def make_forms(side: int, queries: int, width: int, heads: int, *, backward: boo
 
 def make_prompt_forms(
     side: int, prompts: int, queries: int, width: int, heads: int, together: float
-) -> tuple[dict[str, Callable[[], None]], bool]:
+) -> tuple[dict[str, Callable[[], object]], bool]:
     """Attention of several prompts to kept keys and values in all its forms, and whether the rule shares the tokens.
 
     A tenth of the tokens is attended by each prompt, the part `together` by any.
@@ -106,18 +106,10 @@ def make_prompt_forms(
     }
     with torch.no_grad():
         chosen = find_shared(query.flatten(3), attended) is not None
-
-    def run(form: Callable[[], object]) -> Callable[[], None]:
-        def once() -> None:
-            with torch.no_grad():
-                form()
-
-        return once
-
-    return {name: run(form) for name, form in forms.items()}, chosen
+    return {name: torch.no_grad()(form) for name, form in forms.items()}, chosen
 
 
-def time_interleaved(forms: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+def time_interleaved(forms: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """Milliseconds of every repeat of every form, taken in turns after a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in forms}
     for repeat in range(repeats + 1):

@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
-import time
+from functools import partial
 
 import torch
 
+from benchmarks.attention import time_interleaved
 from boltzmed.networks.pigma import aggregate_composed, aggregate_sums
 from boltzmed.networks.pixel_decoder import SemanticMap
 
@@ -39,13 +40,11 @@ def main() -> None:
             semantic_map = SemanticMap(features, kernel, bias)
             for prompts in options.prompts:
                 summed = torch.randn(1, prompts, 17, width, generator=generator)
-                times: dict[str, list[float]] = {"sums": [], "composed": []}
-                for repeat in range(options.repeats + 1):
-                    for name, form in (("sums", aggregate_sums), ("composed", aggregate_composed)):
-                        start = time.perf_counter()
-                        form(semantic_map, summed)
-                        if repeat:
-                            times[name].append(1000 * (time.perf_counter() - start))
+                forms = {
+                    "sums": partial(aggregate_sums, semantic_map, summed),
+                    "composed": partial(aggregate_composed, semantic_map, summed),
+                }
+                times = time_interleaved(forms, options.repeats)
                 shown = ", ".join(
                     f"{name} {statistics.median(values):.1f} ({min(values):.1f}–{max(values):.1f})"
                     for name, values in times.items()

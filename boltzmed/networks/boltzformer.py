@@ -204,9 +204,11 @@ class BoltzFormer(nn.Module):
             stacked = [torch.stack(layer) for layer in zip(*tables, strict=True)]
             return [draw.to(device, non_blocking=True) for draw in self.decoder.prepare_draws(stacked)]
         cache_key = (self.seed, tuple(shapes), device, type(self.decoder), self.decoder.sample_ratio)
-        if cache_key not in self._tables or not self.decoder.keeps_draws:
-            while len(self._tables) >= _CACHED_TABLES:
-                del self._tables[next(iter(self._tables))]
-            draws = self.decoder.prepare_draws(draw_uniforms(self.seed, shapes))
-            self._tables[cache_key] = [draw.to(device) for draw in draws]
-        return self._tables[cache_key]
+        draws = self._tables.get(cache_key)
+        if draws is None:
+            draws = [draw.to(device) for draw in self.decoder.prepare_draws(draw_uniforms(self.seed, shapes))]
+            if self.decoder.keeps_draws:
+                while len(self._tables) >= _CACHED_TABLES:
+                    del self._tables[next(iter(self._tables))]
+                self._tables[cache_key] = draws
+        return draws

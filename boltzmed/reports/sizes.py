@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from boltzmed.reports.tables import align_columns
 from boltzmed.strata import AREA_BINS, assign_area_bins
 from boltzmed.volumes.output import whole_file
 
@@ -100,11 +100,4 @@ def format_table(table: pd.DataFrame) -> str:
     cells = [[str(name) for name in table.columns]]
     for row in table.itertuples(index=False):
         cells.append([f"{cell:.3f}" if isinstance(cell, float | np.floating) else str(cell) for cell in row])
-    numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(numeric))]
-
-    def line(row: Sequence[str]) -> str:
-        aligned = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
-        return "  ".join(aligned).rstrip()
-
-    return "\n".join([line(cells[0]), "-" * (sum(widths) + 2 * (len(widths) - 1)), *map(line, cells[1:])])
+    return align_columns(cells, [not pd.api.types.is_numeric_dtype(table[name]) for name in table.columns])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -27,12 +27,19 @@ def summarise_by_size(rows: Iterable[CaseResult]) -> str:
         line = [_mean(scores[bins == index]) for index in range(len(AREA_BINS))]
         whole = np.array([row.dice for row in chosen if row.level == "volume" and row.dice is not None])
         cells.append([name, *line, _mean(scores), _mean(whole)])
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    return align_columns(cells, [name == "target" for name in cells[0]])
+
+
+def align_columns(cells: Sequence[Sequence[str]], left: Sequence[bool]) -> str:
+    """Return rows of cells as lines of text, the first one underlined; `left` says which columns stand left."""
+    widths = [max(len(row[column]) for row in cells) for column in range(len(left))]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            c.ljust(w) if stands_left else c.rjust(w) for c, w, stands_left in zip(row, widths, left, strict=True)
+        )
         for row in cells
     ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return "\n".join([lines[0].rstrip(), "-" * len(lines[0]), *(line.rstrip() for line in lines[1:])])
 
 
 def _mean(scores: np.ndarray) -> str:
