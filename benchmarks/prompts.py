@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from boltzmed.data.slices import read_datalist
+from boltzmed.data.slice_sources import read_datalist
 from boltzmed.data.studies import LabelledStudyDataset
 from boltzmed.resources import resource_folder
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -152,13 +153,46 @@ class CardReader:
         return value[0], value[1], value[2]
 
     def ranges(self, field: str) -> tuple[tuple[int, int], ...]:
-        """A list of [first, last]."""
+        """A list of [first, last] and single numbers."""
         value = self._get(field)
-        pairs: list[Any] = value if isinstance(value, list) else [None]
+        given: list[Any] = value if isinstance(value, list) and value else [None]
+        pairs = [[item, item] if _is_integer(item) else item for item in given]
         for pair in pairs:
             if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_integer, pair)) or pair[0] > pair[1]:
-                self.fail(str(field), f"expected a list of [first, last] with first <= last, got {value!r}")
+                self.fail(str(field), f"expected a list of numbers and [first, last] with first <= last, got {value!r}")
         return tuple((first, last) for first, last in pairs)
+
+    def range(self, field: str) -> tuple[int, int]:
+        """[first, last]."""
+        value = self._get(field)
+        if not isinstance(value, list) or len(value) != 2 or not all(map(_is_integer, value)) or value[0] > value[1]:
+            self.fail(field, f"expected [first, last] with first <= last, got {value!r}")
+        return value[0], value[1]
+
+    def count(self, field: str) -> int:
+        """A whole number from 0."""
+        value = self._get(field)
+        if not _is_integer(value) or value < 0:
+            self.fail(field, f"expected a whole number from 0, got {value!r}")
+        return value
+
+    def share(self, field: str) -> float:
+        """A number above 0 and at most 1."""
+        value = self._get(field)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
+            self.fail(field, f"expected a share above 0 and at most 1, got {value!r}")
+        return float(value)
+
+    def pattern(self, field: str, *, groups: Sequence[int]) -> str:
+        """A regular expression with one of the given numbers of groups."""
+        value = self.text(field)
+        try:
+            found = re.compile(value).groups
+        except re.error as error:
+            self.fail(field, f"expected a regular expression, got {value!r} ({error})")
+        if found not in groups:
+            self.fail(field, f"expected a regular expression with {groups[-1]} group, got {value!r} with {found}")
+        return value
 
     def section(self, field: str, *, required: bool = True) -> CardReader | None:
         """A mapping inside this one."""

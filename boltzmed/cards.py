@@ -10,15 +10,17 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from boltzmed.card_fields import CardReader
+from boltzmed.card_rules import CaseRule, SplitRule, read_case_rule, read_layout, read_split
 from boltzmed.resources import resource_folder
 
 MODALITIES = ("CT", "MR")
+PROTOCOLS = ("volume", "biomedparse")
 Window = tuple[float, float]
 """Lowest and highest HU that stay distinguishable; None stands for percentiles of the volume (MR)."""
 
@@ -45,6 +47,9 @@ class Target:
         held_out_prompts: phrasings that training never sees; they measure how far wording generalises.
         category, code, modifier, region: segmented property category and type, laterality, anatomic region
             (DICOM PS3.3, C.8.20.4); None where unknown.
+        all_labels: the published protocol asks for this merged target (both kidneys) only where each label is seen.
+        extra_windows: further windows in which the published protocol shows its slices again.
+        published_names: what the published pictures' file names call it, where that is no good prompt ("tumor").
     """
 
     name: str
@@ -58,6 +63,16 @@ class Target:
     code: Code | None = None
     modifier: Code | None = None
     region: Code | None = None
+    all_labels: bool = False
+    extra_windows: tuple[str, ...] = ()
+    published_names: tuple[str, ...] = ()
+
+    @property
+    def window_key(self) -> str:
+        """The window's name; where it has none its two numbers, or "percentiles"."""
+        if self.window_name != "custom":
+            return self.window_name
+        return "percentiles" if self.window is None else ",".join(repr(v).removesuffix(".0") for v in self.window)
 
     @property
     def phrasings(self) -> frozenset[str]:
@@ -66,23 +81,15 @@ class Target:
 
 
 @dataclass(frozen=True)
-class SplitRule:
-    """Which numbered cases (or phantom seeds) belong to which part; ranges include both ends and never overlap."""
-
-    by: str
-    parts: Mapping[str, tuple[tuple[int, int], ...]]
-
-    def part_of(self, number: int) -> str | None:
-        """Returns the part ("train", "test" …) that a case number or seed belongs to, or None."""
-        for part, ranges in self.parts.items():
-            if any(first <= number <= last for first, last in ranges):
-                return part
-        return None
-
-
-@dataclass(frozen=True)
 class DatasetCard:
-    """One data set. `exhaustive` says that a target without a mask is truly absent from the image."""
+    """One data set.
+
+    Attributes (`datasets/README.md` has all):
+        exhaustive: a target without a mask is truly absent from the image.
+        protocol: which slices count, see `boltzmed.data.index`.
+        layout: how the publisher ships the files: its `reader` in `boltzmed.data.layouts`, and that reader's options.
+        cases: what a case's name says of its number and patient.
+    """
 
     name: str
     title: str
@@ -96,6 +103,9 @@ class DatasetCard:
     windows: Mapping[str, Window | None]
     default_window: str
     split: SplitRule | None = None
+    protocol: str = "volume"
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    cases: CaseRule = field(default_factory=CaseRule)
 
     @property
     def label_values(self) -> Mapping[str, int]:
@@ -143,17 +153,20 @@ def load_card(name_or_path: str | Path) -> DatasetCard:
         ValueError: no such card, not readable as YAML, or a field is missing, unknown or wrong; one line that names
             the file and the field.
     """
+    path = card_path(name_or_path)
+    return _load_file(path.resolve(), path.stat().st_mtime_ns)
+
+
+def card_path(name_or_path: str | Path) -> Path:
+    """Returns the file of a card (see `load_card`); ValueError if there is none."""
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise ValueError(f"card {path}: no such file")
-    else:
-        path = resource_folder("datasets") / f"{name_or_path}.yaml"
-        if str(name_or_path) not in list_cards():
-            raise ValueError(
-                f"no card {str(name_or_path)!r}: expected one of {', '.join(list_cards())}, or a .yaml file"
-            )
-    return _load_file(path.resolve(), path.stat().st_mtime_ns)
+        return path
+    if str(name_or_path) not in list_cards():
+        raise ValueError(f"no card {str(name_or_path)!r}: expected one of {', '.join(list_cards())}, or a .yaml file")
+    return resource_folder("datasets") / f"{name_or_path}.yaml"
 
 
 @lru_cache(maxsize=64)
@@ -161,7 +174,7 @@ def _load_file(path: Path, _modified_ns: int) -> DatasetCard:
     reader = CardReader.open(path)
     reader.only(
         *("name", "title", "modality", "licence", "citation", "source", "exhaustive", "labels", "targets", "windows"),
-        *("default_window", "split"),
+        *("default_window", "split", "protocol", "layout", "cases"),
     )
     name = reader.text("name")
     if name != path.stem:
@@ -174,6 +187,9 @@ def _load_file(path: Path, _modified_ns: int) -> DatasetCard:
     default_window = reader.text("default_window")
     if default_window not in windows:
         reader.fail("default_window", f"expected one of {', '.join(windows)}, got {default_window!r}")
+    protocol = reader.text("protocol") if "protocol" in reader.names else PROTOCOLS[0]
+    if protocol not in PROTOCOLS:
+        reader.fail("protocol", f"expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     targets = {
         target_name: _read_target(target_name, entry, labels, windows, modality)
         for target_name, entry in reader.sections("targets")
@@ -197,7 +213,10 @@ def _load_file(path: Path, _modified_ns: int) -> DatasetCard:
         targets=targets,
         windows=windows,
         default_window=default_window,
-        split=_read_split(reader),
+        split=read_split(reader),
+        protocol=protocol,
+        layout=read_layout(reader),
+        cases=read_case_rule(reader),
     )
 
 
@@ -206,14 +225,19 @@ def _read_target(
 ) -> Target:
     entry.only(
         *("labels", "site", "window", "prompts", "held_out_prompts", "category", "code", "modifier", "region"),
+        *("all_labels", "extra_windows", "published_names"),
     )
     values = entry.integers("labels", required=bool(labels))
     for value in values:
         if value not in labels:
             entry.fail("labels", f"{value} is not among the card's label values {sorted(labels)}")
     window_name, window = entry.window("window", windows, percentiles=modality == "MR")
-    codes = {field: Code(*parts) if (parts := entry.code(field)) else None for field in ("category", "code")}
-    codes |= {field: Code(*parts) if (parts := entry.code(field)) else None for field in ("modifier", "region")}
+    extra_windows = entry.texts("extra_windows", required=False)
+    for extra in extra_windows:
+        if extra not in windows or extra == window_name:
+            entry.fail("extra_windows", f"expected others of {', '.join(windows)}, got {extra!r}")
+    code_fields = ("category", "code", "modifier", "region")
+    codes = {name: Code(*parts) if (parts := entry.code(name)) else None for name in code_fields}
     return Target(
         name=name,
         labels=values,
@@ -222,21 +246,11 @@ def _read_target(
         window=window,
         prompts=entry.texts("prompts"),
         held_out_prompts=entry.texts("held_out_prompts", required=False),
+        all_labels="all_labels" in entry.names and entry.flag("all_labels"),
+        extra_windows=extra_windows,
+        published_names=entry.texts("published_names", required=False),
         **codes,
     )
-
-
-def _read_split(reader: CardReader) -> SplitRule | None:
-    split = reader.section("split", required=False)
-    if split is None:
-        return None
-    by = split.text("by")
-    parts = {part: split.ranges(part) for part in split.names if part != "by"}
-    ordered = sorted((first, last, part) for part, ranges in parts.items() for first, last in ranges)
-    for (_, last, part), (first, _, next_part) in pairwise(ordered):
-        if first <= last:
-            split.fail(next_part, f"{first} already belongs to {part}")
-    return SplitRule(by, parts)
 
 
 def normalise_prompt(prompt: str) -> str:
@@ -297,8 +311,7 @@ def look_up_prompt(
         window: overrides the card's window, see `resolve_window`.
 
     Raises:
-        ValueError: an empty prompt, an unknown modality or window, or a modality that neither is said
-            nor follows from the prompt.
+        ValueError: an empty prompt, an unknown modality or window, or a modality that nothing tells.
     """
     key = normalise_prompt(prompt)
     if not key:

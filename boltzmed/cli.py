@@ -87,9 +87,29 @@ def _make_parser() -> argparse.ArgumentParser:
     phantom.add_argument("--compress", action="store_true", help=".nii.gz, smaller but slow to train from")
     phantom.set_defaults(run=_phantom)
 
-    stats = commands.add_parser("stats", help="object sizes in a table of results, by data set and target")
+    prepare = commands.add_parser("prepare", help="turn a data set into a slice cache to train from")
+    prepare.add_argument("card", metavar="CARD", help="name of a dataset card, or a .yaml of your own")
+    prepare.add_argument(
+        "--source",
+        required=True,
+        metavar="DIR",
+        help="as the publisher ships it; or a .csv or .json of files",
+    )
+    prepare.add_argument("--cache", required=True, metavar="DIR", help="new folder, or one to complete")
+    prepare.add_argument(
+        "--protocol", choices=["volume", "biomedparse"], help="which slices count; the card says by default"
+    )
+    prepare.add_argument(
+        "--plane", default="axial", choices=["axial", "coronal", "sagittal", "array"], help="how slices are cut"
+    )
+    prepare.add_argument("--workers", type=int, default=1, help="processes, each with one volume in memory (default 1)")
+    prepare.set_defaults(run=_prepare)
+
+    stats = commands.add_parser("stats", help="object sizes by data set and target, of a cache or a table of results")
     stats.add_argument(
-        "table", metavar="RESULTS.csv", help="columns dataset, case, target, area_fraction; may be gzipped"
+        "table",
+        metavar="CACHE|RESULTS.csv",
+        help="what prepare wrote; or columns dataset, case, target, area_fraction, may be gzipped",
     )
     stats.add_argument("--output", metavar="DIR", help="save both tables there, as CSV")
     stats.set_defaults(run=_stats)
@@ -132,6 +152,20 @@ def _phantom(options: argparse.Namespace) -> int:
     seeds = range(options.first_seed, options.first_seed + options.count)
     print(write_phantoms(options.output, seeds, compress=options.compress, workers=options.workers))
     return 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from boltzmed.data.prepare import prepare_cache
+
+    settings = {"protocol": options.protocol, "plane": options.plane, "workers": options.workers}
+    done = prepare_cache(options.card, options.source, options.cache, **settings)
+    for reason in done.failed.values():
+        print(f"boltzmed: {reason}", file=sys.stderr)
+    for part, (patients, cases) in done.parts.items():
+        print(f"{part}: {cases} cases of {patients} patients")
+    print(f"{len(done.written)} cases written, {len(done.kept)} kept, {len(done.failed)} broken; {done.rows} objects")
+    print(done.cache)
+    return 2 if done.failed else 0
 
 
 def _stats(options: argparse.Namespace) -> int:

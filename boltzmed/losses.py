@@ -1,4 +1,4 @@
-"""The paper's loss: Dice plus binary cross-entropy on mask logits, over the prompts that are valid."""
+"""The paper's loss: Dice plus binary cross-entropy on mask logits, over the prompts that are valid; and the gate's."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,16 @@ class PromptLoss(nn.Module):
     per image and prompt, 1 - (2 Σ p t + ε) / (Σ p² + Σ t² + ε) with p the sigmoid of the logits, the cross-entropy over
     all pixels. Without any valid prompt the loss is 0 and still has a gradient (zero), so that a distributed step does
     not wait for it. Everything is computed in float32.
+
+    Where the network has a presence gate, the cross-entropy of its logits is added: present means one pixel or more.
+
+    Args:
+        presence_weight: of the gate's part.
     """
+
+    def __init__(self, presence_weight: float = 1.0) -> None:
+        super().__init__()
+        self.presence_weight = presence_weight
 
     def forward(
         self, logits: Tensor | Mapping[str, Tensor | None], target: Tensor, prompt_valid: Tensor | None = None
@@ -28,20 +37,23 @@ class PromptLoss(nn.Module):
     def parts(
         self, logits: Tensor | Mapping[str, Tensor | None], target: Tensor, prompt_valid: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The total and its two parts.
+        """The total and its parts.
 
         Args:
-            logits: (B, P, h, w) mask logits, or the network's output that holds them as `mask_logits`.
+            logits: (B, P, h, w) mask logits, or the network's output that holds them as `mask_logits` and perhaps
+                `presence_logits` (B, P).
             target: (B, P, H, W), 1 inside the object, 0 outside; any dtype.
             prompt_valid: (B, P) bool; None takes every prompt. Invalid prompts contribute nothing, whatever they hold.
 
         Returns:
-            Scalars `total`, `dice` and `bce` (total = dice + bce), with gradient.
+            Scalars `total`, `dice`, `bce` and, of a network with a gate, `presence`; with gradient. The total is
+            dice + bce + presence_weight · presence.
 
         Raises:
             ValueError: if batch, prompts or axes do not fit.
         """
         mask_logits = logits["mask_logits"] if isinstance(logits, Mapping) else logits
+        presence_logits = logits.get("presence_logits") if isinstance(logits, Mapping) else None
         if mask_logits is None:
             raise ValueError("expected mask logits (B, P, h, w), got None as the network's mask_logits")
         if mask_logits.ndim != 4 or target.ndim != 4 or mask_logits.shape[:2] != target.shape[:2]:
@@ -63,7 +75,10 @@ class PromptLoss(nn.Module):
                 kept_logits, kept_target = mask_logits[kept], target[kept.to(target.device)]
             if len(kept_logits) == 0:
                 zero = (mask_logits * 0).sum()
-                return {"total": zero, "dice": zero, "bce": zero}
+                if presence_logits is None:
+                    return {"total": zero, "dice": zero, "bce": zero}
+                zero = zero + (presence_logits * 0).sum()
+                return {"total": zero, "dice": zero, "bce": zero, "presence": zero}
             kept_target = kept_target.to(device=mask_logits.device, dtype=torch.float32)
             if kept_logits.shape != kept_target.shape:
                 kept_logits = F.interpolate(
@@ -75,7 +90,12 @@ class PromptLoss(nn.Module):
                 )[:, 0]
             dice = _dice_loss(kept_logits, kept_target).mean()
             bce = F.binary_cross_entropy_with_logits(kept_logits, kept_target)
-            return {"total": dice + bce, "dice": dice, "bce": bce}
+            if presence_logits is None:
+                return {"total": dice + bce, "dice": dice, "bce": bce}
+            votes = presence_logits.float().flatten() if prompt_valid is None else presence_logits.float()[kept]
+            presence = F.binary_cross_entropy_with_logits(votes, (kept_target > 0.5).flatten(1).any(1).float())
+            total = dice + bce + self.presence_weight * presence
+            return {"total": total, "dice": dice, "bce": bce, "presence": presence}
 
 
 def _dice_loss(logits: Tensor, target: Tensor) -> Tensor:

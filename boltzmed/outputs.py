@@ -18,7 +18,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 import boltzmed
-from boltzmed.cards import PromptTarget, load_card
+from boltzmed.cards import PromptTarget
 from boltzmed.engines.inferer import PackedMasks
 from boltzmed.evaluation import score_mask
 from boltzmed.geometry import orientation_codes, spacing_mm, voxel_volume_mm3
@@ -204,14 +204,13 @@ class ResultsWriter:
 
     Args:
         path: The CSV file (see ``results.py``).
-        card: Name of the card whose labels are the reference.
         method: Name of what made the masks.
         seed: Of the draws.
         plane: How slices are cut.
     """
 
-    def __init__(self, path: str | Path, *, card: str, method: str, seed: int, plane: str = "axial") -> None:
-        self.path, self.card = Path(path), load_card(card)
+    def __init__(self, path: str | Path, *, method: str, seed: int, plane: str = "axial") -> None:
+        self.path = Path(path)
         self.method, self.seed, self.plane = method, seed, plane
         self.rows: list[CaseResult] = []
 
@@ -227,7 +226,7 @@ class ResultsWriter:
         for index, prompt in enumerate(study["prompts"]):
             identity = {
                 "method": self.method,
-                "dataset": self.card.name,
+                "dataset": prompt.card,
                 "patient": study["patient"],
                 "case": study["case"],
                 "target": prompt.target,
@@ -236,7 +235,7 @@ class ResultsWriter:
             }
             self.rows += score_mask(
                 masks.volume(index),
-                np.isin(study["labels"], self.card.target(prompt.target).labels).astype(np.uint8),
+                np.isin(study["labels"], study["values"].get(prompt.target, ())).astype(np.uint8),
                 np.asarray(study["image"].affine),
                 identity=identity,
                 plane=self.plane,

@@ -93,7 +93,7 @@ def start_weights(
     if kind != "boltzmed" and kind not in published:
         raise ValueError(f"initial_kind: expected one of boltzmed, {', '.join(published)}, received {kind!r}")
     if checkpoint is not None and kind == "boltzmed":
-        load_checkpoint(checkpoint, network)
+        load_checkpoint(checkpoint, network, start=True)
     elif checkpoint is not None:
         logging.getLogger(__name__).info("%s", published[kind](network, checkpoint))
     return network.to(device)

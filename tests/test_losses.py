@@ -92,3 +92,27 @@ def test_half_precision_is_computed_in_single():
 def test_wrong_shapes_are_refused(logits, target, valid, message):
     with pytest.raises(ValueError, match=message):
         PromptLoss()(logits, target, valid)
+
+
+def test_the_gates_part_is_its_cross_entropy_over_valid_prompts():
+    logits, target = batch(2, 3, 6, 6)
+    target[0, 1] = 0  # absent
+    valid = torch.tensor([[True, True, False], [True, True, True]])
+    votes = torch.tensor([[2.0, 1.0, 7.0], [-1.0, 0.5, 3.0]], requires_grad=True)
+    present = torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0])
+    expected = F.binary_cross_entropy_with_logits(votes[valid], present)
+    output = {"mask_logits": logits, "presence_logits": votes}
+    parts = PromptLoss(presence_weight=0.5).parts(output, target, valid)
+    without = PromptLoss().parts(logits, target, valid)
+    torch.testing.assert_close(parts["presence"], expected)
+    torch.testing.assert_close(parts["total"], without["total"] + 0.5 * expected)
+    assert (parts["dice"], parts["bce"]) == (without["dice"], without["bce"])
+    parts["total"].backward()
+    assert votes.grad[0, 2] == 0 and (votes.grad[valid] != 0).all()
+
+
+def test_the_gate_has_a_gradient_without_any_valid_prompt():
+    votes = torch.zeros(1, 2, requires_grad=True)
+    output = {"mask_logits": torch.zeros(1, 2, 4, 4, requires_grad=True), "presence_logits": votes}
+    PromptLoss()(output, torch.ones(1, 2, 4, 4), torch.zeros(1, 2, dtype=torch.bool)).backward()
+    assert torch.equal(votes.grad, torch.zeros(1, 2))

@@ -45,9 +45,10 @@ ADDED: dict[str, set[str]] = {
     "slugs": set(),  # file names made of prompts, for whoever writes or reads masks
     "resources": set(),  # where bundles/ and datasets/ lie, in a checkout and in a wheel
     "card_fields": set(),  # how one field of a card is read, apart from what a card is
-    "cards": {"card_fields", "resources"},
+    "card_rules": {"card_fields"},  # how a card tells cases, patients and parts apart
+    "cards": {"card_fields", "card_rules", "resources"},
     "export": {"volumes"},  # which write files whole
-    "data": {"slugs"},  # two studies of one name are told before the work
+    "data": {"slugs", "card_rules"},  # two studies of one name are told before the work; a card's rules are applied
     "engines": {"strata"},  # validation Dice by object size
     "evaluation": {"geometry", "transforms"},  # slices are cut, and voxels measured, in one place each
 }

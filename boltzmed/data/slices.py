@@ -6,26 +6,23 @@ worker, process or order made it. The sampler hands the epoch over with the inde
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from torch.utils.data.distributed import DistributedSampler
 
 from boltzmed.cards import DatasetCard, load_card
-from boltzmed.data.labels import as_labels, check_grid, labelled_targets
-from boltzmed.transforms.augment import augment
+from boltzmed.data.slice_sources import SliceEntry, SliceSource
+from boltzmed.strata import assign_area_bins
+from boltzmed.transforms.augment import apply_augmentation, draw_augmentation
 from boltzmed.transforms.channels import channel_indices
-from boltzmed.transforms.slices import SlicePlan
 from boltzmed.transforms.square import SquareGrid
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.transforms.window import Window, WindowIntensity
-from boltzmed.volumes import map_nifti
 
 SMALL_AREA_FRACTION = 0.001
 """Below this share of the padded square an object counts as small when slices are weighted."""
@@ -39,218 +36,201 @@ def keyed_generator(seed: int, epoch: int, sample: int, purpose: str) -> np.rand
 
 
 @dataclass(frozen=True)
-class SliceEntry:
-    """One slice of one case under one window, with the area fraction of every target that the window shows."""
+class Frame:
+    """How slices meet the network: padded to a square of ``min_side`` native pixels at least, then resized.
 
-    case_index: int
-    slice_index: int
-    window: Window | None
-    area_fractions: dict[str, float]
-    """Target name → mask pixels over the padded square's pixels; 0 where the target is absent."""
-
-
-def read_datalist(path: str | Path | None, key: str = "training") -> list[dict[str, str]]:
-    """Read a MONAI datalist whose paths are relative to its own folder.
-
-    Args:
-        path: JSON file with a list of ``{"image", "label", "case", "patient"}`` under ``key``.
-        key: The list to take.
-
-    Raises:
-        ValueError: The file, the list or one of the named images is missing, or no file was named (None).
+    ``image_size`` alone magnifies a crop until it fills the image; ``min_side`` equal to it keeps a crop's true scale.
     """
-    if path is None:
-        raise ValueError(
-            "expected --datalist FILE.json, received none; `boltzmed phantom` writes images and such a list"
-        )
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: expected a datalist JSON file, found none; write one with `boltzmed phantom`")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected a datalist in JSON, received something else ({error})") from error
-    if not isinstance(content, dict) or not content.get(key):
-        raise ValueError(f"{path}: expected a list named {key!r}, received {list(content)[:5]}")
-    cases = []
-    for record in content[key]:
-        case = dict(record)
-        if missing := {"image", "label", "case"} - set(case):
-            raise ValueError(f"{path}: expected image, label and case in every record, one lacks {min(missing)}")
-        for field in ("image", "label"):
-            file = path.parent / record[field]
-            if not file.is_file():
-                raise ValueError(f"{path}: case {record.get('case')}: {field} {record[field]} does not exist beside it")
-            case[field] = str(file)
-        cases.append(case)
-    return cases
+
+    image_size: int
+    min_side: int = 1
 
 
 class PromptSliceDataset(Dataset):
     """Slices of labelled volumes, each with up to ``prompts_per_image`` prompts of one window.
 
     An item is ``{"image" (3,S,S) float32 in [0,255], "label" (P,S,S) float32 in {0,1}, "input_ids" (P,T) int64,
-    "prompt_valid" (P,) bool, "draw_key" () int64, "case" str, "target" list of P names}``.
-
-    Uncompressed NIfTI is memory-mapped, so that an item reads its slices alone; compressed files work, slowly.
+    "prompt_valid" (P,) bool, "draw_key" () int64, "case" str, "slice_index" int, "target" list of P names}``. A prompt
+    of a target that is known to be absent from the slice has an empty mask.
 
     Args:
-        cases: Records with ``image``, ``label``, ``case`` (see :func:`read_datalist`).
-        card: The card, or its name: labels → targets → windows and prompts.
+        sources: Where slices come from (:func:`open_sources`), each with its own card for windows and prompts.
         image_size: Side S of the square that the network sees, in pixels.
         prompts_per_image: P.
         channels: ``"repeat"`` or ``"neighbours"`` (see :func:`channel_indices`).
-        plane: Slice plane of the network (see :class:`SlicePlan`).
         seed: First part of every random key.
         augment_probability: Share of items that get the augmentation of the paper's A.5; 0 switches it off.
+        quarter_turns: Whether that turns images, or shifts and scales them alone.
         negative_probability: Share of prompt slots given to a target absent from the slice (empty mask).
         phrasings: ``"random"`` draws among the card's prompts, ``"first"`` takes the first one.
-        min_pixels: Native pixels under which a target counts as absent from a slice.
+        frames: Card name → how its slices meet the network, one way or several that take turns; see :class:`Frame`.
+            Cards that are not named are magnified or reduced to ``image_size``.
+        foreign_probability: Share of items that ask for other cards' targets instead, of body regions that the card's
+            images do not show; all masks are empty. A lesson for the presence gate.
     """
 
     def __init__(
         self,
-        cases: Sequence[dict[str, Any]],
-        card: DatasetCard | str,
+        sources: Sequence[SliceSource],
         *,
         image_size: int,
         prompts_per_image: int = 6,
         channels: str = "repeat",
-        plane: str = "axial",
         seed: int = 0,
         augment_probability: float = 0.5,
+        quarter_turns: bool = True,
         negative_probability: float = 0.2,
         phrasings: str = "random",
-        min_pixels: int = 4,
+        frames: Mapping[str, Mapping[str, int] | Sequence[Mapping[str, int]]] | None = None,
+        foreign_probability: float = 0.0,
     ) -> None:
-        self.cases = list(cases)
-        self.card = load_card(card) if isinstance(card, str) else card
-        labelled_targets(self.card)
+        self.sources = list(sources)
         self.image_size, self.prompts_per_image = image_size, prompts_per_image
-        self.channels, self.plane, self.seed = channels, plane, seed
-        self.augment_probability, self.negative_probability = augment_probability, negative_probability
-        self.phrasings, self.min_pixels = phrasings, min_pixels
-        self._tokens = {
-            prompt: tokenize_prompts([prompt])[0] for target in self.card.targets.values() for prompt in target.prompts
-        }
-        self.entries = [entry for index in range(len(self.cases)) for entry in self._index_case(index)]
-        if not self.entries:
-            raise ValueError(f"card {self.card.name}: none of its targets is on any slice of {len(self.cases)} cases")
+        self.channels, self.seed = channels, seed
+        self.augment_probability, self.quarter_turns = augment_probability, quarter_turns
+        self.negative_probability = negative_probability
+        self.phrasings, self.foreign_probability = phrasings, foreign_probability
+        self.frames = {source.card.name: [Frame(image_size)] for source in self.sources}
+        for name, given in (frames or {}).items():
+            if name in self.frames:
+                self.frames[name] = [Frame(**frame) for frame in ([given] if isinstance(given, Mapping) else given)]
+        self._foreign = {s.card.name: _foreign_prompts(s.card, self.sources) for s in self.sources}
+        self.entries = [entry for source in self.sources for entry in source.entries]
+        self._source_of = [source for source in self.sources for _ in source.entries]
+        cards = [source.card for source in self.sources]
+        prompts = {prompt for card in cards for target in card.targets.values() for prompt in target.prompts}
+        self._tokens = {prompt: tokenize_prompts([prompt])[0] for prompt in sorted(prompts)}
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def weights(self, small_weight: float = 1.0) -> np.ndarray:
-        """Return a sampling weight per entry: ``small_weight`` where a small target shows, 1 elsewhere."""
+    def weights(self, small_weight: float = 1.0, balance: Sequence[str] = ()) -> np.ndarray:
+        """Return a sampling weight per entry, of mean 1 before ``small_weight``.
+
+        Args:
+            small_weight: factor where a small target shows.
+            balance: of ``"target"`` and ``"size"``: groups of objects (a data set's target, an area bin, or both) that
+                shall be drawn equally often. An entry counts as the mean over its objects of one over the number of
+                objects in their group. Slices that show nothing keep the mean weight.
+        """
+        if unknown := set(balance) - {"target", "size"}:
+            raise ValueError(f"balance: expected some of target, size, received {', '.join(sorted(unknown))}")
+        groups = [
+            [
+                (source.card.name if "target" in balance else "", name if "target" in balance else "", size)
+                for name, size in self._sizes(entry, by_size="size" in balance)
+            ]
+            for entry, source in zip(self.entries, self._source_of, strict=True)
+        ]
+        counts = Counter(group for found in groups for group in found)
+        rare = np.array([np.mean([1 / counts[group] for group in found]) if found else np.nan for found in groups])
+        shown = rare[~np.isnan(rare)]
+        weights = np.where(np.isnan(rare), 1.0, rare / shown.mean()) if shown.size else np.ones(len(rare))
         small = [any(0 < a < SMALL_AREA_FRACTION for a in entry.area_fractions.values()) for entry in self.entries]
-        return np.where(small, small_weight, 1.0)
+        return weights * np.where(small, small_weight, 1.0)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        entry = self.entries[index]
-        image, labels = self._read(entry)
-        targets, prompts = self._draw_targets(entry, keyed_generator(self.seed, epoch, index, "targets"))
-        # A target under min_pixels counts as absent, and an absent one has no pixel.
-        shown = [self.card.targets[name].labels if entry.area_fractions[name] else () for name in targets]
-        masks = np.stack([np.isin(labels, values) for values in shown])
+    def card_of(self, index: int) -> str:
+        """Return the name of the card that an entry belongs to."""
+        return self._source_of[index].card.name
 
-        grid = SquareGrid(labels.shape[0], labels.shape[1], self.image_size)
+    def __getitem__(self, key: int | tuple[int, ...] | list[tuple[int, ...]]) -> Any:
+        """Return the item of an entry; its key may also be (epoch, entry) or (epoch, entry, frame); a list, a list."""
+        if isinstance(key, list):
+            return [self[one] for one in key]
+        epoch, index, turn = (*key, 0)[:3] if isinstance(key, tuple) else (0, key, 0)
+        entry, source = self.entries[index], self._source_of[index]
+        frame = self.frames[source.card.name][turn]
+        generator = keyed_generator(self.seed, epoch, index, "targets")
+        foreign = self._foreign[source.card.name]
+        if foreign and generator.random() < self.foreign_probability:
+            window, names = foreign[int(generator.integers(len(foreign)))]
+            entry = SliceEntry(entry.case, entry.slice_index, window, {})
+            order = generator.permutation(len(names))[: self.prompts_per_image]
+            targets, phrasings = [names[k][0] for k in order], [names[k][1] for k in order]
+            prompts = [texts[int(generator.integers(len(texts)))] for texts in phrasings]
+        else:
+            targets, prompts = self._draw_targets(entry, source, generator)
+        indices = channel_indices(entry.slice_index, source.count(entry.case), self.channels)
+        # Three equal channels are one until the end.
+        slices, labels, window = source.read(entry, sorted(set(indices)))
+        image = WindowIntensity(window, keep_zeros=entry.window is None)(np.ascontiguousarray(slices, np.float32))
+
+        grid = SquareGrid(labels.shape[0], labels.shape[1], frame.image_size, frame.min_side)
         image_t = grid.to_image(image[None])[0]
-        masks_t = grid.to_target(torch.from_numpy(masks.astype(np.float32))[None])[0]
+        labels_t = grid.to_target(torch.from_numpy(labels)[None, None])[0]
         generator = keyed_generator(self.seed, epoch, index, "augmentation")
-        image_t, masks_t = augment(image_t, masks_t, generator, probability=self.augment_probability)
+        drawn = draw_augmentation(generator, probability=self.augment_probability)
+        if drawn is not None and not self.quarter_turns:
+            drawn = replace(drawn, quarter_turns=0)
+        image_t, labels_t = apply_augmentation(image_t, labels_t, drawn)
+        if len(image_t) == 1:
+            image_t = image_t.expand(3, -1, -1)
+        elif len(image_t) == 2:  # the outermost slice stands in for its missing neighbour
+            image_t = image_t[torch.tensor([sorted(set(indices)).index(position) for position in indices])]
 
+        masks = np.zeros((self.prompts_per_image, frame.image_size, frame.image_size), np.float32)
+        labels = labels_t[0].numpy()
+        for mask, name in zip(masks, targets, strict=False):
+            if entry.area_fractions.get(name):
+                for value in source.label_values(entry.case, name):
+                    mask += labels == value  # a pixel has one value
         missing = self.prompts_per_image - len(targets)
-        tokens = torch.stack([self._tokens[p] for p in prompts] + [self._tokens[prompts[0]]] * missing)
-        valid = torch.arange(self.prompts_per_image) < len(targets)
         draw_key = int(keyed_generator(self.seed, epoch, index, "draws").integers(2**62))
         return {
             "image": image_t,
-            "label": torch.cat([masks_t, masks_t.new_zeros(missing, *masks_t.shape[1:])]),
-            "input_ids": tokens,
-            "prompt_valid": valid,
+            "label": torch.from_numpy(masks),
+            "input_ids": torch.stack([self._tokens[p] for p in prompts] + [self._tokens[prompts[0]]] * missing),
+            "prompt_valid": torch.arange(self.prompts_per_image) < len(targets),
             "draw_key": torch.tensor(draw_key),
-            "case": self.cases[entry.case_index]["case"],
+            "case": entry.case,
             "slice_index": entry.slice_index,
             "target": [*targets, *[""] * missing],
         }
 
-    def _draw_targets(self, entry: SliceEntry, generator: np.random.Generator) -> tuple[list[str], list[str]]:
+    def _draw_targets(
+        self, entry: SliceEntry, source: SliceSource, generator: np.random.Generator
+    ) -> tuple[list[str], list[str]]:
         present = [name for name, area in entry.area_fractions.items() if area > 0]
         absent = [name for name, area in entry.area_fractions.items() if area == 0]
-        # The smallest object of a slice is always asked for; the rest is drawn.
-        smallest = min(present, key=lambda name: entry.area_fractions[name])
-        others = [name for name in present if name != smallest]
-        chosen = [smallest]
+        chosen = []
+        others = list(present)
+        if present:  # the smallest object of a slice is always asked for; the rest is drawn
+            chosen = [min(present, key=lambda name: entry.area_fractions[name])]
+            others.remove(chosen[0])
         while len(chosen) < self.prompts_per_image and (others or absent):
             negative = absent and (not others or generator.random() < self.negative_probability)
-            if negative and not others and generator.random() >= self.negative_probability:
+            if chosen and negative and not others and generator.random() >= self.negative_probability:
                 break
             pool = absent if negative else others
             chosen.append(pool.pop(int(generator.integers(len(pool)))))
-        phrasings = [self.card.targets[name].prompts for name in chosen]
+        phrasings = [source.card.targets[name].prompts for name in chosen]
         drawn = [0 if self.phrasings == "first" else int(generator.integers(len(p))) for p in phrasings]
         return chosen, [p[i] for p, i in zip(phrasings, drawn, strict=True)]
 
-    def _read(self, entry: SliceEntry) -> tuple[torch.Tensor, np.ndarray]:
-        """Windowed channels (3,H,W) and labels (H,W) of one slice, read without the rest of the volume."""
-        case = self.cases[entry.case_index]
-        volume, affine_ras = map_nifti(case["image"])
-        labels = map_nifti(case["label"])[0]
-        plan = SlicePlan.from_affine(affine_ras, volume.shape, self.plane)
-        indices = channel_indices(entry.slice_index, plan.count, self.channels)
-        window = WindowIntensity(entry.window).measured_on(volume)
-        windowed = window(np.ascontiguousarray(plan.slices_at(volume, indices), dtype=np.float32))
-        return windowed, as_labels(case["case"], np.ascontiguousarray(plan.slice_at(labels, entry.slice_index)))
-
-    def _index_case(self, case_index: int) -> Iterator[SliceEntry]:
-        case = self.cases[case_index]
-        labels, affine_ras = map_nifti(case["label"])
-        image, image_affine_ras = map_nifti(case["image"])
-        check_grid(case["case"], image.shape, image_affine_ras, labels.shape, affine_ras)
-        slices = SlicePlan.from_affine(affine_ras, labels.shape, self.plane).cut(as_labels(case["case"], labels))
-        side = max(slices.shape[1:])
-        by_window: dict[Window | None, list[str]] = {}
-        for name, target in self.card.targets.items():
-            by_window.setdefault(target.window, []).append(name)
-        for slice_index, labels_hw in enumerate(slices):
-            counts = np.bincount(labels_hw.reshape(-1), minlength=256)
-            pixels = {name: int(counts[list(target.labels)].sum()) for name, target in self.card.targets.items()}
-            for window, names in by_window.items():
-                areas = {n: pixels[n] / side**2 if pixels[n] >= self.min_pixels else 0.0 for n in names}
-                if any(areas.values()):
-                    yield SliceEntry(case_index, slice_index, window, areas)
+    @staticmethod
+    def _sizes(entry: SliceEntry, *, by_size: bool) -> list[tuple[str, int]]:
+        """Names of the objects on a slice with their area bins, bin 0 for all unless asked for."""
+        shown = {name: area for name, area in entry.area_fractions.items() if area > 0}
+        bins = assign_area_bins(list(shown.values())).tolist() if by_size else [0] * len(shown)
+        return list(zip(shown, bins, strict=True))
 
 
-class KeyedSampler(DistributedSampler):
-    """Yields ``(epoch, index)``: ``samples_per_epoch`` entries without repetition, drawn by weight, shared by ranks.
+def _foreign_prompts(
+    card: DatasetCard, sources: Sequence[SliceSource]
+) -> list[tuple[Window | None, list[tuple[str, tuple[str, ...]]]]]:
+    """What cannot be in a card's images: targets of other cards, whose body regions it has none of.
 
-    It is a ``DistributedSampler`` so that the trainer tells it the epoch; with one process it has one rank. With
-    ``fixed`` every epoch is the first one, the same samples and prompts: what validation compares has to be the same.
+    Returns:
+        Windows, each with the (name, phrasings) that are asked under it: as inference does, a CT prompt under its own,
+        anything else under the modality's default.
     """
-
-    def __init__(
-        self,
-        dataset: PromptSliceDataset,
-        *,
-        samples_per_epoch: int,
-        small_weight: float = 1.0,
-        seed: int = 0,
-        fixed: bool = False,
-    ) -> None:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        ranks = torch.distributed.get_world_size() if distributed else 1
-        super().__init__(dataset, num_replicas=ranks, rank=torch.distributed.get_rank() if distributed else 0)
-        self.seed, self.fixed = seed, fixed
-        self.samples_per_epoch = min(samples_per_epoch, len(dataset)) // ranks * ranks
-        weights = dataset.weights(small_weight)
-        self.probabilities = weights / weights.sum()
-
-    def __len__(self) -> int:
-        return self.samples_per_epoch // self.num_replicas
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
-        epoch = 0 if self.fixed else self.epoch
-        generator = keyed_generator(self.seed, epoch, 0, "order")
-        drawn = generator.choice(len(self.probabilities), self.samples_per_epoch, replace=False, p=self.probabilities)
-        return iter([(epoch, int(index)) for index in drawn[self.rank :: self.num_replicas]])
+    sites = {target.site for target in card.targets.values()}
+    default = load_card(f"generic_{card.modality.lower()}")
+    found: dict[Window | None, dict[str, tuple[str, ...]]] = {}
+    for other in [source.card for source in sources if source.card.name != card.name]:
+        for name, target in other.targets.items():
+            if target.site not in sites:
+                own = other.modality == card.modality
+                window = target.window if own else default.windows[default.default_window]
+                found.setdefault(window, {})[name] = target.prompts
+    return [(window, list(names.items())) for window, names in found.items()]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from boltzmed.cards import DatasetCard, load_card, look_up_prompt
-from boltzmed.data.labels import as_labels, check_grid, labelled_targets
+from boltzmed.data.case_file import SUFFIX, CaseFile
+from boltzmed.data.labels import labelled_targets
+from boltzmed.data.layouts.case import LabelledVolume, SourceCase
+from boltzmed.data.layouts.label_maps import read_label_map
+from boltzmed.data.prepare import CASES, MANIFEST
+from boltzmed.data.slice_sources import read_datalist
 from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import VolumeError, read_volume
@@ -127,11 +133,12 @@ def _exists(path: Path) -> bool:
 class LabelledStudyDataset(Dataset):
     """Volumes with their label maps, each asked for every target of a card.
 
-    An item is ``{"image" MetaTensor (1,I,J,K), "labels" uint8 (I,J,K), "input_ids" (P,T), "prompts" P PromptTargets,
-    "case", "patient", "read_seconds"}``.
+    An item is ``{"image" MetaTensor (1,I,J,K), "labels" uint8 (I,J,K), "values" target -> label values, "input_ids"
+    (P,T), "prompts" P PromptTargets, "case", "patient", "read_seconds"}``.
 
     Args:
-        cases: Records with ``image``, ``label``, ``case`` and perhaps ``patient`` (see ``read_datalist``).
+        cases: Records with ``case``, perhaps ``patient``, and ``image`` and ``label`` (see ``read_datalist``) or
+            ``cached``, a file of a slice cache.
         card: The card, or its name, that maps labels to targets.
         phrasings: ``"first"`` asks each target by the card's first phrasing, ``"held_out"`` by its first phrasing that
             training never saw.
@@ -144,7 +151,7 @@ class LabelledStudyDataset(Dataset):
     def __init__(
         self,
         cases: Sequence[Mapping[str, Any]],
-        card: DatasetCard | str,
+        card: DatasetCard | str | Path,
         *,
         phrasings: str = "first",
         targets: str | Sequence[str] | None = None,
@@ -152,7 +159,7 @@ class LabelledStudyDataset(Dataset):
         if phrasings not in PHRASINGS:
             raise ValueError(f"phrasings: expected one of {', '.join(PHRASINGS)}, received {phrasings!r}")
         self.cases = list(cases)
-        self.card = load_card(card) if isinstance(card, str) else card
+        self.card = card if isinstance(card, DatasetCard) else load_card(card)
         self.targets = labelled_targets(self.card, None if targets is None else _as_list(targets))
         for target in self.targets:
             if phrasings == "held_out" and not target.held_out_prompts:
@@ -170,16 +177,62 @@ class LabelledStudyDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         start = time.perf_counter()
         case = self.cases[index]
-        image = read_volume(case["image"], modality=self.card.modality)
-        label = read_volume(case["label"])
-        check_grid(case["case"], image.shape[1:], image.affine, label.shape[1:], label.affine)
-        labels = as_labels(case["case"], np.asarray(label[0]))
+        volume = self._read(case)
+        prompts = self.prompts
+        if volume.window is not None:  # pictures went through one
+            prompts = [replace(prompt, window_name="picture", window=volume.window) for prompt in prompts]
         return {
-            "image": image,
-            "labels": labels,
+            "image": volume.image,
+            "labels": volume.labels,
+            "values": volume.values,
             "input_ids": self.input_ids,
-            "prompts": self.prompts,
+            "prompts": prompts,
             "case": case["case"],
             "patient": case.get("patient", case["case"]),
             "read_seconds": time.perf_counter() - start,
         }
+
+    def _read(self, case: Mapping[str, Any]) -> LabelledVolume:
+        if "cached" in case:
+            return CaseFile(Path(case["cached"])).volume()
+        return read_label_map(SourceCase(case["case"], (Path(case["image"]),), (Path(case["label"]),)), self.card)
+
+
+def open_labelled_studies(
+    *,
+    datalist: str | Path | None = None,
+    caches: str | Path | Sequence[str | Path] | None = None,
+    part: str = "test",
+    card: DatasetCard | str | Path,
+    phrasings: str = "first",
+    targets: str | Sequence[str] | None = None,
+) -> Dataset:
+    """Opens what an evaluation is given: a datalist, or one or several prepared caches.
+
+    Args:
+        datalist: See ``read_datalist``; all its cases are taken, by ``card``.
+        caches: Folders that ``boltzmed prepare`` made; their cases of ``part`` are taken, each by its cache's card.
+        phrasings, targets: See ``LabelledStudyDataset``.
+
+    Raises:
+        ValueError: Neither or both are given, a cache is unfinished, or has no case in this part.
+    """
+    asked: dict[str, Any] = {"phrasings": phrasings, "targets": targets}
+    if not caches:
+        return LabelledStudyDataset(read_datalist(datalist), card, **asked)
+    if datalist is not None:
+        raise ValueError("expected --datalist or --caches, received both")
+    studies = []
+    for folder in map(Path, _as_list(caches)):
+        if not (folder / MANIFEST).is_file():
+            raise ValueError(f"{folder}: expected a finished cache, found no {MANIFEST}; run `boltzmed prepare`")
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        cases = [
+            {"case": c["case"], "patient": c["patient"], "cached": folder / CASES / f"{c['case']}{SUFFIX}"}
+            for c in manifest["cases"]
+            if c["split"] == part
+        ]
+        if not cases:
+            raise ValueError(f"{folder}: expected cases in part {part!r}, found none")
+        studies.append(LabelledStudyDataset(cases, load_card(folder / f"{manifest['card']}.yaml"), **asked))
+    return ConcatDataset(studies)

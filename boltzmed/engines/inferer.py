@@ -64,6 +64,7 @@ class PromptSliceInferer(Inferer):
 
     Args:
         image_size: Side of the square that the network sees, in pixels, divisible by 32.
+        min_side: Native pixels to which slices are padded at least (see :class:`SquareGrid`).
         plane: Slice plane (see :class:`SlicePlan`); it must be the checkpoint's.
         channels: ``"repeat"`` or ``"neighbours"``; it must be the checkpoint's.
         batch_size: Slices per forward pass.
@@ -76,6 +77,7 @@ class PromptSliceInferer(Inferer):
         self,
         *,
         image_size: int,
+        min_side: int = 1,
         plane: str = "axial",
         channels: str = "repeat",
         batch_size: int = 4,
@@ -88,7 +90,7 @@ class PromptSliceInferer(Inferer):
             raise ValueError(f"mask threshold: expected a probability between 0 and 1, received {threshold}")
         if batch_size < 1:
             raise ValueError(f"batch size: expected at least 1 slice, received {batch_size}")
-        self.image_size, self.plane, self.channels = image_size, plane, channels
+        self.image_size, self.min_side, self.plane, self.channels = image_size, min_side, plane, channels
         self.batch_size, self.threshold, self.presence_threshold = batch_size, threshold, presence_threshold
         self.progress = progress
 
@@ -113,7 +115,7 @@ class PromptSliceInferer(Inferer):
         device = next(network.parameters()).device
         plan = SlicePlan.from_affine(np.asarray(inputs.affine), volume.shape, self.plane)  # type: ignore[attr-defined]
         height, width = plan.slice_shape
-        grid = SquareGrid(height, width, self.image_size)
+        grid = SquareGrid(height, width, self.image_size, self.min_side)
         groups: dict[Window | None, list[int]] = {}
         for prompt, window in enumerate(windows):
             groups.setdefault(window, []).append(prompt)

@@ -56,6 +56,7 @@ class BoltzFormer(nn.Module):
             decoder's number of queries.
         pixel_mean, pixel_std: of the three channels, on the scale 0 to 255.
         seed: decides every draw at inference; may be set later.
+        presence: the queries after the last layer (B, P, Q, D) → presence logits (B, P); None as published.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class BoltzFormer(nn.Module):
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
         seed: int = 0,
+        presence: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
@@ -75,6 +77,7 @@ class BoltzFormer(nn.Module):
         self.text_encoder = text_encoder
         self.decoder = decoder
         self.pigma = pigma
+        self.presence = presence
         self.pixel_mean = tuple(pixel_mean)
         self.pixel_std = tuple(pixel_std)
         self.seed = seed
@@ -96,7 +99,7 @@ class BoltzFormer(nn.Module):
             draw_key: see `decode`.
 
         Returns:
-            `mask_logits` (B, P, H/2, W/2) and `presence_logits`, None.
+            `mask_logits` (B, P, H/2, W/2) and `presence_logits` (B, P), None without a gate.
 
         Raises:
             ValueError: if a shape or a token id does not fit.
@@ -162,7 +165,7 @@ class BoltzFormer(nn.Module):
             trace: see `Decoder.forward`.
 
         Returns:
-            `mask_logits` (B, P, H/2, W/2) and `presence_logits`, None.
+            `mask_logits` (B, P, H/2, W/2) and `presence_logits` (B, P), None without a gate.
 
         Raises:
             ValueError: if images, prompts and keys do not fit together.
@@ -182,13 +185,17 @@ class BoltzFormer(nn.Module):
             trace=trace,
             levels=image_features.levels,
         )
+        presence_logits = None if self.presence is None else self.presence(queries)
         embedding = self.decoder.embed_masks(queries)
         mask_logits = self.pigma(embedding, image_features.semantic_map, image_features.image)
         if prompt_valid is not None:
             if prompt_valid.shape not in ((batch, queries.shape[1]), (1, queries.shape[1])):
                 raise ValueError(f"expected prompt_valid {tuple(queries.shape[:2])}, got {tuple(prompt_valid.shape)}")
-            mask_logits = mask_logits.masked_fill(~prompt_valid.bool()[:, :, None, None], INVALID_LOGIT)
-        return {"mask_logits": mask_logits, "presence_logits": None}
+            blocked = ~prompt_valid.bool()
+            mask_logits = mask_logits.masked_fill(blocked[:, :, None, None], INVALID_LOGIT)
+            if presence_logits is not None:
+                presence_logits = presence_logits.masked_fill(blocked, INVALID_LOGIT)
+        return {"mask_logits": mask_logits, "presence_logits": presence_logits}
 
     def _draw(self, image_features: ImageFeatures, draw_key: Tensor | None) -> list[Tensor]:
         """Draws per layer on the features' device, made on the CPU."""

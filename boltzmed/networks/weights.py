@@ -29,6 +29,10 @@ TOKENIZER = "open_clip/bpe_simple_vocab_16e6"
 """Name of the vocabulary that makes the token ids."""
 
 
+NEW_PARTS = ("presence.",)
+"""What no published network has: it may stay fresh where weights of one without it start a training."""
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """What a file gave a network."""
@@ -188,6 +192,7 @@ def load_checkpoint(
     orientation: str | None = None,
     channels: str | None = None,
     tokenizer: str | None = TOKENIZER,
+    start: bool = False,
 ) -> dict[str, Any]:
     """Fill a network from our own checkpoint, after comparing what it was trained as with what is asked of it.
 
@@ -196,6 +201,7 @@ def load_checkpoint(
         network: Of the checkpoint's sizes.
         config, orientation, channels, tokenizer: What the run expects; None accepts anything. Of ``config`` the given
             entries are compared, each in full.
+        start: The weights are the start of a training: ``NEW_PARTS`` that the file lacks stay fresh.
 
     Returns:
         Everything the checkpoint holds besides the weights.
@@ -228,7 +234,7 @@ def load_checkpoint(
                 f"{name}: {label}: this run expects {_shorten(wanted)}, the checkpoint was trained with "
                 f"{_shorten(received)}; use the checkpoint's own settings or another checkpoint"
             )
-    _fill(network, content["model"], name, "")
+    _fill(network, content["model"], name, "", keep_all=not start)
     return {key: value for key, value in content.items() if key != "model"}
 
 
@@ -283,10 +289,15 @@ def _read(source: str | Path, *, check_sums: bool = False) -> Any:
         ) from error
 
 
-def _fill(network: nn.Module, tensors: Mapping[str, Any], name: str, fills: str) -> None:
-    """Copy tensors into a network if all that begin with `fills` are there and fit; change nothing otherwise."""
+def _fill(network: nn.Module, tensors: Mapping[str, Any], name: str, fills: str, *, keep_all: bool = False) -> None:
+    """Copy tensors into a network if all that begin with `fills` are there and fit; change nothing otherwise.
+
+    `NEW_PARTS` may stay as they are, unless all is wanted.
+    """
     ours = network.state_dict()
     wanted = [key for key in ours if key.startswith(fills)]
+    if not any(key.startswith(NEW_PARTS) for key in tensors):  # a file from before them leaves them fresh
+        wanted = [key for key in wanted if keep_all or not key.startswith(NEW_PARTS)]
     if not wanted:
         raise ValueError(f"{name}: expected a network with {fills.rstrip('.')}, received one without; nothing to fill")
     missing = [key for key in wanted if key not in tensors]

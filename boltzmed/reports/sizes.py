@@ -13,15 +13,16 @@ from boltzmed.volumes.output import whole_file
 
 _NEEDED = ("dataset", "case", "target", "area_fraction")
 # What tells one object of a case and target from another, where a table has it.
-_SLICE = ("axis", "slice_index")
+_SLICE = ("axis", "slice_index", "window")
 
 
 def read_object_sizes(path: str | Path) -> pd.DataFrame:
-    """Read which objects a table of results has: a row per data set, case, (slice,) and target, whatever the methods.
+    """Read which objects a table has: a row per data set, case, (slice, window,) and target, whatever the methods.
 
     Args:
-        path: A CSV, gzipped or not, with at least the columns dataset, case, target and area_fraction (0 … 1). Rows of
-            whole volumes (level "volume") and empty references are no objects.
+        path: A CSV of results, gzipped or not, with at least the columns dataset, case, target and area_fraction
+            (0 … 1); or a prepared cache. Rows of whole volumes (level "volume"), empty references, and what a cache's
+            protocol leaves out (used 0) are no objects.
 
     Returns:
         Those columns, in the order in which the objects first appear.
@@ -30,6 +31,10 @@ def read_object_sizes(path: str | Path) -> pd.DataFrame:
         ValueError: The file cannot be read, lacks a column, holds an area that is none, or two areas of one object.
     """
     path = Path(path)
+    if path.is_dir():
+        if not (path / "manifest.json").is_file():
+            raise ValueError(f"{path}: expected a finished slice cache, found no manifest.json; run boltzmed prepare")
+        path = path / "index.csv"
     try:
         table = pd.read_csv(path, dtype=dict.fromkeys(_NEEDED[:3], str), keep_default_na=False, na_values=[""])
     except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
@@ -40,6 +45,8 @@ def read_object_sizes(path: str | Path) -> pd.DataFrame:
         raise ValueError(f"{path}: expected the columns {', '.join(_NEEDED)}; missing: {', '.join(missing)}")
     if "level" in table:
         table = table[table["level"] != "volume"]
+    if "used" in table:
+        table = table[table["used"] != 0]
     area = pd.to_numeric(table["area_fraction"], errors="coerce")
     wrong = table["area_fraction"].notna() & ~area.between(0, 1)
     if wrong.any():

@@ -2,7 +2,7 @@
 
 from boltzmed.transforms.augment import Augmentation, apply_augmentation, augment, draw_augmentation
 from boltzmed.transforms.channels import CHANNEL_MODES, channel_indices, stack_channels
-from boltzmed.transforms.prompts import LookUpPromptsd
+from boltzmed.transforms.prompts import LookUpPromptsd, LookUpTargetsd
 from boltzmed.transforms.slices import PLANES, CutSlices, CutSlicesd, SlicePlan, StackSlices, StackSlicesd
 from boltzmed.transforms.square import SquareGrid, SquareResized
 from boltzmed.transforms.tokenize import CONTEXT_LENGTH, TokenizePromptsd, tokenize_prompts
@@ -16,6 +16,7 @@ __all__ = [
     "CutSlices",
     "CutSlicesd",
     "LookUpPromptsd",
+    "LookUpTargetsd",
     "SlicePlan",
     "SquareGrid",
     "SquareResized",

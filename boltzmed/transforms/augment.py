@@ -6,10 +6,11 @@ Left and right are part of a prompt's meaning, so a mirrored image would teach t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 
 PROBABILITY = 0.5
 LARGEST_SHIFT = 0.1
@@ -60,8 +61,8 @@ def apply_augmentation(
     """Turns and crops an image with its masks, pixel for pixel alike.
 
     Args:
-        image: (C,S,S) float32 or float64; resampled bilinearly, zero outside.
-        masks: (P,S,S) of any dtype; nearest neighbour, zero outside.
+        image: (C,S,S) float32 or float64, on the CPU; resampled bilinearly, zero outside.
+        masks: (P,S,S) of any dtype, on the CPU; nearest neighbour, zero outside.
         augmentation: None changes nothing. A turn without shift and scaling is exact.
 
     Returns:
@@ -82,19 +83,41 @@ def apply_augmentation(
         masks = torch.rot90(masks, augmentation.quarter_turns, (-2, -1))
     if augmentation.shift_h == 0 and augmentation.shift_w == 0 and augmentation.scale == 1:
         return image, masks
-    # In grid_sample's coordinates the image spans -1 … 1, so a fraction of the side counts twice.
-    theta = torch.tensor(
-        [[augmentation.scale, 0, 2 * augmentation.shift_w], [0, augmentation.scale, 2 * augmentation.shift_h]],
-        dtype=image.dtype,
-        device=image.device,
-    )
-    grid = F.affine_grid(theta[None], [1, 1, *image.shape[-2:]], align_corners=False)
-    moved = F.grid_sample(image[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
-    # Label values up to 2^24 pass through float32 unchanged.
-    moved_masks = F.grid_sample(
-        masks[None].to(image.dtype), grid, mode="nearest", padding_mode="zeros", align_corners=False
-    )[0]
-    return moved, moved_masks.to(masks.dtype)
+    # Nothing is turned any more, so that rows and columns are resampled one after the other, in NumPy, whose `take`
+    # along rows is several times faster than torch's.
+    rows = _source_positions(image.shape[-2], augmentation.scale, augmentation.shift_h)
+    columns = _source_positions(image.shape[-1], augmentation.scale, augmentation.shift_w)
+    moved = _interpolate(_interpolate(image.numpy(), rows, -2), columns, -1)
+    moved_masks = _pick(_pick(masks.numpy(), np.rint(rows), -2), np.rint(columns), -1)
+    return torch.from_numpy(moved), torch.from_numpy(moved_masks)
+
+
+def _source_positions(size: int, scale: float, shift: float) -> NDArray[np.float64]:
+    """Where each output pixel's centre comes from, in pixels of the input (pixel i has its centre at i)."""
+    return (np.arange(size, dtype=np.float64) + 0.5 - size / 2) * scale + size / 2 - 0.5 + shift * size
+
+
+def _interpolate(image: NDArray[Any], positions: NDArray[np.float64], axis: int) -> NDArray[Any]:
+    """Linear between two neighbours along an axis; what lies beyond the image is zero."""
+    lower = np.floor(positions)
+    fraction = positions - lower
+    along = (slice(None), None) if axis == -2 else slice(None)
+    moved = _pick(image, lower, axis)
+    moved *= (1 - fraction).astype(image.dtype)[along]
+    upper = _pick(image, lower + 1, axis)
+    upper *= fraction.astype(image.dtype)[along]
+    moved += upper
+    return moved
+
+
+def _pick(image: NDArray[Any], positions: NDArray[np.float64], axis: int) -> NDArray[Any]:
+    """A copy of some rows (axis -2) or columns (-1) by ascending numbers; zero beyond the image."""
+    size = image.shape[axis]
+    picked = image.take(positions.astype(np.intp), axis, mode="clip")
+    first, last = np.searchsorted(positions, (0, size))
+    for beyond in (slice(None, first), slice(last, None)):
+        picked[(..., beyond, slice(None)) if axis == -2 else (..., beyond)] = 0
+    return picked
 
 
 def augment(

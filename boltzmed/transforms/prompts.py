@@ -1,4 +1,4 @@
-"""MONAI transform that finds what each prompt of a study means, by dataset card."""
+"""MONAI transforms that find what the prompts of a study mean, or how its targets are asked for, by dataset card."""
 
 from __future__ import annotations
 
@@ -57,3 +57,37 @@ class LookUpPromptsd(MapTransform):
 
     def _look_up(self, prompt: str, modality: str | None) -> PromptTarget:
         return look_up_prompt(prompt, self.cards, modality=modality, window=self.window)
+
+
+class LookUpTargetsd(MapTransform):
+    """Looks up targets of one card by name: `keys` hold names, `output_keys` get one `PromptTarget` per name.
+
+    Each is asked for by its usual phrasing. A target that the card does not have is refused with those it has.
+
+    Args:
+        keys: entries that hold lists of target names.
+        card: name or path of the card, or the card.
+        output_keys: one per key.
+        allow_missing_keys: entries may be absent.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "targets",
+        card: str | DatasetCard = "generic_ct",
+        output_keys: str | Sequence[Hashable] = "prompt_targets",
+        *,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.card = card if isinstance(card, DatasetCard) else load_card(card)
+        self.output_keys = (output_keys,) if isinstance(output_keys, str) else tuple(output_keys)
+        if len(self.output_keys) != len(self.keys):
+            raise ValueError(f"output_keys: expected one for each of {self.keys}, got {self.output_keys}")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key, output_key in self.key_iterator(result, self.output_keys):
+            targets = [self.card.target(name) for name in result[key]]
+            result[output_key] = tuple(look_up_prompt(t.prompts[0], [self.card]) for t in targets)
+        return result

@@ -1,6 +1,6 @@
 """Between a slice's own grid and the square the network sees: padding, resizing, and back.
 
-Shapes: N slices, C channels, P prompts; H, W native pixels; D = max(H, W) the square's side; S the network's size.
+Shapes: N slices, C channels, P prompts; H, W native pixels; D the square's side, at least max(H, W); S the network's.
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ class SquareGrid:
     Args:
         height, width: native pixels, at least 1.
         image_size: side of the network's image, at least 1.
+        min_side: the square is padded to this side at least, so that a crop keeps the scale it had in its image
+            (`min_side` equal to `image_size`: a pixel stays a pixel) instead of being magnified.
     """
 
     height: int
     width: int
     image_size: int
+    min_side: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("height", "width", "image_size"):
+        for name in ("height", "width", "image_size", "min_side"):
             if getattr(self, name) < 1:
                 raise ValueError(f"square grid: expected {name} of at least 1, got {getattr(self, name)}")
 
     @property
     def side(self) -> int:
         """Side of the square in native pixels."""
-        return max(self.height, self.width)
+        return max(self.height, self.width, self.min_side)
 
     @property
     def padding(self) -> tuple[int, int, int, int]:
@@ -51,7 +54,7 @@ class SquareGrid:
     def pad(self, image: torch.Tensor) -> torch.Tensor:
         """Pads (…,H,W) of any dtype with zeros to (…,D,D); the input itself when it is square."""
         self._expect(image, (self.height, self.width))
-        return F.pad(image, self.padding) if self.height != self.width else image
+        return F.pad(image, self.padding) if any(self.padding) else image
 
     def crop(self, image: torch.Tensor) -> torch.Tensor:
         """Takes the padding off: (…,D,D) -> (…,H,W), a view."""

@@ -36,12 +36,13 @@ _BROKEN = (EOFError, zlib.error, OSError, ValueError, MemoryError, ImageFileErro
 _AFFINE_TOLERANCE_MM = 1e-3  # an affine that moved by less than this is the file's own, rounded
 
 
-def read_nifti(path: str | os.PathLike[str]) -> MetaTensor:
+def read_nifti(path: str | os.PathLike[str], *, channel: int | None = None) -> MetaTensor:
     """Read a NIfTI-1 or NIfTI-2 file as (1, I, J, K) float32, in the file's own voxel order.
 
     The file's scale is applied. The affine is the sform if it has a code, else the qform if it has one, else nibabel's
     default (voxel sizes, centred, codes 0 are kept). A file of shape (I, J) or (I, J, K, 1) is a volume, too. K runs
-    slowest in memory, as in the file, so axial slices of most files are contiguous.
+    slowest in memory, as in the file, so axial slices of most files are contiguous. ``channel`` picks one of a file of
+    shape (I, J, K, C), which is refused without it.
 
     Meta: ``filename_or_obj``, ``case``, ``modality`` (None: NIfTI does not say), ``source_format`` "nifti",
     ``stored_dtype``, and ``nifti_geometry``, the header fields that `write_mask` copies.
@@ -55,7 +56,7 @@ def read_nifti(path: str | os.PathLike[str]) -> MetaTensor:
             compressed = file.read(2) == _GZIP_MAGIC
         with gzip.open(path, "rb") if compressed else open(path, "rb") as stream:
             image = _parse(cast(io.IOBase, stream), path.name)
-            _check_header(image, path.name)
+            _check_header(image, path.name, channel)
             voxels = np.asarray(image.dataobj, dtype=np.float32)
             # Reading on to the end makes gzip compare its checksum: a flipped bit is an error, not a voxel.
             while stream.read(1 << 20):
@@ -67,6 +68,8 @@ def read_nifti(path: str | os.PathLike[str]) -> MetaTensor:
             f"{path.name}: expected a whole NIfTI file, got one that is truncated or damaged ({one_line(error)}); "
             "copy or convert it again"
         ) from error
+    if channel is not None and voxels.ndim == 4:
+        voxels = voxels[..., channel].copy(order="K")  # a view would keep the other channels in memory
     shape = (*voxels.shape, 1, 1, 1)[:3]
     voxels = voxels.reshape(shape, order="F")
     check_voxels(voxels, path.name)
@@ -76,7 +79,7 @@ def read_nifti(path: str | os.PathLike[str]) -> MetaTensor:
         raise VolumeError(f"{path.name}: {error}; correct its sform or qform, or convert it again") from error
     header = image.header
     geometry = {name: np.array(header[name]).astype(header[name].dtype.newbyteorder("=")) for name in _GEOMETRY_FIELDS}
-    geometry["shape"] = np.array(image.shape)
+    geometry["shape"] = np.array(image.shape if channel is None else shape)
     geometry["version"] = np.array(2 if isinstance(image, nib.Nifti2Image) else 1)
     meta = {
         "filename_or_obj": str(path),
@@ -193,7 +196,7 @@ def _parse(stream: io.IOBase, name: str) -> nib.Nifti1Image | nib.Nifti2Image:
     )
 
 
-def _check_header(image: nib.Nifti1Image | nib.Nifti2Image, name: str) -> None:
+def _check_header(image: nib.Nifti1Image | nib.Nifti2Image, name: str, channel: int | None) -> None:
     shape, dtype = image.shape, image.get_data_dtype()
     if dtype.fields is not None:
         raise VolumeError(f"{name}: expected grey values, got colour voxels; convert it to a scalar image")
@@ -201,7 +204,10 @@ def _check_header(image: nib.Nifti1Image | nib.Nifti2Image, name: str) -> None:
         raise VolumeError(f"{name}: expected real voxels, got complex ones; take the magnitude first")
     if len(shape) < 2 or any(size < 1 for size in shape):
         raise VolumeError(f"{name}: expected a volume of at least one voxel along each axis, got shape {shape}")
-    if any(size != 1 for size in shape[3:]):
+    channels = shape[3] if len(shape) == 4 else 1
+    if channel is not None and not 0 <= channel < channels:
+        raise VolumeError(f"{name}: expected a channel from 0 to {channels - 1}, got {channel}; choose another")
+    if any(size != 1 for size in shape[3 if channel is None else 4 :]):
         raise VolumeError(
             f"{name}: expected one 3D volume, got shape {shape}; split it and pass the volume you mean (one channel or "
             "time point)"

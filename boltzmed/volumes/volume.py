@@ -13,7 +13,11 @@ from boltzmed.volumes.nifti import NIFTI_SUFFIXES, read_nifti
 
 
 def read_volume(
-    path: str | os.PathLike[str], *, series_uid: str | None = None, modality: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    series_uid: str | None = None,
+    modality: str | None = None,
+    channel: int | None = None,
 ) -> MetaTensor:
     """Read a .nii or .nii.gz file, or a folder or .zip that holds a DICOM series.
 
@@ -21,6 +25,7 @@ def read_volume(
         path: the study. A folder is searched with its subfolders.
         series_uid: which DICOM series, where there are several.
         modality: "CT" or "MR" where the file does not say; it must not contradict a file that does.
+        channel: which one, where a NIfTI file holds several (I, J, K, C).
 
     Returns:
         (1, I, J, K) float32 in the array order of the file, finite everywhere, with ``.affine`` to RAS mm (float64) and
@@ -37,9 +42,13 @@ def read_volume(
     if not path.exists():
         raise VolumeError(f"{path.name}: expected a file or folder, got a path that does not exist: {path}; check it")
     if path.is_dir() or path.name.lower().endswith(".zip"):
+        if channel is not None:
+            raise VolumeError(
+                f"{path.name}: expected a NIfTI file to pick channel {channel} of, got DICOM; leave it out"
+            )
         volume = read_dicom_series(path, series_uid=series_uid)
     elif path.name.lower().endswith(NIFTI_SUFFIXES):
-        volume = read_nifti(path)
+        volume = read_nifti(path, channel=channel)
     elif _is_dicom(path):
         raise VolumeError(f"{path.name}: expected a whole DICOM series, got one DICOM file; pass its folder")
     else:

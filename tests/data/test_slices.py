@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from boltzmed.cards import load_card
-from boltzmed.data.slices import KeyedSampler, PromptSliceDataset, keyed_generator, read_datalist
+from boltzmed.data.batches import KeyedBatches
+from boltzmed.data.slice_sources import NiftiSlices, SliceEntry
+from boltzmed.data.slices import SMALL_AREA_FRACTION, PromptSliceDataset, keyed_generator
 from boltzmed.transforms.tokenize import tokenize_prompts
 
 CARD = load_card("phantom")
+WHOLE_BATCHES: dict[str, Any] = {"batch_size": None, "collate_fn": default_collate}
 LABEL = {name: target.labels[0] for name, target in CARD.targets.items()}  # a label value of each target
 ABDOMEN, LUNG = (-150.0, 250.0), (-1000.0, 1000.0)
 SHAPE = (40, 32, 5)  # axial slices of 32 rows and 40 columns, hence a square of 40 with 4 rows of padding above
@@ -45,9 +48,16 @@ def abdomen_and_lung() -> np.ndarray:
     return labels
 
 
-def make_dataset(folder: Path, labels: np.ndarray | None = None, **options: Any) -> PromptSliceDataset:
+def open_case(case: dict[str, str], **options: Any) -> PromptSliceDataset:
+    return PromptSliceDataset([NiftiSlices([case], CARD)], **{"image_size": 40, "augment_probability": 0.0, **options})
+
+
+def make_dataset(
+    folder: Path, labels: np.ndarray | None = None, *, min_pixels: int = 4, **options: Any
+) -> PromptSliceDataset:
     case = write_case(folder, abdomen_and_lung() if labels is None else labels)
-    return PromptSliceDataset([case], CARD, **{"image_size": 40, "augment_probability": 0.0, **options})
+    source = NiftiSlices([case], CARD, min_pixels=min_pixels)
+    return PromptSliceDataset([source], **{"image_size": 40, "augment_probability": 0.0, **options})
 
 
 def draw_names(dataset: PromptSliceDataset, index: int, epochs: int) -> list[list[str]]:
@@ -62,38 +72,6 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     )
 
 
-class TestReadDatalist:
-    def write(self, folder: Path, content: Any) -> Path:
-        for name in ("a.nii", "a_label.nii"):
-            (folder / name).touch()
-        path = folder / "datalist.json"
-        path.write_text(json.dumps(content))
-        return path
-
-    def test_paths_are_relative_to_the_lists_own_folder(self, tmp_path, monkeypatch):
-        record = {"image": "a.nii", "label": "a_label.nii", "case": "a", "patient": "p"}
-        path = self.write(tmp_path, {"training": [record], "test": [record, record]})
-        monkeypatch.chdir("/")
-        expected = {**record, "image": str(tmp_path / "a.nii"), "label": str(tmp_path / "a_label.nii")}
-        assert read_datalist(path) == [expected]
-        assert read_datalist(path, "test") == [expected, expected]
-
-    def test_a_missing_file_is_told(self, tmp_path):
-        with pytest.raises(ValueError, match=r"nowhere\.json: expected a datalist JSON file"):
-            read_datalist(tmp_path / "nowhere.json")
-
-    @pytest.mark.parametrize("content", [{"validation": [1]}, {"validation": [1], "training": []}])
-    def test_a_missing_or_empty_list_is_told_with_those_there(self, tmp_path, content):
-        with pytest.raises(ValueError, match=r"expected a list named 'training', received \[.*'validation'"):
-            read_datalist(self.write(tmp_path, content))
-
-    @pytest.mark.parametrize("field", ["image", "label"])
-    def test_a_missing_image_is_told_with_its_case(self, tmp_path, field):
-        record = {"image": "a.nii", "label": "a_label.nii", "case": "c7", field: "gone.nii"}
-        with pytest.raises(ValueError, match=rf"case c7: {field} gone\.nii does not exist"):
-            read_datalist(self.write(tmp_path, {"training": [record]}))
-
-
 def test_equal_keys_give_equal_streams_and_every_part_of_the_key_counts():
     def stream(*key: Any) -> list[float]:
         return keyed_generator(*key).random(4).tolist()
@@ -102,31 +80,6 @@ def test_equal_keys_give_equal_streams_and_every_part_of_the_key_counts():
     others = [(0, 2, 3, "targets"), (1, 0, 3, "targets"), (1, 2, 0, "targets"), (2, 1, 3, "targets")]
     others += [(1, 2, 3, purpose) for purpose in ("order", "augmentation", "draws")]
     assert len({tuple(stream(*key)) for key in [(1, 2, 3, "targets"), *others]}) == len(others) + 1
-
-
-class TestEntries:
-    def test_one_for_each_slice_and_window_that_shows_a_target(self, tmp_path):
-        found = [(entry.slice_index, entry.window) for entry in make_dataset(tmp_path).entries]
-        # Slice 3 holds three voxels of heart, fewer than count as an object.
-        assert found == [(1, ABDOMEN), (2, LUNG), (2, ABDOMEN)]
-        assert len(make_dataset(tmp_path, min_pixels=3)) == 4
-
-    def test_area_fractions_are_shares_of_the_padded_square(self, tmp_path):
-        first, lung, _ = make_dataset(tmp_path).entries
-        side2 = 40 * 40  # of slices of 32 x 40 pixels
-        shown = {name: area for name, area in first.area_fractions.items() if area}
-        assert shown == {"liver": 120 / side2, "spleen": 16 / side2, "aorta": 6 / side2}
-        # The lung includes its nodule.
-        assert lung.area_fractions == {"right lung": 100 / side2, "left lung": 0.0, "lung nodule": 4 / side2}
-
-    def test_slices_are_counted_from_feet_to_head_whatever_the_file(self, tmp_path):
-        case = write_case(tmp_path, abdomen_and_lung(), signs=(-1, -1, -1))
-        entries = PromptSliceDataset([case], CARD, image_size=40).entries
-        assert [entry.slice_index for entry in entries] == [2, 2, 3]
-
-    def test_cases_without_any_target_are_refused(self, tmp_path):
-        with pytest.raises(ValueError, match="card phantom: none of its targets is on any slice of 1 cases"):
-            make_dataset(tmp_path, np.zeros(SHAPE))
 
 
 class TestItem:
@@ -156,7 +109,7 @@ class TestItem:
                 place[axis] = slice(SHAPE[axis] - place[axis].stop, SHAPE[axis] - place[axis].start)
         labels[tuple(place)] = LABEL["spleen"]
         case = write_case(tmp_path, labels, signs=signs)
-        dataset = PromptSliceDataset([case], CARD, image_size=40, augment_probability=0.0, negative_probability=0.0)
+        dataset = open_case(case, negative_probability=0.0)
         item = dataset[0]
         expected = torch.zeros(40, 40)
         expected[4 + 3 : 4 + 5, 6:8] = 1  # below the padding
@@ -174,7 +127,7 @@ class TestItem:
     def test_an_entrys_window_makes_its_image(self, tmp_path):
         image = np.full(SHAPE, 50.0)
         case = write_case(tmp_path, abdomen_and_lung(), image=image)
-        dataset = PromptSliceDataset([case], CARD, image_size=40, augment_probability=0.0)
+        dataset = open_case(case)
         for index, expected in ((0, 0.5), (1, 1050 / 2000)):
             inside = dataset[index]["image"][:, 4:36]
             torch.testing.assert_close(inside, torch.full_like(inside, 255 * expected))
@@ -184,7 +137,7 @@ class TestItem:
         labels[5:15, 5:15] = LABEL["liver"]
         image = np.broadcast_to(np.array([-150, -50, 50, 150, 250]), SHAPE)
         case = write_case(tmp_path, labels, image=image)
-        dataset = PromptSliceDataset([case], CARD, image_size=40, channels="neighbours", augment_probability=0.0)
+        dataset = open_case(case, channels="neighbours")
         seen = [dataset[index]["image"][:, 20, 20].tolist() for index in range(5)]
         levels = [0, 63.75, 127.5, 191.25, 255]
         rows = [(0, 0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 4)]
@@ -230,13 +183,13 @@ class TestPrompts:
         share = np.mean([names[1] not in ("liver", "spleen") for names in drawn])
         assert 0.22 < share < 0.38
 
-    def test_an_object_too_small_to_count_gives_no_mask(self, tmp_path):
+    def test_an_object_too_small_to_count_is_never_asked_for(self, tmp_path):
         labels = abdomen_and_lung()
-        labels[10:13, 20, 1] = LABEL["heart"]  # three voxels, fewer than count as an object
+        labels[10:13, 20, 1] = LABEL["heart"]  # three voxels, fewer than count as an object, but no absence either
         dataset = make_dataset(tmp_path, labels, prompts_per_image=6, negative_probability=1.0)
-        items = [dataset[epoch, 0] for epoch in range(10)]
-        masks = [item["label"][item["target"].index("heart")] for item in items if "heart" in item["target"]]
-        assert masks and not any(mask.any() for mask in masks)
+        assert "heart" not in dataset.entries[0].area_fractions
+        drawn = draw_names(dataset, 0, 20)
+        assert all(len(names) == 6 and "heart" not in names for names in drawn)
 
     def test_slots_without_a_prompt_are_invalid(self, tmp_path):
         item = make_dataset(tmp_path, prompts_per_image=6, negative_probability=0.0)[0]
@@ -261,13 +214,13 @@ class TestPrompts:
 class TestReproducibility:
     def test_the_same_batches_from_any_number_of_workers(self, tmp_path):
         dataset = make_dataset(tmp_path, augment_probability=1.0, seed=3)
-        sampler = KeyedSampler(dataset, samples_per_epoch=3, seed=3)
+        sampler = KeyedBatches(dataset, samples_per_epoch=3, batch_size=1, seed=3)
         sampler.set_epoch(2)
         batches = []
         for workers in (0, 2):
             torch.manual_seed(workers)
             np.random.seed(workers)  # noqa: NPY002  (global state must not matter)
-            batches.append(list(DataLoader(dataset, batch_size=1, sampler=sampler, num_workers=workers)))
+            batches.append(list(DataLoader(dataset, sampler=sampler, num_workers=workers, **WHOLE_BATCHES)))
         assert len(batches[0]) == 3
         assert all(same(one, other) for one, other in zip(*batches, strict=True))
 
@@ -287,94 +240,91 @@ class TestReproducibility:
 
     def test_compressed_files_give_the_same_items(self, tmp_path):
         dataset = make_dataset(tmp_path)
-        case = dict(dataset.cases[0])
+        case = dict(dataset.sources[0].cases["hand-made"])
         for field in ("image", "label"):
             nibabel.save(nibabel.load(case[field]), case[field] + ".gz")
             case[field] += ".gz"
-        compressed = PromptSliceDataset([case], CARD, image_size=40, augment_probability=0.0)
+        compressed = open_case(case)
         assert all(same(dataset[index], compressed[index]) for index in range(3))
 
 
-class TestKeyedSampler:
-    @pytest.fixture(scope="class")
-    def dataset(self, tmp_path_factory: pytest.TempPathFactory) -> PromptSliceDataset:
-        """Forty slices of liver, the first eight with a spleen of one pixel, a small object by its area."""
-        labels = np.zeros((40, 32, 40), np.uint8)
-        labels[5:15, 5:15] = LABEL["liver"]
-        labels[30, 20, :8] = LABEL["spleen"]
-        dataset = make_dataset(tmp_path_factory.mktemp("sampler"), labels, min_pixels=1)
-        assert len(dataset) == 40
-        return dataset
+class TestWeights:
+    """Data sets without images: entries are all that weights need."""
 
-    def draw(self, dataset: PromptSliceDataset, epoch: int = 0, **options: Any) -> list[tuple[int, int]]:
-        sampler = KeyedSampler(dataset, **{"samples_per_epoch": 20, **options})
-        sampler.set_epoch(epoch)
-        drawn = list(sampler)
-        assert len(sampler) == len(drawn)
-        return drawn
+    def make(self, *sources: Sequence[dict[str, float]], cards: Sequence[str] = ("phantom", "msd_lung")) -> Any:
+        entries = [[SliceEntry("c", k, None, areas) for k, areas in enumerate(source)] for source in sources]
+        pairs = zip(cards, entries, strict=False)
+        return PromptSliceDataset([SimpleNamespace(card=load_card(c), entries=e) for c, e in pairs], image_size=8)
 
-    def test_entries_come_once_with_the_epoch(self, dataset):
-        drawn = self.draw(dataset, epoch=4)
-        assert len(set(drawn)) == 20 and {epoch for epoch, _ in drawn} == {4}
-        assert {index for _, index in drawn} < set(range(40))
-        assert sorted(index for _, index in self.draw(dataset, samples_per_epoch=1000)) == list(range(40))
+    def test_without_balance_all_count_alike(self):
+        dataset = self.make([{"liver": 0.05}, {"liver": 0.05, "spleen": 0.005}, {"aorta": 0.0}])
+        assert dataset.weights() == pytest.approx([1, 1, 1])
 
-    def test_seed_and_epoch_decide_alone(self, dataset):
-        first = self.draw(dataset, epoch=1, seed=5)
-        np.random.seed(9)  # noqa: NPY002  (global state must not matter)
-        torch.manual_seed(9)
-        assert self.draw(dataset, epoch=1, seed=5) == first
-        indices = [index for _, index in first]
-        assert [index for _, index in self.draw(dataset, epoch=2, seed=5)] != indices
-        assert [index for _, index in self.draw(dataset, epoch=1, seed=6)] != indices
-
-    def test_weight_raises_the_share_of_small_objects(self, dataset):
-        assert dataset.weights(7.0).tolist() == [7.0] * 8 + [1.0] * 32
-
-        def share(weight: float) -> float:
-            drawn = [self.draw(dataset, epoch, samples_per_epoch=4, small_weight=weight) for epoch in range(200)]
-            return float(np.mean([index < 8 for epoch in drawn for _, index in epoch]))
-
-        assert share(1.0) == pytest.approx(0.2, abs=0.05)
-        assert share(40.0) > 0.8
-
-    @pytest.mark.parametrize("samples", [20, 21])
-    def test_ranks_share_one_draw(self, dataset, monkeypatch, samples):
-        alone = self.draw(dataset, epoch=3)
-        shares = []
-        for rank in range(2):
-            for name, value in (("is_initialized", True), ("get_world_size", 2), ("get_rank", rank)):
-                monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
-            shares.append(self.draw(dataset, epoch=3, samples_per_epoch=samples))
-        assert [len(share) for share in shares] == [10, 10]
-        assert not set(shares[0]) & set(shares[1])
-        assert set(shares[0]) | set(shares[1]) == set(alone)
-
-
-def test_a_fixed_sampler_gives_every_epoch_the_same_samples(tmp_path):
-    dataset = make_dataset(tmp_path)
-    drawn = {}
-    for fixed in (False, True):
-        sampler = KeyedSampler(dataset, samples_per_epoch=3, seed=1, fixed=fixed)
-        epochs = []
-        for epoch in range(4):
+    def test_rare_targets_are_drawn_as_often_as_others(self):
+        dataset = self.make([{"liver": 0.05}, {"liver": 0.005}, {"liver": 0.2}, {"spleen": 0.05, "aorta": 0.0}])
+        weights = dataset.weights(balance=["target"])
+        assert weights == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
+        sampler = KeyedBatches(dataset, samples_per_epoch=1, batch_size=1, balance=["target"])
+        drawn = []
+        for epoch in range(600):
             sampler.set_epoch(epoch)
-            epochs.append(list(sampler))
-        drawn[fixed] = epochs
-    assert drawn[True][0] == drawn[False][0] and all(epoch == drawn[True][0] for epoch in drawn[True])
-    assert len({tuple(epoch) for epoch in drawn[False]}) > 1
+            drawn += [index for batch in sampler for _, index, _ in batch]
+        assert np.mean([index == 3 for index in drawn]) == pytest.approx(0.5, abs=0.07)
+
+    def test_several_objects_on_a_slice_count_as_their_mean(self):
+        dataset = self.make([{"liver": 0.05}, {"liver": 0.05, "spleen": 0.05}, {"liver": 0.05}, {"liver": 0.05}])
+        # Four livers and one spleen: 1/4, 5/8, 1/4, 1/4, whose mean is 11/32.
+        assert dataset.weights(balance=["target"]) == pytest.approx([8 / 11, 20 / 11, 8 / 11, 8 / 11])
+
+    def test_sizes_are_balanced_whatever_the_target_and_data_set(self):
+        dataset = self.make([{"liver": 0.05}, {"spleen": 0.05}, {"liver": 0.005}], [{"lung tumor": 0.05}])
+        assert dataset.weights(balance=["size"]) == pytest.approx([2 / 3, 2 / 3, 2, 2 / 3])
+
+    def test_targets_of_two_data_sets_are_two_groups(self):
+        dataset = self.make([{"liver": 0.05}] * 3, [{"liver": 0.05}], cards=("phantom", "amos22_ct"))
+        assert dataset.weights(balance=["target"]) == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
+        assert dataset.weights(balance=["size"]) == pytest.approx([1, 1, 1, 1])
+
+    def test_both_together_are_groups_of_target_and_size(self):
+        areas = [{"liver": 0.05}, {"liver": 0.05}, {"liver": 0.005}, {"spleen": 0.05}, {"spleen": 0.05}]
+        weights = self.make(areas).weights(balance=["target", "size"])
+        # Three groups: large livers (2), a small one (1), large spleens (2).
+        assert weights == pytest.approx([5 / 6, 5 / 6, 5 / 3, 5 / 6, 5 / 6])
+        assert weights == pytest.approx(self.make(areas).weights(balance=("size", "target")))
+
+    def test_slices_without_an_object_keep_the_mean_weight(self):
+        dataset = self.make([{"liver": 0.05}, {"liver": 0.05}, {"liver": 0.05}, {"spleen": 0.05}, {"aorta": 0.0}])
+        weights = dataset.weights(balance=["target"])
+        assert weights == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2, 1])
+        assert weights.mean() == pytest.approx(1)
+
+    @pytest.mark.filterwarnings("error")
+    def test_slices_without_any_object_count_alike(self):
+        assert self.make([{"liver": 0.0}, {"aorta": 0.0}]).weights(balance=["target"]) == pytest.approx([1, 1])
+
+    def test_small_objects_count_more_on_top(self):
+        dataset = self.make(
+            [{"liver": 0.05}, {"liver": 0.05}, {"liver": SMALL_AREA_FRACTION / 2}, {"spleen": 0.05, "aorta": 0.0}]
+        )
+        weights = dataset.weights(3.0, ["target"])
+        assert weights == pytest.approx([2 / 3, 2 / 3, 3 * 2 / 3, 2])
+        # One that is known to be absent is not small.
+        assert dataset.weights(3.0) == pytest.approx([1, 1, 3, 1])
+
+    def test_other_groups_are_refused(self):
+        with pytest.raises(ValueError, match=r"^balance: expected some of target, size, received modality$"):
+            self.make([{"liver": 0.05}]).weights(balance=["target", "modality"])
 
 
 def test_labels_of_another_grid_or_type(tmp_path):
     case = write_case(tmp_path, abdomen_and_lung())
-    options: dict[str, Any] = {"image_size": 40, "augment_probability": 0.0}
-    expected = PromptSliceDataset([case], CARD, **options)[0, 1]
+    expected = open_case(case)[0, 1]
     label = nibabel.Nifti1Image.from_filename(case["label"])
     voxels = np.array(label.dataobj)  # not a view of the file that is about to be replaced
     nibabel.save(nibabel.Nifti1Image(voxels.astype(np.float32)[..., None], label.affine), case["label"])
-    assert same(PromptSliceDataset([case], CARD, **options)[0, 1], expected)
+    assert same(open_case(case)[0, 1], expected)
     mirrored = label.affine @ np.diag([-1.0, 1.0, 1.0, 1.0])
     mirrored[0, 3] += label.affine[0, 0] * (SHAPE[0] - 1)
     nibabel.save(nibabel.Nifti1Image(voxels[::-1], mirrored), case["label"])
     with pytest.raises(ValueError, match="case hand-made: expected image and label on one grid"):
-        PromptSliceDataset([case], CARD, **options)
+        open_case(case)

@@ -90,6 +90,23 @@ def run_recorded(
     return inferer(place(volume), Recorded(logits, presence), ids, windows or [(0.0, 255.0)] * prompts)
 
 
+def test_a_crop_is_segmented_at_its_own_scale_where_asked():
+    seen = []
+
+    class Looking(Brightness):
+        def decode(self, image: Tensor, input_ids: Tensor) -> dict[str, Tensor | None]:
+            seen.append(image)
+            return super().decode(image, input_ids)
+
+    volume = np.zeros((6, 6, 1))
+    volume[2:4, 2:4] = 255
+    for side, bright in ((1, 32 * 32 // 9), (32, 4)):
+        inferer = PromptSliceInferer(image_size=32, min_side=side)
+        masks = inferer(place(volume), Looking(), torch.zeros(1, 1, dtype=torch.int64), [(0.0, 255.0)])
+        assert (seen[-1][0, 1] > 127).sum() == pytest.approx(bright, rel=0.2)
+        assert masks.volume(0).shape == volume.shape
+
+
 class TestGeometry:
     @pytest.mark.parametrize(
         "orientation",

@@ -17,6 +17,7 @@ from boltzmed.networks.decoder import Decoder
 from boltzmed.networks.image_encoder import FocalEncoder, HieraEncoder
 from boltzmed.networks.pigma import PiGMA
 from boltzmed.networks.pixel_decoder import PixelDecoder
+from boltzmed.networks.presence import PresenceGate
 from boltzmed.networks.text_encoder import TextEncoder
 from boltzmed.networks.weights import (
     CHECKPOINT_VERSION,
@@ -305,6 +306,17 @@ def test_converted_weights_keep_through_our_checkpoint(
 def without(state: dict[str, Tensor], key: str) -> dict[str, Tensor]:
     assert key in state
     return {name: value for name, value in state.items() if name != key}
+
+
+def test_upstream_leaves_a_presence_gate_fresh(upstream: dict[str, Tensor], fresh: BoltzFormer) -> None:
+    fresh.presence = PresenceGate(64)
+    before = {key: value.clone() for key, value in fresh.presence.state_dict().items()}
+    report = load_upstream(fresh, upstream)
+    assert report.missing == tuple(f"presence.{key}" for key in before)
+    assert all(torch.equal(value, before[key]) for key, value in fresh.presence.state_dict().items())
+    assert torch.equal(
+        fresh.pixel_decoder.mask_features.bias, upstream["sem_seg_head.pixel_decoder.mask_features.bias"]
+    )
 
 
 def test_upstream_that_fits_in_part_is_refused(upstream: dict[str, Tensor], fresh: BoltzFormer) -> None:

@@ -137,3 +137,55 @@ def test_what_is_printed_is_saved_where_asked(tmp_path, capsys):
     assert pd.read_csv(tmp_path / "sizes" / "size_histogram.csv")[list(AREA_BINS)].values.tolist() == [[0, 1, 0, 1, 0]]
     assert main(["stats", str(tmp_path / "absent.csv")]) == 2
     assert "cannot be read as a CSV table: No such file" in capsys.readouterr().err
+
+
+INDEX = [
+    "dataset,case,patient,split,slice_index,target,window,pixels,area_fraction,volume_mm3,used",
+    "set,007,p,train,1,liver,abdomen,40,0.04,120,1",
+    "set,007,p,train,1,liver,liver,40,0.04,120,1",
+    "set,007,p,train,2,liver,abdomen,3,0.003,120,0",
+    "set,007,p,train,2,liver,liver,3,0.003,120,0",
+    "set,7,q,test,1,liver,abdomen,20,0.02,,1",
+    "set,7,q,test,1,NA,abdomen,1,0.0005,,1",
+]
+
+
+def test_a_caches_used_rows_are_objects_in_each_window(tmp_path):
+    write(tmp_path / "index.csv", *INDEX)
+    write(tmp_path / "manifest.json", "{}")
+    objects = read_object_sizes(tmp_path)
+    # The same object in two windows is two, as published; case 007 is not case 7; what the protocol drops is none.
+    assert objects[["case", "slice_index", "window", "target"]].values.tolist() == [
+        ["007", 1, "abdomen", "liver"],
+        ["007", 1, "liver", "liver"],
+        ["7", 1, "abdomen", "liver"],
+        ["7", 1, "abdomen", "NA"],
+    ]
+    assert size_statistics(objects).values.tolist() == [
+        ["set", "liver", pytest.approx(10 / 3), pytest.approx(4.0), pytest.approx(2.0), pytest.approx(4.0), 3],
+        ["set", "NA", *[pytest.approx(0.05)] * 4, 1],
+    ]
+    assert size_histogram(objects).values.tolist() == [["set", "liver", 0, 0, 0, 3, 0], ["set", "NA", 0, 1, 0, 0, 0]]
+
+
+def test_a_cache_is_named_by_its_folder(tmp_path, capsys):
+    write(tmp_path / "index.csv", *INDEX)
+    write(tmp_path / "manifest.json", "{}")
+    assert main(["stats", str(tmp_path), "--output", str(tmp_path / "sizes")]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split() == ["set", "liver", "3.333", "4.000", "2.000", "4.000", "3"]
+    assert sorted(path.name for path in (tmp_path / "sizes").iterdir()) == ["size_histogram.csv", "size_statistics.csv"]
+
+
+def test_an_unfinished_or_empty_cache_is_refused_in_one_line(tmp_path, capsys):
+    write(tmp_path / "index.csv", *INDEX)
+    assert main(["stats", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert (
+        error
+        == f"boltzmed: {tmp_path}: expected a finished slice cache, found no manifest.json; run boltzmed prepare\n"
+    )
+    write(tmp_path / "manifest.json", "{}")
+    for lines in (INDEX[:1], INDEX[:1] + INDEX[3:5]):
+        write(tmp_path / "index.csv", *lines)
+        assert main(["stats", str(tmp_path)]) == 2
+        assert capsys.readouterr().err == f"boltzmed: {tmp_path / 'index.csv'}: no object with an area\n"

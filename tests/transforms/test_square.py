@@ -110,3 +110,17 @@ def test_wrong_input_is_refused():
         SquareResized(keys="image", image_size=8, mode="label")
     with pytest.raises(ValueError, match=r"expected \(C,H,W\)"):
         SquareResized(keys="image", image_size=8)({"image": torch.zeros(4, 4)})
+
+
+def test_a_crop_keeps_its_scale_in_a_larger_square():
+    grid = SquareGrid(3, 5, image_size=8, min_side=8)
+    assert grid.side == 8 and grid.padding == (1, 2, 2, 3)
+    image = torch.arange(15.0).reshape(1, 1, 3, 5)
+    placed = grid.to_image(image)
+    assert torch.equal(placed[0, 0, 2:5, 1:6], image[0, 0]) and placed.sum() == image.sum()
+    assert torch.equal(grid.to_target(image.int())[..., 2:5, 1:6], image.int())
+    assert torch.equal(grid.to_native(placed), image)
+    # A square that is large enough already stays as it is.
+    assert SquareGrid(9, 5, 8, min_side=8) != SquareGrid(9, 5, 8) and SquareGrid(9, 5, 8, min_side=8).side == 9
+    with pytest.raises(ValueError, match="expected min_side of at least 1, got 0"):
+        SquareGrid(3, 5, 8, min_side=0)

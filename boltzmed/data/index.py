@@ -1,0 +1,114 @@
+"""Which targets show on which slices of a prepared data set, by one of two protocols.
+
+`volume`: every slice of every case counts. `biomedparse`: as the published benchmark was made. Per volume and label a
+slice with fewer pixels than a tenth of that label's largest slice is dropped; a merged target (`all_labels`) is asked
+for only where each of its labels is left; a target with `extra_windows` shows its slices once more in each of them.
+What a protocol drops stays in the table with `used` 0: it is no positive, and as it is there, no negative either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from boltzmed.cards import PROTOCOLS, DatasetCard, Target
+from boltzmed.data.case_file import CaseFacts
+from boltzmed.data.splits import Membership
+
+SMALLEST_SHARE = 0.1
+"""Of a label's largest slice in the volume; slices below are dropped by the published protocol."""
+
+COLUMNS = (
+    *("dataset", "case", "patient", "split", "slice_index", "target", "window"),
+    *("pixels", "area_fraction", "volume_mm3", "used"),
+)
+
+
+@dataclass(frozen=True)
+class MeasuredCase:
+    """A case file's facts with the pixels (K,V) of each label value on each slice."""
+
+    facts: CaseFacts
+    pixels: NDArray[np.int32]
+
+
+def build_index(
+    cases: Iterable[MeasuredCase], members: Mapping[str, Membership], card: DatasetCard, protocol: str
+) -> pd.DataFrame:
+    """Returns a row for every (case, slice, target, window) with at least one pixel, in the order of `COLUMNS`.
+
+    `area_fraction` is the target's pixels over the area of the padded square at native size, `volume_mm3` the target's
+    volume in the whole case (empty for pictures, which have no spacing), `window` the card's name of the window, or its
+    two numbers.
+
+    Raises:
+        ValueError: an unknown protocol.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol: expected one of {', '.join(PROTOCOLS)}, received {protocol!r}")
+    tables = []
+    for case in cases:
+        member = members[case.facts.case]
+        for name, values in case.facts.targets.items():
+            rows = _index_target(case, card.target(name), values, protocol)
+            rows.insert(0, "dataset", card.name)
+            rows.insert(1, "case", case.facts.case)
+            rows.insert(2, "patient", member.patient)
+            rows.insert(3, "split", member.part)
+            tables.append(rows)
+    if not tables:
+        return pd.DataFrame(columns=list(COLUMNS))
+    index = pd.concat(tables, ignore_index=True)[list(COLUMNS)]
+    return index.sort_values(["case", "slice_index"], kind="stable", ignore_index=True)
+
+
+def absent_pairs(index: pd.DataFrame, slice_counts: Mapping[str, int], targets: Sequence[str]) -> pd.DataFrame:
+    """Returns the (case, slice_index, target) of which an exhaustively annotated data set has no pixel at all.
+
+    Args:
+        index: as `build_index` gives it, unused rows included.
+        slice_counts: case -> K.
+        targets: the names to look for.
+    """
+    every = pd.MultiIndex.from_tuples(
+        [(case, k, name) for case, count in slice_counts.items() for k in range(count) for name in targets],
+        names=["case", "slice_index", "target"],
+    )
+    present = pd.MultiIndex.from_frame(index[["case", "slice_index", "target"]].drop_duplicates())
+    return every.difference(present, sort=False).to_frame(index=False)
+
+
+def _index_target(case: MeasuredCase, target: Target, values: Sequence[int], protocol: str) -> pd.DataFrame:
+    facts = case.facts
+    columns = [facts.label_values.index(value) for value in values]
+    by_label = case.pixels[:, columns].astype(np.int64)
+    pixels = by_label.sum(axis=1)
+    shown = np.flatnonzero(pixels)
+    used = np.ones(len(pixels), dtype=bool)
+    windows = [target.window_key]
+    if protocol == "biomedparse" and facts.window is None:  # published pictures went through all this
+        used = _is_large_enough(pixels)
+        if target.all_labels:
+            used &= np.all([_is_large_enough(label) for label in by_label.T], axis=0)
+        windows += target.extra_windows
+    voxel_mm3 = None if facts.spacing_mm is None else abs(float(np.linalg.det(np.array(facts.affine_ras)[:3, :3])))
+    table = pd.DataFrame(
+        {
+            "slice_index": shown,
+            "target": target.name,
+            "pixels": pixels[shown],
+            "area_fraction": pixels[shown] / max(facts.shape[1:]) ** 2,
+            "volume_mm3": np.nan if voxel_mm3 is None else round(float(pixels.sum()) * voxel_mm3, 3),
+            "used": used[shown].astype(int),
+        }
+    )
+    return pd.concat([table.assign(window=window) for window in windows], ignore_index=True)
+
+
+def _is_large_enough(pixels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    # In whole numbers: 0.1 * largest is no exact tenth.
+    return (pixels > 0) & (pixels * round(1 / SMALLEST_SHARE) >= pixels.max(initial=0))

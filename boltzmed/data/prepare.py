@@ -1,0 +1,320 @@
+"""Publisher's files -> slice cache: `cases/*.safetensors`, `index.csv`, `manifest.json` and a copy of the card.
+
+The work can be stopped at any moment. A case file appears whole or not at all, and the manifest only at the end, so
+that a cache without one is unfinished; the next run keeps the case files whose source and recipe have not changed.
+The same source gives the same cache, bit by bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from boltzmed.cards import PROTOCOLS, DatasetCard, card_path, load_card
+from boltzmed.data.case_file import FORMAT, SUFFIX, CaseFile, write_case
+from boltzmed.data.index import MeasuredCase, build_index
+from boltzmed.data.layouts import list_source_cases, read_source_case
+from boltzmed.data.layouts.case import SourceCase
+from boltzmed.data.splits import Membership, assign_parts, count_parts
+from boltzmed.transforms.slices import PLANES
+from boltzmed.volumes import VolumeError
+from boltzmed.volumes.errors import OutputError
+from boltzmed.volumes.output import check_writable, whole_file
+
+MANIFEST, INDEX, CASES = "manifest.json", "index.csv", "cases"
+_VERSIONS_OF = ("boltzmed", "monai", "nibabel", "numpy", "pydicom", "safetensors")
+_LOCK_WAIT_S = 10.0
+_PARENT_CHECK_S = 0.2
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What `prepare_cache` did.
+
+    Attributes:
+        cache: the folder.
+        written, kept: names of the cases whose files were made now, and of those that were still up to date.
+        failed: case -> why it is not in the cache.
+        parts: part -> (patients, cases), of the cases in the cache.
+        rows: number of (slice, target) rows that the protocol uses.
+    """
+
+    cache: Path
+    written: tuple[str, ...]
+    kept: tuple[str, ...]
+    failed: dict[str, str]
+    parts: dict[str, tuple[int, int]]
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What makes a case file, besides its source; handed to every worker."""
+
+    card: Path
+    source: Path
+    cases: Path
+    plane: str
+    checksum: str
+
+
+def prepare_cache(
+    card: str | Path,
+    source: str | Path,
+    cache: str | Path,
+    *,
+    protocol: str | None = None,
+    plane: str = "axial",
+    workers: int = 1,
+) -> Preparation:
+    """Writes or completes the slice cache of a data set.
+
+    Args:
+        card: name of a card, or a .yaml of one's own.
+        source: the publisher's folder; or a .csv or .json that lists image and label files.
+        cache: new folder, or one that an earlier run of the same card made.
+        protocol: `volume` or `biomedparse` (`boltzmed.data.index`); the card's own by default.
+        plane: how slices are cut (`SlicePlan`); `array` gives the published benchmark's pose.
+        workers: processes; each holds one volume at a time.
+
+    Raises:
+        ValueError: the card, source or settings are unusable, another run is at work on this cache, or it belongs to
+            another card or holds cases that the source no longer has. What single cases lack is reported instead.
+    """
+    card_file = card_path(card)
+    facts = load_card(card_file)
+    source, cache = Path(source), Path(cache)
+    for name, given, known in (("protocol", protocol or facts.protocol, PROTOCOLS), ("plane", plane, PLANES)):
+        if given not in known:
+            raise ValueError(f"{name}: expected one of {', '.join(known)}, received {given!r}")
+    if workers < 1:
+        raise ValueError(f"workers: expected at least 1, received {workers}")
+    if not source.exists():
+        raise ValueError(f"{source}: expected the data set's folder, or a .csv or .json of its files; found nothing")
+    found = list_source_cases(source, facts)
+    members = assign_parts(found, facts)
+    check_writable(cache)
+    with _only_run(cache):
+        _check_cache(cache, facts, plane, {case.case for case in found})
+        (cache / MANIFEST).unlink(missing_ok=True)
+        recipe = _Recipe(card_file, source, cache / CASES, plane, _recipe_checksum(facts, plane))
+        _remove_temporaries(cache)
+        outcomes = dict(_run([case for case in found if not case.problem], recipe, workers))
+        _remove_temporaries(cache)
+        failed = {case.case: case.problem for case in found if case.problem}
+        failed |= {name: reason for name, (state, reason) in outcomes.items() if state == "failed"}
+        failed = dict(sorted(failed.items()))
+        for file in _case_files(cache):  # of a case that has become unreadable
+            if file.name.removesuffix(SUFFIX) in failed:
+                file.unlink()
+        kept = tuple(sorted(name for name, (state, _) in outcomes.items() if state == "kept"))
+        written = tuple(sorted(name for name, (state, _) in outcomes.items() if state == "written"))
+        done = sorted({*written, *kept} - set(failed))
+        members = {name: members[name] for name in done}
+        rows = _write_tables(cache, facts, card_file, protocol or facts.protocol, plane, members, failed)
+    return Preparation(cache, written, kept, failed, count_parts(members), rows)
+
+
+def _run(cases: Sequence[SourceCase], recipe: _Recipe, workers: int) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yields (case, (state, reason)); a worker has one case at a time."""
+    with tqdm(total=len(cases), desc="prepare", unit="case", disable=None) as progress:
+        if workers == 1:
+            for found in cases:
+                yield found.case, _prepare_case(found, recipe)
+                progress.update()
+            return
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),))
+        try:
+            jobs: dict[Future, str] = {pool.submit(_prepare_case, found, recipe): found.case for found in cases}
+            for job in as_completed(jobs):
+                yield jobs[job], job.result()
+                progress.update()
+        except BrokenProcessPool as error:
+            raise VolumeError(
+                "prepare: expected its workers to live, one was killed (for lack of memory, most likely); what is done "
+                "is kept: run the same command again with fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(parent: int) -> None:
+    torch.set_num_threads(1)
+
+    def leave_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_CHECK_S)
+        os._exit(1)
+
+    # A killed parent cannot stop its workers, and they must not write into a cache that the next run works on.
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+
+
+def _prepare_case(found: SourceCase, recipe: _Recipe) -> tuple[str, str]:
+    """Makes one case file unless it is up to date; ("written" | "kept" | "failed", reason)."""
+    path = recipe.cases / f"{found.case}{SUFFIX}"
+    try:
+        made_from = {
+            "recipe": recipe.checksum,
+            "image_sha256": _checksum(found.image),
+            "label_sha256": _checksum(found.label),
+        }
+        if path.is_file() and _is_made_from(path, made_from):
+            return "kept", ""
+        card = load_card(recipe.card)
+        volume = read_source_case(found, card, recipe.source)
+        percentiles = card.modality == "MR" and volume.window is None
+        write_case(path, found.case, volume, plane=recipe.plane, percentiles=percentiles, made_from=made_from)
+    except OSError as error:
+        return "failed", f"case {found.case}: cannot be read ({error.strerror or type(error).__name__})"
+    except MemoryError:
+        return "failed", f"case {found.case}: expected it to fit in memory, it did not; run with fewer --workers"
+    except OutputError:  # a full disk concerns every case
+        raise
+    except ValueError as error:
+        reason = str(error)
+        return "failed", reason if reason.startswith(f"case {found.case}") else f"case {found.case}: {reason}"
+    return "written", ""
+
+
+def _is_made_from(path: Path, made_from: dict[str, str]) -> bool:
+    try:
+        return CaseFile(path).facts.made_from == made_from
+    except VolumeError:
+        return False
+
+
+def _checksum(paths: Sequence[Path]) -> str:
+    """SHA-256 of files with their names (a mask's says what it shows), and of all files of folders by content."""
+    whole = hashlib.sha256()
+    for path in paths:
+        whole.update(b"" if path.is_dir() else path.name.encode(errors="surrogateescape"))
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                with open(file, "rb") as stream:
+                    whole.update(hashlib.file_digest(stream, "sha256").digest())
+    return whole.hexdigest()
+
+
+def _recipe_checksum(card: DatasetCard, plane: str) -> str:
+    targets = {name: target.labels for name, target in card.targets.items()}
+    facts = [FORMAT, plane, card.modality, card.layout, sorted(card.labels.items()), targets]
+    if card.layout.get("reader") == "biomedparse":  # whose files say what they show by any of these
+        facts += [sorted({*target.phrasings, *target.published_names}) for target in card.targets.values()]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _check_cache(cache: Path, card: DatasetCard, plane: str, names: set[str]) -> None:
+    """Refuses to mix data sets or poses in one cache, or to forget cases that it holds."""
+    if (cache / MANIFEST).is_file():
+        try:
+            earlier = dict(json.loads((cache / MANIFEST).read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{cache}: expected a cache's {MANIFEST}, found another file of that name; choose another --cache"
+            ) from error
+        for what, now in (("card", card.name), ("plane", plane)):
+            if earlier.get(what) != now:
+                raise ValueError(
+                    f"{cache}: expected a cache of {what} {now}, found one of {earlier.get(what)}; choose another "
+                    "--cache"
+                )
+    elif cache.is_dir() and any(file.name != CASES and not file.name.startswith(".") for file in cache.iterdir()):
+        files = {file.name for file in cache.iterdir() if not file.name.startswith(".")}
+        if not files <= {CASES, INDEX, f"{card.name}.yaml"}:
+            raise ValueError(f"{cache}: expected a new folder or a cache, found other files; choose another --cache")
+    held = {file.name.removesuffix(SUFFIX) for file in _case_files(cache)}
+    if gone := sorted(held - names):
+        raise ValueError(
+            f"{cache}: holds {len(gone)} cases that the source does not have, {gone[0]} for one; choose another "
+            "--cache, or delete this one if the source has really changed"
+        )
+
+
+def _case_files(cache: Path) -> list[Path]:
+    return sorted((cache / CASES).glob(f"[!.]*{SUFFIX}"))
+
+
+def _remove_temporaries(cache: Path) -> None:
+    """What a killed run left half-written; see `whole_file`."""
+    for file in (*cache.glob(".*"), *(cache / CASES).glob(".*")):
+        if re.match(r"\.[0-9a-f]{12}\.", file.name):
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _only_run(cache: Path) -> Iterator[None]:
+    """Holds the cache for this process; a lock ends with its process, however that ends."""
+    cache.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(cache / ".lock", timeout=_LOCK_WAIT_S)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"{cache}: another `boltzmed prepare` is at work on it; wait for it") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write_tables(
+    cache: Path,
+    card: DatasetCard,
+    card_file: Path,
+    protocol: str,
+    plane: str,
+    members: dict[str, Membership],
+    failed: dict[str, str],
+) -> int:
+    """Writes index, card and, last, the manifest; returns the number of rows in use."""
+    measured, cases = [], []
+    for name, member in members.items():
+        file = CaseFile(cache / CASES / f"{name}{SUFFIX}")
+        measured.append(MeasuredCase(file.facts, file.pixels))
+        cases.append(
+            {
+                "case": name,
+                "patient": member.patient,
+                "split": member.part,
+                "shape": file.facts.shape,
+                "spacing_mm": file.facts.spacing_mm,
+                **{key: value for key, value in file.facts.made_from.items() if key != "recipe"},
+            }
+        )
+    index = build_index(measured, members, card, protocol)
+    with whole_file(cache / INDEX) as temporary:
+        index.to_csv(temporary, index=False)
+    with whole_file(cache / f"{card.name}.yaml") as temporary:
+        shutil.copyfile(card_file, temporary)
+    manifest = {
+        "format": FORMAT,
+        "card": card.name,
+        "card_sha256": hashlib.sha256(card_file.read_bytes()).hexdigest(),
+        "protocol": protocol,
+        "plane": plane,
+        "versions": {name: version(name) for name in _VERSIONS_OF},
+        "index_sha256": hashlib.sha256((cache / INDEX).read_bytes()).hexdigest(),
+        "cases": cases,
+        "failed": [{"case": name, "reason": reason} for name, reason in failed.items()],
+    }
+    with whole_file(cache / MANIFEST) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    return int(index["used"].sum())
