@@ -16,7 +16,8 @@ class PromptLoss(nn.Module):
     Logits of another size than the targets are resized to them (bicubic, antialiased); masks never are. Dice is taken
     per image and prompt, 1 - (2 Σ p t + ε) / (Σ p² + Σ t² + ε) with p the sigmoid of the logits, the cross-entropy over
     all pixels. Without any valid prompt the loss is 0 and still has a gradient (zero), so that a distributed step does
-    not wait for it. Everything is computed in float32.
+    not wait for it. Under torch.distributed the mean is over the prompts of all processes, whose number may differ.
+    Everything is computed in float32.
 
     Where the network has a presence gate, the cross-entropy of its logits is added: present means one pixel or more.
 
@@ -73,14 +74,8 @@ class PromptLoss(nn.Module):
             else:
                 kept = prompt_valid.to(device=mask_logits.device, dtype=torch.bool)
                 kept_logits, kept_target = mask_logits[kept], target[kept.to(target.device)]
-            if len(kept_logits) == 0:
-                zero = (mask_logits * 0).sum()
-                if presence_logits is None:
-                    return {"total": zero, "dice": zero, "bce": zero}
-                zero = zero + (presence_logits * 0).sum()
-                return {"total": zero, "dice": zero, "bce": zero, "presence": zero}
             kept_target = kept_target.to(device=mask_logits.device, dtype=torch.float32)
-            if kept_logits.shape != kept_target.shape:
+            if len(kept_logits) and kept_logits.shape != kept_target.shape:
                 kept_logits = F.interpolate(
                     kept_logits[:, None],
                     size=kept_target.shape[-2:],
@@ -88,20 +83,45 @@ class PromptLoss(nn.Module):
                     align_corners=False,
                     antialias=True,
                 )[:, 0]
-            dice = _dice_loss(kept_logits, kept_target).mean()
-            bce = F.binary_cross_entropy_with_logits(kept_logits, kept_target)
-            if presence_logits is None:
-                return {"total": dice + bce, "dice": dice, "bce": bce}
-            votes = presence_logits.float().flatten() if prompt_valid is None else presence_logits.float()[kept]
-            presence = F.binary_cross_entropy_with_logits(votes, (kept_target > 0.5).flatten(1).any(1).float())
-            total = dice + bce + self.presence_weight * presence
-            return {"total": total, "dice": dice, "bce": bce, "presence": presence}
+            kept_logits, kept_target = kept_logits.flatten(1), kept_target.flatten(1)
+            # Zero, but with a gradient: a step without a valid prompt does not break the backward pass.
+            nothing = mask_logits[:0].sum()
+            per_pixel = F.binary_cross_entropy_with_logits(kept_logits, kept_target, reduction="none")
+            parts = {
+                "dice": _mean(_dice_loss(kept_logits, kept_target), nothing),
+                "bce": _mean(per_pixel.mean(1), nothing),
+            }
+            total = parts["dice"] + parts["bce"]
+            if presence_logits is not None:
+                votes = presence_logits.float()
+                nothing = votes[:0].sum()
+                votes = votes.flatten() if prompt_valid is None else votes[kept]
+                present = (kept_target > 0.5).any(1).float()
+                wrong = F.binary_cross_entropy_with_logits(votes, present, reduction="none")
+                parts["presence"] = _mean(wrong, nothing)
+                total = total + self.presence_weight * parts["presence"]
+            return {"total": total, **parts}
+
+
+def _mean(per_prompt: Tensor, nothing: Tensor) -> Tensor:
+    """Mean over the prompts (M,) of all processes; 0 if there is none.
+
+    Processes average their gradients. For that to be the gradient of the mean over all prompts, wherever they are, each
+    takes its own sum times the number of processes, over the number of all prompts; the value is the mean itself.
+    """
+    total, count = per_prompt.sum() + nothing, per_prompt.new_tensor(float(len(per_prompt)))
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return total / count.clamp(min=1)
+    sums = torch.stack([total.detach(), count])
+    torch.distributed.all_reduce(sums)
+    everywhere = sums[1].clamp(min=1)
+    share = total * torch.distributed.get_world_size() / everywhere
+    return share + (sums[0] / everywhere - share).detach()
 
 
 def _dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Dice loss of each mask, (M, H, W) → (M,), with squares in the denominator."""
-    probability = logits.sigmoid().flatten(1)
-    target = target.flatten(1)
+    """Dice loss of each mask, (M, pixels) → (M,), with squares in the denominator."""
+    probability = logits.sigmoid()
     overlap = 2 * (probability * target).sum(1)
     total = probability.square().sum(1) + target.square().sum(1)
     return 1 - (overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)

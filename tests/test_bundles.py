@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -30,7 +32,13 @@ from boltzmed.workflow import build_network, network_settings, start_weights
 BUNDLE = resource_folder("bundles") / "boltzformer"
 CONFIGS = BUNDLE / "configs"
 REPOSITORY = BUNDLE.parents[1]
-PARAMETERS = {"tiny": 5_191_416, "hiera_s": 170_887_640, "hiera_bp": 205_677_464, "focal_l": 343_267_856}
+PARAMETERS = {
+    "tiny": 5_191_416,
+    "tiny_gated": 5_195_833,
+    "hiera_s": 170_887_640,
+    "hiera_bp": 205_677_464,
+    "focal_l": 343_267_856,
+}
 
 
 def run_bundle(folder: Path, config: str, *arguments: str, root: str = "") -> subprocess.CompletedProcess[str]:
@@ -285,15 +293,65 @@ def test_the_checkpoint_is_exported_with_its_prompt(tmp_path: Path, untrained: P
             torch.testing.assert_close(exported(image), prompted(image), atol=1e-4, rtol=0)
 
 
+def read_losses(folder: Path) -> list[float]:
+    """The loss of every step, from the TensorBoard file that a training wrote."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return [event.value for event in accumulator.Scalars("loss")]
+
+
 @pytest.mark.slow
-def test_training_in_two_processes(tmp_path: Path, phantoms: Path) -> None:
+def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path: Path, phantoms: Path) -> None:
     torchrun = shutil.which("torchrun", path=str(Path(sys.executable).parent))
     assert torchrun is not None
+    settings = ["--bundle_root", str(BUNDLE), "--datalist", str(phantoms), "--validation_datalist", str(phantoms)]
+    settings += ["--image_size", "64", "--samples_per_epoch", "24", "--batch_size", "4", "--prompts_per_image", "2"]
+    settings += ["--epochs", "4", "--validation_slices", "4", "--size", "tiny_gated"]
+    start = ["-m", "monai.bundle", "run", "--config_file"]
+    alone = [*start, str(CONFIGS / "train.yaml"), *settings, "--output_dir", str(tmp_path / "one")]
     configs = str([str(CONFIGS / name) for name in ("train.yaml", "multi_gpu_train.yaml")])
-    command = ["--nproc_per_node=2", "-m", "monai.bundle", "run", "--config_file", configs]
-    command += ["--bundle_root", str(BUNDLE), "--datalist", str(phantoms), "--validation_datalist", str(phantoms)]
-    command += ["--output_dir", str(tmp_path), "--image_size", "64", "--samples_per_epoch", "8", "--batch_size", "2"]
-    command += ["--epochs", "1", "--validation_slices", "4", "--prompts_per_image", "2"]
-    done = run_program(*command, program=torchrun)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "checkpoint_epoch=1.pt").is_file() and (tmp_path / "model.pt").is_file()
+    both = ["--nproc_per_node=2", *start, configs, *settings, "--output_dir", str(tmp_path / "two")]
+    for program, command in ((sys.executable, alone), (torchrun, both)):
+        done = run_program(*command, program=program)
+        assert done.returncode == 0, done.stderr[-2000:]
+    losses = [read_losses(tmp_path / name) for name in ("one", "two")]
+    assert len(losses[0]) == len(losses[1]) == 24
+    assert losses[1][:20] == pytest.approx(losses[0][:20], abs=1e-4)
+    assert losses[0][-1] != pytest.approx(losses[0][0], abs=1e-2)  # something was learnt meanwhile
+    assert (tmp_path / "two" / "checkpoint_epoch=4.pt").is_file() and (tmp_path / "two" / "model.pt").is_file()
+
+
+@pytest.mark.slow
+def test_a_training_killed_twice_ends_as_if_it_had_never_been(tmp_path: Path, phantoms: Path) -> None:
+    settings = ["-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "train.yaml"), "--bundle_root", str(BUNDLE)]
+    settings += ["--datalist", str(phantoms), "--validation_datalist", str(phantoms), "--validation_slices", "4"]
+    settings += ["--image_size", "64", "--samples_per_epoch", "12", "--batch_size", "2", "--prompts_per_image", "2"]
+    settings += ["--epochs", "4", "--size", "tiny_gated", "--output_dir"]
+    assert run_program(*settings, str(tmp_path / "whole")).returncode == 0
+    run = tmp_path / "killed"
+
+    def kill_when(reached: Callable[[], bool]) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        with subprocess.Popen(
+            [sys.executable, *settings, str(run)], env=environment, stderr=subprocess.DEVNULL
+        ) as process:
+            while not reached():
+                assert process.poll() is None, "it ended before it could be killed"
+                time.sleep(0.0005)
+            process.kill()
+
+    kill_when(lambda: (run / "checkpoint_epoch=1.pt").is_file())
+    before = set(run.iterdir())
+    # While a checkpoint is written it has a temporary name.
+    kill_when(lambda: any(file.suffix != ".pt" and "events" not in file.name for file in set(run.iterdir()) - before))
+    assert not (run / "checkpoint_epoch=4.pt").exists()
+    assert run_program(*settings, str(run)).returncode == 0
+    states = [torch.load(tmp_path / name / "checkpoint_epoch=4.pt", weights_only=True) for name in ("whole", "killed")]
+    for part in ("network", "average"):
+        assert states[0][part].keys() == states[1][part].keys()
+        assert all(torch.equal(value, states[1][part][key]) for key, value in states[0][part].items())
+    assert states[0]["scheduler"] == states[1]["scheduler"] and states[0]["best"] == states[1]["best"]
+    moments = [state["optimizer"]["state"] for state in states]
+    assert all(torch.equal(moments[0][key]["exp_avg"], moments[1][key]["exp_avg"]) for key in moments[0])

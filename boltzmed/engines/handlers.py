@@ -18,6 +18,7 @@ from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from monai.engines import IterationEvents
 from monai.handlers import CheckpointLoader, EarlyStopHandler
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from boltzmed.strata import AREA_BINS, assign_area_bins
 
@@ -56,6 +57,51 @@ class FiniteLoss:
                 f"epoch {engine.state.epoch}, iteration {engine.state.iteration}: expected a finite loss, "
                 f"received {loss.item()} on the batch of cases {', '.join(cases)}; check those images or lower the rate"
             )
+
+
+class AverageWeights:
+    """Exponential moving average of a network's weights, taken after every step of a trainer.
+
+    After n steps an average keeps min(decay, (1 + n) / (10 + n)) of itself, so that the first weights are soon
+    forgotten. `module` is the averaged network, to validate and save. All of it is in the state dict.
+
+    Args:
+        network: Which one; not wrapped for several processes, whose weights are equal anyway.
+        decay: Below 1; 0 keeps the newest weights alone.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"average_decay: expected 0 to below 1, received {decay}")
+
+        def average(averaged: Tensor, newest: Tensor, count: Tensor | int) -> Tensor:
+            kept = min(decay, (1 + float(count)) / (10 + float(count)))
+            return torch.lerp(newest, averaged, kept)
+
+        self.network = network
+        self.averaged = AveragedModel(network, avg_fn=average)
+        # The first step does not replace the weights that training starts from: they count as one.
+        self.averaged.n_averaged += 1
+
+    @property
+    def module(self) -> nn.Module:
+        """The network with averaged weights."""
+        return self.averaged.module
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self.averaged.update_parameters(self.network)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """For the training's checkpoint."""
+        return self.averaged.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.averaged.load_state_dict(state)
 
 
 class PromptDice(Metric):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from ignite.exceptions import NotComputableError
 from monai.engines import SupervisedTrainer
 from monai.handlers import LrScheduleHandler
@@ -16,7 +17,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from boltzmed.engines.handlers import EarlyStop, FiniteLoss, GradientClipper, PromptDice, TrainingCheckpoints
+from boltzmed.engines.handlers import (
+    AverageWeights,
+    EarlyStop,
+    FiniteLoss,
+    GradientClipper,
+    PromptDice,
+    TrainingCheckpoints,
+)
 
 SAMPLES = [
     {"image": image, "label": image.sum(0, keepdim=True), "case": f"case{index % 2}"}
@@ -336,3 +344,43 @@ def test_the_count_of_early_stopping_goes_on():
     assert not trainer.should_terminate
     second(trainer)
     assert trainer.should_terminate
+
+
+class TestAverageWeights:
+    def make(self, decay: float) -> tuple[nn.Linear, AverageWeights]:
+        network = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(network.weight, 1.0)
+        return network, AverageWeights(network, decay)
+
+    def step(self, network: nn.Linear, average: AverageWeights, *weights: float) -> list[float]:
+        seen = []
+        for weight in weights:
+            nn.init.constant_(network.weight, weight)
+            average(Engine(lambda engine, batch: None))
+            seen.append(average.module.weight.item())
+        return seen
+
+    def test_by_its_formula(self):
+        network, average = self.make(0.25)
+        # Kept: 2 of 11, then 3 of 12, then a quarter at most.
+        first = 1 * 2 / 11 + 3 * 9 / 11
+        second = 0.25 * first + 0.75 * 5
+        assert self.step(network, average, 3, 5, 5) == pytest.approx([first, second, 0.25 * second + 0.75 * 5])
+        assert network.weight.item() == 5
+
+    def test_without_decay_it_is_the_newest(self):
+        assert self.step(*self.make(0.0), 3, 5) == [3, 5]
+
+    def test_it_goes_on_where_it_was_saved(self):
+        network, average = self.make(0.9)
+        self.step(network, average, 3, 5)
+        saved = copy.deepcopy(dict(average.state_dict()))
+        expected = self.step(network, average, 7, 9)
+        other_network, other = self.make(0.9)
+        other.load_state_dict(saved)
+        assert self.step(other_network, other, 7, 9) == expected
+
+    @pytest.mark.parametrize("decay", [-0.1, 1.0])
+    def test_other_decays_are_refused(self, decay):
+        with pytest.raises(ValueError, match=f"average_decay: expected 0 to below 1, received {decay}"):
+            self.make(decay)
