@@ -48,7 +48,7 @@ def network_settings(config: str | Path, image_size: int) -> dict[str, Any]:
 def _size_config(config: str | Path) -> ConfigParser:
     path = Path(config)
     if not path.is_file():
-        raise ValueError(f"{path}: no such size of network; sizes are tiny, hiera_s, hiera_bp and focal_l")
+        raise ValueError(f"{path}: no such size of network; sizes are tiny, tiny_gated, hiera_s, hiera_bp and focal_l")
     parser = ConfigParser()
     parser.read_config(str(path))
     if "network_def" not in parser:

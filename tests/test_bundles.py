@@ -76,12 +76,12 @@ def test_every_size_builds(size: str) -> None:
 def test_a_size_overlays_every_config(size: str, config: str) -> None:
     parser = ConfigParser()
     parser.read_config([str(CONFIGS / f"{config}.yaml"), str(CONFIGS / f"{size}.yaml")])
-    assert parser["size"] == size and parser["image_size"] == (512 if size == "tiny" else 1024)
+    assert parser["size"] == size and parser["image_size"] == (512 if "tiny" in size else 1024)
     assert parser["network_def"]["_target_"] == "boltzmed.networks.boltzformer.BoltzFormer"
 
 
 def test_unknown_size_and_form_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"huge\.yaml: no such size.*tiny, hiera_s, hiera_bp and focal_l"):
+    with pytest.raises(ValueError, match=r"huge\.yaml: no such size.*tiny, tiny_gated, hiera_s, hiera_bp and focal_l"):
         build_network(CONFIGS / "huge.yaml")
     with pytest.raises(ValueError, match="form: expected literal or none, received 'approximate'"):
         build_network(CONFIGS / "tiny.yaml", "approximate")
