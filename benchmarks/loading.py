@@ -25,7 +25,7 @@ from boltzmed.data.slice_sources import open_sources
 from boltzmed.data.slices import PromptSliceDataset
 
 SETTINGS: dict[str, dict[str, object]] = {
-    "as trained": {},
+    "half augmented": {},
     "never augmented": {"augment_probability": 0.0},
     "always augmented": {"augment_probability": 1.0},
     "three different channels": {"channels": "neighbours"},

@@ -69,6 +69,10 @@ class CaseRule:
         found = re.findall(self.number or r"\d+", case)
         return int(found[0 if self.number else -1]) if found else None
 
+    def knows(self, case: str) -> bool:
+        """Returns whether the pattern, if there is one, finds a patient in a case's name."""
+        return self.patient is None or re.search(self.patient, case) is not None
+
     def patient_of(self, case: str) -> str:
         """Returns the patient's name: the case's own where no rule applies."""
         if self.numbers_per_patient is not None and (number := self.number_of(case)) is not None:

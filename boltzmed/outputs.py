@@ -223,17 +223,19 @@ class ResultsWriter:
     def __call__(self, engine: Engine) -> None:
         (study,) = engine.state.batch  # type: ignore[misc]
         masks: PackedMasks = engine.state.output["pred"]  # type: ignore[index,call-overload]
-        for index, prompt in enumerate(study["prompts"]):
+        for index, (prompt, asked) in enumerate(zip(study["prompts"], study["asked"], strict=True)):
+            # Another window of the published protocol makes another case, as in its file names.
+            again = prompt.target in (other.target for other in study["prompts"][:index])
             identity = {
                 "method": self.method,
                 "dataset": prompt.card,
                 "patient": study["patient"],
-                "case": study["case"],
+                "case": f"{study['case']}_{prompt.window_name}" if again else study["case"],
                 "target": prompt.target,
                 "prompt": prompt.prompt,
                 "seed": self.seed,
             }
-            self.rows += score_mask(
+            rows = score_mask(
                 masks.volume(index),
                 np.isin(study["labels"], study["values"].get(prompt.target, ())).astype(np.uint8),
                 np.asarray(study["image"].affine),
@@ -241,6 +243,7 @@ class ResultsWriter:
                 plane=self.plane,
                 presence=None if masks.presence_PK is None else masks.presence_PK[index].tolist(),
             )
+            self.rows += rows if asked is None else [row for row in rows if row.slice_index in asked]
 
     def _check_output(self, engine: Engine) -> None:
         """Fail before the work, not after it, where nothing can be written."""

@@ -26,6 +26,7 @@ from boltzmed.geometry import spacing_mm
 from boltzmed.transforms.slices import SlicePlan
 from boltzmed.transforms.window import measure_percentiles
 from boltzmed.volumes import VolumeError
+from boltzmed.volumes.errors import OutputError, one_line
 from boltzmed.volumes.output import whole_file
 
 FORMAT = 1
@@ -101,7 +102,13 @@ def write_case(
     with whole_file(path) as temporary:
         temporary.touch()
         rights = temporary.stat().st_mode  # safetensors would make a file for its owner alone
-        save_file(tensors, temporary, {_KEY: json.dumps(asdict(facts), sort_keys=True)})
+        try:
+            save_file(tensors, temporary, {_KEY: json.dumps(asdict(facts), sort_keys=True)})
+        except SafetensorError as error:
+            raise OutputError(
+                f"{path.name}: expected to write into folder {path.parent}, got {one_line(error)}; free space there or "
+                "choose another folder"
+            ) from error
         temporary.chmod(rights)
 
 

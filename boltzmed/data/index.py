@@ -1,9 +1,10 @@
 """Which targets show on which slices of a prepared data set, by one of two protocols.
 
-`volume`: every slice of every case counts. `biomedparse`: as the published benchmark was made. Per volume and label a
-slice with fewer pixels than a tenth of that label's largest slice is dropped; a merged target (`all_labels`) is asked
-for only where each of its labels is left; a target with `extra_windows` shows its slices once more in each of them.
-What a protocol drops stays in the table with `used` 0: it is no positive, and as it is there, no negative either.
+`volume`: every slice of every case counts. `biomedparse`: as the published benchmark was made. Per volume and target a
+slice with fewer pixels than a tenth of the target's largest slice is dropped; a merged target (`all_labels`) is asked
+for only where each of its labels passes that rule by itself; a target with `extra_windows` shows its slices once more
+in each of them. What a protocol drops stays in the table with `used` 0: it is no positive, and as it is there, no
+negative either.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from boltzmed.data.case_file import CaseFacts
 from boltzmed.data.splits import Membership
 
 SMALLEST_SHARE = 0.1
-"""Of a label's largest slice in the volume; slices below are dropped by the published protocol."""
+"""Of a target's largest slice in the volume; slices below are dropped by the published protocol."""
 
 COLUMNS = (
     *("dataset", "case", "patient", "split", "slice_index", "target", "window"),

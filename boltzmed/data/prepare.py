@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -51,7 +52,8 @@ class Preparation:
     Attributes:
         cache: the folder.
         written, kept: names of the cases whose files were made now, and of those that were still up to date.
-        failed: case -> why it is not in the cache.
+        failed: case -> why it is not in the cache. A file that an earlier run made of it stays, unlisted, until the
+            source can be read again.
         parts: part -> (patients, cases), of the cases in the cache.
         rows: number of (slice, target) rows that the protocol uses.
     """
@@ -121,9 +123,6 @@ def prepare_cache(
         failed = {case.case: case.problem for case in found if case.problem}
         failed |= {name: reason for name, (state, reason) in outcomes.items() if state == "failed"}
         failed = dict(sorted(failed.items()))
-        for file in _case_files(cache):  # of a case that has become unreadable
-            if file.name.removesuffix(SUFFIX) in failed:
-                file.unlink()
         kept = tuple(sorted(name for name, (state, _) in outcomes.items() if state == "kept"))
         written = tuple(sorted(name for name, (state, _) in outcomes.items() if state == "written"))
         done = sorted({*written, *kept} - set(failed))
@@ -158,6 +157,7 @@ def _run(cases: Sequence[SourceCase], recipe: _Recipe, workers: int) -> Iterator
 
 def _start_worker(parent: int) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
 
     def leave_with_parent() -> None:
         while os.getppid() == parent:

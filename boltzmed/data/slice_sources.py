@@ -17,10 +17,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from boltzmed.cards import DatasetCard, load_card
-from boltzmed.data.case_file import SUFFIX, CaseFile
+from boltzmed.data.cache import SliceCache
+from boltzmed.data.case_file import CaseFile
 from boltzmed.data.index import absent_pairs
 from boltzmed.data.labels import as_labels, check_grid, labelled_targets
-from boltzmed.data.prepare import CASES, INDEX, MANIFEST
 from boltzmed.transforms.slices import SlicePlan
 from boltzmed.transforms.window import Window, measure_percentiles
 from boltzmed.volumes import map_nifti
@@ -209,23 +209,19 @@ class CachedSlices:
     """
 
     def __init__(self, folder: str | Path, *, part: str, plane: str = "axial", empty_slices: bool = False) -> None:
-        self.folder = Path(folder)
-        if not (self.folder / MANIFEST).is_file():
-            raise ValueError(f"{self.folder}: expected a finished cache, found no {MANIFEST}; run boltzmed prepare")
-        self.manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-        if self.manifest["plane"] != plane:
+        self.cache = SliceCache.open(folder)
+        if self.cache.plane != plane:
             raise ValueError(
-                f"{self.folder}: expected slices of plane {plane}, found {self.manifest['plane']}; prepare another "
-                f"cache with --plane {plane}"
+                f"{folder}: expected slices of plane {plane}, found {self.cache.plane}; prepare another cache with "
+                f"--plane {plane}"
             )
-        self.card = load_card(self.folder / f"{self.manifest['card']}.yaml")
-        self._counts = {case["case"]: case["shape"][0] for case in self.manifest["cases"] if case["split"] == part}
-        index = pd.read_csv(self.folder / INDEX, dtype=dict.fromkeys(_TEXTS, str), keep_default_na=False)
-        self.index = index[index["split"] == part]
+        self.card = self.cache.card
+        self._counts = {case: self.cache.cases[case]["shape"][0] for case in self.cache.list_part(part)}
+        self.index = self.cache.index[self.cache.index["split"] == part]
         self._open = lru_cache(maxsize=_OPEN_FILES)(self._open_case)
         self.entries = self._list_entries(empty_slices)
         if not self.entries:
-            raise ValueError(f"{self.folder}: expected slices with targets in part {part!r}, found none")
+            raise ValueError(f"{folder}: expected slices with targets in part {part!r}, found none")
 
     def absent(self) -> pd.DataFrame:
         """Negatives: (case, slice_index, target) of this part without a pixel; none where that is not known.
@@ -253,7 +249,7 @@ class CachedSlices:
         return self._open(case).facts.targets.get(target, ())
 
     def _open_case(self, case: str) -> CaseFile:
-        return CaseFile(self.folder / CASES / f"{case}{SUFFIX}")
+        return self.cache.case_file(case)
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files stay with their process.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -10,14 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch.utils.data import ConcatDataset, Dataset
 
-from boltzmed.cards import DatasetCard, load_card, look_up_prompt
-from boltzmed.data.case_file import SUFFIX, CaseFile
+from boltzmed.cards import DatasetCard, PromptTarget, load_card, look_up_prompt
+from boltzmed.data.cache import SliceCache
+from boltzmed.data.case_file import CaseFile
 from boltzmed.data.labels import labelled_targets
 from boltzmed.data.layouts.case import LabelledVolume, SourceCase
 from boltzmed.data.layouts.label_maps import read_label_map
-from boltzmed.data.prepare import CASES, MANIFEST
 from boltzmed.data.slice_sources import read_datalist
 from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.tokenize import tokenize_prompts
@@ -134,7 +134,7 @@ class LabelledStudyDataset(Dataset):
     """Volumes with their label maps, each asked for every target of a card.
 
     An item is ``{"image" MetaTensor (1,I,J,K), "labels" uint8 (I,J,K), "values" target -> label values, "input_ids"
-    (P,T), "prompts" P PromptTargets, "case", "patient", "read_seconds"}``.
+    (P,T), "prompts" P PromptTargets, "asked" P sets of slices or None for all, "case", "patient", "read_seconds"}``.
 
     Args:
         cases: Records with ``case``, perhaps ``patient``, and ``image`` and ``label`` (see ``read_datalist``) or
@@ -143,6 +143,8 @@ class LabelledStudyDataset(Dataset):
         phrasings: ``"first"`` asks each target by the card's first phrasing, ``"held_out"`` by its first phrasing that
             training never saw.
         targets: Names of the targets to ask for, or one; all of the card's by default.
+        published: The used rows of an index by the published protocol: its slices alone are asked for, once more in
+            each target's extra windows.
 
     Raises:
         ValueError: An unknown phrasing or target, or one without labels or without such a phrasing.
@@ -155,6 +157,7 @@ class LabelledStudyDataset(Dataset):
         *,
         phrasings: str = "first",
         targets: str | Sequence[str] | None = None,
+        published: pd.DataFrame | None = None,
     ) -> None:
         if phrasings not in PHRASINGS:
             raise ValueError(f"phrasings: expected one of {', '.join(PHRASINGS)}, received {phrasings!r}")
@@ -169,7 +172,12 @@ class LabelledStudyDataset(Dataset):
                 )
         texts = [t.prompts[0] if phrasings == "first" else t.held_out_prompts[0] for t in self.targets]
         self.prompts = [look_up_prompt(text, [self.card], modality=self.card.modality) for text in texts]
-        self.input_ids = tokenize_prompts(texts)
+        if published is not None:
+            for target, prompt in zip(self.targets, tuple(self.prompts), strict=True):
+                for name in target.extra_windows:
+                    self.prompts.append(replace(prompt, window_name=name, window=self.card.windows[name]))
+        self.published = published
+        self.input_ids = tokenize_prompts([prompt.prompt for prompt in self.prompts])
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -187,10 +195,19 @@ class LabelledStudyDataset(Dataset):
             "values": volume.values,
             "input_ids": self.input_ids,
             "prompts": prompts,
+            "asked": [self._asked_slices(case["case"], prompt) for prompt in self.prompts],
             "case": case["case"],
             "patient": case.get("patient", case["case"]),
             "read_seconds": time.perf_counter() - start,
         }
+
+    def _asked_slices(self, case: str, prompt: PromptTarget) -> set[int] | None:
+        if self.published is None or prompt.target is None:
+            return None
+        rows = self.published[(self.published["case"] == case) & (self.published["target"] == prompt.target)]
+        target = self.card.target(prompt.target)
+        window = target.window_key if prompt.window_name == target.window_name else prompt.window_name
+        return set(rows["slice_index"][rows["window"] == window].tolist())
 
     def _read(self, case: Mapping[str, Any]) -> LabelledVolume:
         if "cached" in case:
@@ -204,6 +221,7 @@ def open_labelled_studies(
     caches: str | Path | Sequence[str | Path] | None = None,
     part: str = "test",
     card: DatasetCard | str | Path,
+    plane: str = "axial",
     phrasings: str = "first",
     targets: str | Sequence[str] | None = None,
 ) -> Dataset:
@@ -212,10 +230,12 @@ def open_labelled_studies(
     Args:
         datalist: See ``read_datalist``; all its cases are taken, by ``card``.
         caches: Folders that ``boltzmed prepare`` made; their cases of ``part`` are taken, each by its cache's card.
+        plane: How slices are cut; caches must be cut so.
         phrasings, targets: See ``LabelledStudyDataset``.
 
     Raises:
-        ValueError: Neither or both are given, a cache is unfinished, or has no case in this part.
+        ValueError: Neither or both are given, a cache is unfinished, damaged or cut otherwise, or has no case in this
+            part.
     """
     asked: dict[str, Any] = {"phrasings": phrasings, "targets": targets}
     if not caches:
@@ -223,16 +243,15 @@ def open_labelled_studies(
     if datalist is not None:
         raise ValueError("expected --datalist or --caches, received both")
     studies = []
-    for folder in map(Path, _as_list(caches)):
-        if not (folder / MANIFEST).is_file():
-            raise ValueError(f"{folder}: expected a finished cache, found no {MANIFEST}; run `boltzmed prepare`")
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        cases = [
-            {"case": c["case"], "patient": c["patient"], "cached": folder / CASES / f"{c['case']}{SUFFIX}"}
-            for c in manifest["cases"]
-            if c["split"] == part
-        ]
-        if not cases:
-            raise ValueError(f"{folder}: expected cases in part {part!r}, found none")
-        studies.append(LabelledStudyDataset(cases, load_card(folder / f"{manifest['card']}.yaml"), **asked))
+    for folder in _as_list(caches):
+        cache = SliceCache.open(folder)
+        if cache.plane != plane:
+            raise ValueError(
+                f"{folder}: expected slices of plane {plane}, found {cache.plane}; pass --plane {cache.plane} or "
+                "prepare another cache"
+            )
+        names = cache.list_part(part)
+        cases = [{"case": c, "patient": cache.cases[c]["patient"], "cached": cache.path(c)} for c in names]
+        published = cache.index[cache.index["used"] == 1] if cache.protocol == "biomedparse" else None
+        studies.append(LabelledStudyDataset(cases, cache.card, published=published, **asked))
     return ConcatDataset(studies)

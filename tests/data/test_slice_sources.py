@@ -385,7 +385,7 @@ class TestCachedSlices:
 
     def test_a_part_without_slices_is_refused(self, cache):
         for part in ("test", "training"):
-            with pytest.raises(ValueError, match=f"cache: expected slices with targets in part '{part}', found none"):
+            with pytest.raises(ValueError, match=f"cache: expected cases in part '{part}', found none; it has train"):
                 CachedSlices(cache, part=part)
 
     def test_another_plane_is_refused(self, cache):
@@ -397,7 +397,7 @@ class TestCachedSlices:
     def test_an_unfinished_cache_is_refused(self, tmp_path, cache):
         for folder in (tmp_path / "gone", tmp_path, cache / "cases"):
             with pytest.raises(
-                ValueError, match=r"expected a finished cache, found no manifest.json; run boltzmed prepare"
+                ValueError, match=r"expected a finished cache, found no manifest\.json; run `boltzmed prepare`"
             ):
                 CachedSlices(folder, part="train")
 

@@ -124,11 +124,18 @@ class TestPatients:
 
     @pytest.mark.parametrize(
         ("pattern", "patient"),
-        [(r"p\d+", "p12"), (r"p(\d+)", "12"), (r"site\d_(p\d+)", "p12"), ("x+", "site3_p12_ct4")],
+        [(r"p\d+", "p12"), (r"p(\d+)", "12"), (r"site\d_(p\d+)", "p12")],
     )
     def test_a_pattern_finds_the_patient(self, pattern, patient):
         members = assign_parts([found("site3_p12_ct4")], make_card(cases=CaseRule(patient=pattern)))
         assert members["site3_p12_ct4"].patient == patient
+
+    def test_a_pattern_that_finds_nobody_is_told(self):
+        # Each case would be a patient of its own, and a patient's cases would come into several parts.
+        card = make_card(cases=CaseRule(patient="x+"))
+        with pytest.raises(ValueError, match=r"case site3_p12: expected a patient in its name, as card .* says"):
+            assign_parts([found("site3_p12")], card)
+        assert assign_parts([found("site3_p12", patient="p")], card)["site3_p12"].patient == "p"
 
     def test_the_sources_own_patient_outranks_the_pattern(self):
         card = make_card(cases=CaseRule(patient=r"p\d+"))
@@ -225,3 +232,30 @@ def test_no_patient_straddles_whatever_the_shares(cases, per_patient, test, vali
     said = {case.case: case.split for case in cases if case.split}
     assert all(members[case].part == part for case, part in said.items())
     assert assign_parts(data.draw(st.permutations(cases)), card) == members
+
+
+class TestTheSourcesOwnParts:
+    """Without `subsets` on the card several subsets of a source go by their names; a single one says nothing."""
+
+    def test_its_test_part_is_test_and_validation_is_drawn_from_the_rest(self):
+        cases = [*numbered(range(1, 21), subset="training"), *numbered(range(21, 31), subset="test")]
+        given = parts(cases, make_card(test_share=0.5, validation_share=0.2))
+        assert {case for case, part in given.items() if part == "test"} == {f"case_{k:03d}" for k in range(21, 31)}
+        assert sum(part == "validation" for part in given.values()) == 4
+
+    def test_its_validation_part_is_the_only_one(self):
+        cases = [*numbered(range(1, 21), subset="training"), *numbered(range(21, 26), subset="validation")]
+        given = parts(cases, make_card(validation_share=0.2))
+        expected = {f"case_{k:03d}" for k in range(21, 26)}
+        assert {case for case, part in given.items() if part == "validation"} == expected
+
+    def test_the_card_outranks_their_names(self):
+        cases = [*numbered([1], subset="training"), *numbered([2], subset="validation")]
+        given = parts(cases, make_card(subsets={"validation": "test"}))
+        assert given == {"case_001": "train", "case_002": "test"}
+
+    def test_a_broken_case_keeps_its_part_and_moves_no_other(self):
+        whole = [*numbered(range(1, 21), subset="training"), *numbered(range(21, 41), subset="validation")]
+        card = make_card(subsets={"validation": "test"}, validation_share=0.25)
+        broken = [replace(case, problem="gone") if k % 3 == 0 else case for k, case in enumerate(whole)]
+        assert parts(broken, card) == parts(whole, card)

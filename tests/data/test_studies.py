@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from boltzmed.data.prepare import prepare_cache
+from boltzmed.data.slice_sources import open_sources
 from boltzmed.data.studies import open_labelled_studies
+from boltzmed.engines.inferer import PromptSliceInferer
+from boltzmed.outputs import ResultsWriter
 from boltzmed.resources import resource_folder
 from boltzmed.transforms.slices import SlicePlan
 
@@ -81,3 +87,101 @@ def test_labels_that_the_card_does_not_know_are_told_by_case(source):
     studies = open_labelled_studies(datalist=source / "datalist.json", card="msd_colon")
     with pytest.raises(ValueError, match=r"case case_1: expected labels 0, 1 of card msd_colon, received 7, 8"):
         studies[0]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache by the published protocol: the spleen is on slices 1 to 3, but small on 1; the liver has two windows."""
+    folder = tmp_path_factory.mktemp("published")
+    labels = np.zeros((32, 32, 5), np.uint8)
+    labels[2:12, 2:12, 2:4], labels[2, 2, 1] = 8, 8
+    labels[20:30, 20:30, 2:5] = 7
+    image = np.random.default_rng(0).integers(-150, 250, labels.shape).astype(np.int16)
+    for name, voxels in (("image", image), ("label", labels)):
+        nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1, 3, 1])), folder / f"{name}.nii.gz")
+    (folder / "pairs.csv").write_text("image,label,case,split\nimage.nii.gz,label.nii.gz,a,test\n")
+    card = yaml.safe_load((resource_folder("datasets") / "phantom.yaml").read_text())
+    card |= {"name": "twice", "protocol": "biomedparse", "windows": {**card["windows"], "liver": [-25, 230]}}
+    card["targets"]["liver"]["extra_windows"] = ["liver"]
+    (folder / "twice.yaml").write_text(yaml.safe_dump(card))
+    return prepare_cache(folder / "twice.yaml", folder / "pairs.csv", folder / "cache").cache
+
+
+def test_the_published_protocol_asks_for_its_slices_alone_and_in_every_window(published):
+    (study,) = open_labelled_studies(caches=published, card="phantom", targets=["liver", "spleen"])
+    asked = [
+        (prompt.target, prompt.window, slices) for prompt, slices in zip(study["prompts"], study["asked"], strict=True)
+    ]
+    assert asked == [
+        ("liver", (-150.0, 250.0), {2, 3, 4}),
+        ("spleen", (-150.0, 250.0), {2, 3}),
+        ("liver", (-25.0, 230.0), {2, 3, 4}),
+    ]
+    assert study["input_ids"].shape[0] == 3
+    # By the other protocol every slice is asked for.
+    prepare_cache(published / "twice.yaml", published.parent / "pairs.csv", published, protocol="volume")
+    (study,) = open_labelled_studies(caches=published, card="phantom", targets=["liver"])
+    assert study["asked"] == [None]
+    prepare_cache(published / "twice.yaml", published.parent / "pairs.csv", published)
+
+
+def test_rows_of_the_published_protocol(published):
+    (study,) = open_labelled_studies(caches=published, card="phantom", targets=["liver", "spleen"])
+
+    class Everything(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def encode_text(self, input_ids):
+            return input_ids
+
+        def encode_image(self, image):
+            return image
+
+        def decode(self, image, input_ids):
+            return {"mask_logits": torch.ones(len(image), input_ids.shape[1], 16, 16), "presence_logits": None}
+
+    windows = [prompt.window for prompt in study["prompts"]]
+    masks = PromptSliceInferer(image_size=32)(study["image"], Everything(), study["input_ids"], windows)
+    writer = ResultsWriter("unused.csv", method="all", seed=0)
+    writer(SimpleNamespace(state=SimpleNamespace(batch=[study], output={"pred": masks})))
+    rows = [(row.dataset, row.case, row.target, row.slice_index, row.level) for row in writer.rows]
+    liver = [("twice", "a", "liver", k, "slice") for k in (2, 3, 4)]
+    spleen = [("twice", "a", "spleen", k, "slice") for k in (2, 3)]
+    assert rows == [*liver, *spleen, *[("twice", "a_liver", "liver", k, "slice") for k in (2, 3, 4)]]
+    assert writer.rows[0].dice == pytest.approx(2 * 100 / (100 + 1024))
+
+
+def test_a_cache_cut_otherwise_is_refused(source):
+    with pytest.raises(ValueError, match="expected slices of plane coronal, found axial; pass --plane axial"):
+        open_labelled_studies(caches=source / "cache", part="test", card="phantom", plane="coronal")
+
+
+class TestDamagedCaches:
+    @pytest.fixture
+    def cache(self, source, tmp_path) -> Path:
+        return Path(shutil.copytree(source / "cache", tmp_path / "cache"))
+
+    @pytest.mark.parametrize(
+        ("damage", "message"),
+        [
+            (lambda c: (c / "index.csv").unlink(), "found No such file or directory"),
+            (lambda c: (c / "index.csv").write_text("case"), r"found index\.csv is not the one it was finished with"),
+            (lambda c: (c / "manifest.json").write_text("{"), "found damaged tables"),
+            (lambda c: (c / "manifest.json").write_text("[]"), "found damaged tables"),
+            (lambda c: (c / "mine.yaml").unlink(), "no such file"),
+            (
+                lambda c: (c / "cases" / "case_2.safetensors").unlink(),
+                "a file for each of 2 cases, found none for case_2",
+            ),
+        ],
+    )
+    def test_each_is_told_before_the_work(self, cache, damage, message):
+        damage(cache)
+        for read in (open_labelled_studies, open_sources):
+            with pytest.raises(
+                ValueError, match=rf"cache: expected .*{message}.*; run the same `boltzmed prepare` again"
+            ) as e:
+                read(caches=cache, part="test", card="phantom")
+            assert "\n" not in str(e.value)

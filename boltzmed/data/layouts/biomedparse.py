@@ -150,6 +150,8 @@ def _list_part(source: Path, part: str, card: DatasetCard) -> list[SourceCase]:
                 tuple(pictures / one.picture for one in slices),
                 tuple(masks / mask for one in slices for mask in sorted({file for file in one.masks if file})),
                 _SUBSETS[part],
+                # The same volume in another window is the same patient.
+                patient=card.cases.patient_of(case.rpartition("_")[0]),
                 problem=reason and f"case {case}: {reason}",
             )
         )

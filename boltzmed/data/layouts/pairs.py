@@ -61,7 +61,10 @@ def _list_rows(source: Path) -> list[SourceCase]:
             rows = csv.reader(file, strict=True)
             columns = [name.strip() for name in next(rows, [])]
             if missing := {"image", "label"} - set(columns):
-                raise ValueError(f"{place}: expected columns image and label, found no {min(missing)} in {columns}")
+                raise ValueError(
+                    f"{place}: expected columns image and label, found no {min(missing)} in {columns}; "
+                    "commas separate them"
+                )
             if len(set(columns)) < len(columns):
                 raise ValueError(f"{place}: expected columns of different names, received {columns}")
             for row in rows:

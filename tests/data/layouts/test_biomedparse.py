@@ -87,11 +87,11 @@ def test_slices_become_volumes_in_order(train: Part, card):
     train.add("single_CT_lung", pixels(6), {})
     cases = list_cases(train.write(), card)
     assert [(found.case, len(found.image), found.subset, found.patient) for found in cases] == [
-        ("LIDC-IDRI-0005_16_lung", 1, "training", None),
-        ("amos_0007_abdomen", 1, "training", None),
-        ("amos_0233_abdomen", 3, "training", None),
-        ("amos_0233_liver", 1, "training", None),
-        ("single_lung", 1, "training", None),
+        ("LIDC-IDRI-0005_16_lung", 1, "training", "LIDC-IDRI-0005_16"),
+        ("amos_0007_abdomen", 1, "training", "amos_0007"),
+        ("amos_0233_abdomen", 3, "training", "amos_0233"),
+        ("amos_0233_liver", 1, "training", "amos_0233"),
+        ("single_lung", 1, "training", "single"),
     ]
     assert not any(found.problem for found in cases)
     assert [path.name for path in cases[2].image] == [f"amos_0233_{k}_CT_abdomen.png" for k in (9, 10, 100)]
