@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import boltzmed
 
@@ -118,6 +119,19 @@ def _make_parser() -> argparse.ArgumentParser:
     stats.add_argument("--output", metavar="DIR", help="save both tables there, as CSV")
     stats.set_defaults(run=_stats)
 
+    sampling = commands.add_parser("sampling", help="draw what the attention sampled on a slice, layer by layer")
+    sampling.add_argument("input", metavar="INPUT", help=".nii, .nii.gz, folder or zip with a DICOM series")
+    sampling.add_argument("--prompt", required=True, metavar="TEXT", help="what to find")
+    sampling.add_argument("--output", required=True, metavar="FILE.png")
+    sampling.add_argument(
+        "--slice", type=int, metavar="K", help="from feet to head, the first is 0; the middle one by default"
+    )
+    sampling.add_argument("--query", type=int, default=0, metavar="Q", help="the first is 0 (default)")
+    sampling.add_argument("--reference", metavar="MASK", help="a mask on the study's grid, to be outlined")
+    sampling.add_argument("--modality", choices=["CT", "MR"], help="for files that don't say")
+    sampling.add_argument("--checkpoint", metavar="FILE", help="weights; the bundle's own by default")
+    sampling.set_defaults(run=_sampling)
+
     series = commands.add_parser("series", help="list the DICOM series in a folder or zip")
     series.add_argument("input", metavar="PATH")
     series.set_defaults(run=_series)
@@ -176,6 +190,16 @@ def _stats(options: argparse.Namespace) -> int:
     from boltzmed.reports.sizes import report_sizes
 
     print(report_sizes(options.table, options.output))
+    return 0
+
+
+def _sampling(options: argparse.Namespace) -> int:
+    from boltzmed.sampling import show_sampling
+
+    settings: dict[str, Any] = {"slice_index": options.slice, "query": options.query, "modality": options.modality}
+    if options.checkpoint:
+        settings["checkpoint"] = Path(options.checkpoint)
+    print(show_sampling(options.input, options.prompt, options.output, reference=options.reference, **settings))
     return 0
 
 

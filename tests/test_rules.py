@@ -59,6 +59,7 @@ ALLOWED = {room: MAY_IMPORT.get(room, set()) | ADDED.get(room, set()) for room i
 MAY_IMPORT_ALL_BUT: dict[str, set[str]] = {
     "workflow": {"reports"},
     "outputs": {"reports", "workflow"},  # what workflow's runs leave behind
+    "sampling": {"cli", "engines", "demo"},  # one slice of the line, recorded and drawn
     "demo": {"cli", "networks", "engines"},  # the line as a user has it: only what they could call
     "cli": set(),
 }
