@@ -55,7 +55,6 @@ class KeyedBatches(DistributedSampler):
         if batch_size < ranks or batch_size % ranks:
             raise ValueError(f"batch_size: expected a multiple of the {ranks} processes, received {batch_size}")
         self.seed, self.fixed = seed, fixed
-        self.prompts = dataset
         cards = np.array([dataset.card_of(index) for index in range(len(dataset))])
         weights = dataset.weights(small_weight, balance)
         names = list(dict.fromkeys(cards.tolist()))
@@ -67,13 +66,13 @@ class KeyedBatches(DistributedSampler):
         for name, share in parts.items():
             members = np.flatnonzero(cards == name)
             count = min(round(samples_per_epoch * share / total), len(members)) if total else 0
+            probabilities = weights[members] / weights[members].sum()
             frames = dataset.frames[name]
             for turn, frame in enumerate(frames):
                 size = batch_size * max(1, (dataset.image_size // frame.image_size) ** 2)
                 size = min(size, largest_batch or 4 * batch_size) // ranks * ranks
                 number = count // len(frames) // ranks * ranks
                 if number:
-                    probabilities = weights[members] / weights[members].sum()
                     self._groups.append((members, probabilities, number, min(size, number), turn))
         if not self._groups:
             raise ValueError(f"samples_per_epoch: expected enough for a batch, received {samples_per_epoch}")

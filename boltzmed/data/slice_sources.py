@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from boltzmed.cards import DatasetCard, load_card
 from boltzmed.data.cache import SliceCache
-from boltzmed.data.case_file import CaseFile
 from boltzmed.data.index import absent_pairs
 from boltzmed.data.labels import as_labels, check_grid, labelled_targets
 from boltzmed.transforms.slices import SlicePlan
@@ -218,7 +217,7 @@ class CachedSlices:
         self.card = self.cache.card
         self._counts = {case: self.cache.cases[case]["shape"][0] for case in self.cache.list_part(part)}
         self.index = self.cache.index[self.cache.index["split"] == part]
-        self._open = lru_cache(maxsize=_OPEN_FILES)(self._open_case)
+        self._open = lru_cache(maxsize=_OPEN_FILES)(self.cache.case_file)
         self.entries = self._list_entries(empty_slices)
         if not self.entries:
             raise ValueError(f"{folder}: expected slices with targets in part {part!r}, found none")
@@ -248,16 +247,13 @@ class CachedSlices:
         """See `SliceSource`."""
         return self._open(case).facts.targets.get(target, ())
 
-    def _open_case(self, case: str) -> CaseFile:
-        return self.cache.case_file(case)
-
     def __getstate__(self) -> dict[str, Any]:
         # Open files stay with their process.
         return {name: value for name, value in self.__dict__.items() if name != "_open"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._open = lru_cache(maxsize=_OPEN_FILES)(self._open_case)
+        self._open = lru_cache(maxsize=_OPEN_FILES)(self.cache.case_file)
 
     def _list_entries(self, empty_slices: bool) -> list[SliceEntry]:
         shown: dict[tuple[str, int, str], dict[str, float]] = {}

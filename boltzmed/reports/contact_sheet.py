@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _REFERENCE, _PREDICTION = "#ffd54a", "#2f8fff"  # told apart by every common colour vision
 _COLUMNS = 4
@@ -44,23 +48,31 @@ def draw_contact_sheet(panels: Sequence[Panel], path: str | Path, *, title: str)
         path: Where the picture goes.
         title: Over the sheet.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = min(_COLUMNS, len(panels))
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.2 * columns, 4.4 * lines + 0.7), facecolor="black", dpi=110)
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, color="white", fontsize=14)
-    axes = figure.subplots(lines, columns, squeeze=False).reshape(-1)
-    for ax in axes:
-        ax.set_axis_off()
+    figure, axes = make_sheet(lines, columns, (4.2 * columns, 4.4 * lines + 0.7), title=title, font_size=14)
     for ax, panel in zip(axes, panels, strict=False):
         _draw_panel(ax, panel)
     figure.text(0.01, 0.005, "patient's right is on the left", color="#bbbbbb", fontsize=9)
     figure.text(0.99, 0.005, "yellow outline: reference    blue: prediction", color="#bbbbbb", fontsize=9, ha="right")
     figure.tight_layout(rect=(0, 0.02, 1, 0.97))
     figure.savefig(path, facecolor="black", format="png")
+
+
+def make_sheet(
+    lines: int, columns: int, size_inches: tuple[float, float], *, title: str, font_size: int
+) -> tuple[Figure, NDArray[Any]]:
+    """Return an empty black figure with its title, and its axes (lines · columns,), which show nothing yet."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size_inches, facecolor="black", dpi=110)
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, color="white", fontsize=font_size)
+    axes = figure.subplots(lines, columns, squeeze=False).reshape(-1)
+    for ax in axes:
+        ax.set_axis_off()
+    return figure, axes
 
 
 def _draw_panel(ax, panel: Panel) -> None:

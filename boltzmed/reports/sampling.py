@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from boltzmed.reports.contact_sheet import make_sheet
 from boltzmed.volumes.output import whole_file
 
 _REFERENCE, _PREDICTION = "#ff5a4a", "#2f8fff"
@@ -37,17 +38,9 @@ def draw_sampling(
     Raises:
         OutputError: The folder cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = min(_COLUMNS, len(attended) + 1)
     lines = -(-(len(attended) + 1) // columns)
-    figure = Figure(figsize=(3.2 * columns, 3.5 * lines + 0.6), facecolor="black", dpi=110)
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, color="white", fontsize=13)
-    axes = figure.subplots(lines, columns, squeeze=False).reshape(-1)
-    for ax in axes:
-        ax.set_axis_off()
+    figure, axes = make_sheet(lines, columns, (3.2 * columns, 3.5 * lines + 0.6), title=title, font_size=13)
     pictures = [("image", np.ones((1, 1), bool)), *((f"layer {k + 1}", seen) for k, seen in enumerate(attended))]
     for ax, (name, seen) in zip(axes, pictures, strict=False):
         patch = np.kron(seen, np.ones((image.shape[0] // seen.shape[0], image.shape[1] // seen.shape[1]), bool))
