@@ -18,7 +18,7 @@ import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from boltzmed.cards import Window
 from boltzmed.data.layouts.case import LabelledVolume
@@ -26,7 +26,6 @@ from boltzmed.geometry import spacing_mm
 from boltzmed.transforms.slices import SlicePlan
 from boltzmed.transforms.window import measure_percentiles
 from boltzmed.volumes import VolumeError
-from boltzmed.volumes.errors import OutputError, one_line
 from boltzmed.volumes.output import whole_file
 
 FORMAT = 1
@@ -100,16 +99,8 @@ def write_case(
     pixels = np.stack([np.bincount(slice_hw.reshape(-1), minlength=256)[used] for slice_hw in labels])
     tensors = {"image": _smallest(plan.cut(voxels)), "labels": labels, "pixels": pixels.astype(np.int32)}
     with whole_file(path) as temporary:
-        temporary.touch()
-        rights = temporary.stat().st_mode  # safetensors would make a file for its owner alone
-        try:
-            save_file(tensors, temporary, {_KEY: json.dumps(asdict(facts), sort_keys=True)})
-        except SafetensorError as error:
-            raise OutputError(
-                f"{path.name}: expected to write into folder {path.parent}, got {one_line(error)}; free space there or "
-                "choose another folder"
-            ) from error
-        temporary.chmod(rights)
+        # Not `save_file`: it writes through a temporary file of its own, which a kill would leave behind.
+        temporary.write_bytes(save(tensors, {_KEY: json.dumps(asdict(facts), sort_keys=True)}))
 
 
 class CaseFile:

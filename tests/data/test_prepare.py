@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import multiprocessing
@@ -488,12 +489,10 @@ class TestBroken:
         assert snapshot(toy.cache) == before
 
     def test_a_full_disk_stops_the_run_with_a_line(self, toy, monkeypatch, capsys):
-        from safetensors import SafetensorError
-
         def fill(*_: object) -> None:
-            raise SafetensorError("I/O error: No space left on device (os error 28)")
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr("boltzmed.data.case_file.save_file", fill)
+        monkeypatch.setattr("boltzmed.data.case_file.save", fill)
         assert toy.run() == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("boltzmed")]
         assert "expected to write into folder" in line and "No space left on device" in line
