@@ -119,15 +119,19 @@ def _make_parser() -> argparse.ArgumentParser:
     stats.add_argument("--output", metavar="DIR", help="save both tables there, as CSV")
     stats.set_defaults(run=_stats)
 
-    sampling = commands.add_parser("sampling", help="draw what the attention sampled on a slice, layer by layer")
+    sampling = commands.add_parser("sampling", help="draw what the attention sampled, layer by layer")
     sampling.add_argument("input", metavar="INPUT", help=".nii, .nii.gz, folder or zip with a DICOM series")
     sampling.add_argument("--prompt", required=True, metavar="TEXT", help="what to find")
-    sampling.add_argument("--output", required=True, metavar="FILE.png")
+    sampling.add_argument(
+        "--output", required=True, metavar="FILE.png|.html", help="one slice, or a sheet of the whole study"
+    )
     sampling.add_argument(
         "--slice", type=int, metavar="K", help="from feet to head, the first is 0; the middle one by default"
     )
+    sampling.add_argument("--step", type=int, default=1, metavar="N", help="of a sheet: every N-th slice (default 1)")
     sampling.add_argument("--query", type=int, default=0, metavar="Q", help="the first is 0 (default)")
-    sampling.add_argument("--reference", metavar="MASK", help="a mask on the study's grid, to be outlined")
+    sampling.add_argument("--reference", metavar="MASK", help="a mask or label map on the study's grid, to be outlined")
+    sampling.add_argument("--label", type=int, metavar="N", help="its value that is inside; all but 0 by default")
     sampling.add_argument("--modality", choices=["CT", "MR"], help="for files that don't say")
     sampling.add_argument("--checkpoint", metavar="FILE", help="weights; the bundle's own by default")
     sampling.set_defaults(run=_sampling)
@@ -197,9 +201,10 @@ def _sampling(options: argparse.Namespace) -> int:
     from boltzmed.sampling import show_sampling
 
     settings: dict[str, Any] = {"slice_index": options.slice, "query": options.query, "modality": options.modality}
+    settings |= {"step": options.step, "reference": options.reference, "label": options.label}
     if options.checkpoint:
         settings["checkpoint"] = Path(options.checkpoint)
-    print(show_sampling(options.input, options.prompt, options.output, reference=options.reference, **settings))
+    print(show_sampling(options.input, options.prompt, options.output, **settings))
     return 0
 
 

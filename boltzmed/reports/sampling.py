@@ -1,57 +1,231 @@
-"""Where a query looked, layer by layer: the paper's Figures 4 to 8."""
+"""Where queries looked, layer by layer: the paper's Figures 4 to 8, and a sheet of a whole study."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import binary_erosion
 
 from boltzmed.reports.contact_sheet import make_sheet
 from boltzmed.volumes.output import whole_file
 
-_REFERENCE, _PREDICTION = "#ff5a4a", "#2f8fff"
+_REFERENCE, _PREDICTION, _BOTH = "#ff5a4a", "#2f8fff", "#ffe14a"
 _UNSEEN = 0.25
 """Brightness of what a layer doesn't see; the paper blackens it, and with it the anatomy that tells where one is."""
+_LIFT = 0.2
+"""Towards white, of what it does see: sampled air would look as dark as air that was not."""
 _COLUMNS = 5
+_SHEET_PIXELS = 256
+"""Side of a picture of the sheet, at most."""
 
 
-def draw_sampling(
-    image: NDArray,
-    attended: Sequence[NDArray[np.bool_]],
-    path: str | Path,
-    *,
-    title: str,
-    prediction: NDArray | None = None,
-    reference: NDArray | None = None,
-) -> None:
+@dataclass(frozen=True)
+class SampledSlice:
+    """One slice, and what each query sampled on it.
+
+    Attributes:
+        index: In the network's slice order.
+        image: (S,S), 0 … 255, as the network saw it.
+        attended: A layer's sampled tokens (Q,h,w), True where sampled; h and w divide S.
+        prediction: Mask (S,S).
+        reference: Mask (S,S), or None.
+    """
+
+    index: int
+    image: NDArray
+    attended: Sequence[NDArray[np.bool_]]
+    prediction: NDArray[np.bool_]
+    reference: NDArray[np.bool_] | None = None
+
+
+@dataclass
+class LayerShares:
+    """How one layer's samples, of all queries, fell on an object, over the slices that show it.
+
+    Attributes:
+        tokens: Side of the layer's grid of tokens, (h, w).
+        sampled: Samples.
+        hits: Samples whose patch touches the object.
+        expected: Hits of as many samples drawn evenly from the slice.
+        drawable: Tokens from which was drawn, over all queries.
+    """
+
+    tokens: tuple[int, int]
+    sampled: int = 0
+    hits: int = 0
+    expected: float = 0.0
+    drawable: int = 0
+
+    def add(self, attended_Qhw: NDArray[np.bool_], mask: NDArray[np.bool_]) -> None:
+        """Count one slice."""
+        height, width = attended_Qhw.shape[1:]
+        patches = mask.reshape(height, mask.shape[0] // height, width, mask.shape[1] // width).any((1, 3))
+        self.sampled += int(attended_Qhw.sum())
+        self.hits += int(attended_Qhw[:, patches].sum())
+        self.expected += float(attended_Qhw.sum() * patches.mean())
+        self.drawable += attended_Qhw.size
+
+    def cells(self, number: int) -> list[str]:
+        """As texts of a table: layer, tokens, sampled, on the object, by chance, ratio."""
+        sampled = max(self.sampled, 1)
+        ratio = f"{self.hits / self.expected:.1f}×" if self.expected else "–"
+        return [
+            str(number),
+            f"{self.tokens[0]}×{self.tokens[1]}",
+            f"{100 * self.sampled / max(self.drawable, 1):.1f} %",
+            f"{100 * self.hits / sampled:.1f} %",
+            f"{100 * self.expected / sampled:.1f} %",
+            ratio,
+        ]
+
+
+def draw_sampling(seen: SampledSlice, path: str | Path, *, title: str, query: int = 0) -> None:
     """Draw one picture a layer into a PNG file: sampled patches bright, the rest dark, masks outlined.
 
     Args:
-        image: (S,S), 0 … 255, as the network saw it.
-        attended: A layer's sampled tokens (h,w), True where sampled; h and w divide S.
+        seen: The slice; its prediction is outlined blue, its reference red.
         path: Where the picture goes, whole or not at all.
         title: Over the figure.
-        prediction, reference: Masks (S,S), outlined blue and red.
+        query: Whose samples.
 
     Raises:
         OutputError: The folder cannot be written.
     """
-    columns = min(_COLUMNS, len(attended) + 1)
-    lines = -(-(len(attended) + 1) // columns)
+    layers = [attended[query] for attended in seen.attended]
+    columns = min(_COLUMNS, len(layers) + 1)
+    lines = -(-(len(layers) + 1) // columns)
     figure, axes = make_sheet(lines, columns, (3.2 * columns, 3.5 * lines + 0.6), title=title, font_size=13)
-    pictures = [("image", np.ones((1, 1), bool)), *((f"layer {k + 1}", seen) for k, seen in enumerate(attended))]
-    for ax, (name, seen) in zip(axes, pictures, strict=False):
-        patch = np.kron(seen, np.ones((image.shape[0] // seen.shape[0], image.shape[1] // seen.shape[1]), bool))
-        ax.imshow(np.where(patch, image, _UNSEEN * image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        for mask, colour in ((prediction, _PREDICTION), (reference, _REFERENCE)):
+    pictures = [("image", np.ones((1, 1), bool)), *((f"layer {k + 1}", layer) for k, layer in enumerate(layers))]
+    for ax, (name, layer) in zip(axes, pictures, strict=False):
+        shown = _darken(seen.image, layer)
+        ax.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        for mask, colour in ((seen.prediction, _PREDICTION), (seen.reference, _REFERENCE)):
             if mask is not None and mask.any():
                 ax.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9)
-        share = f": {100 * seen.mean():.1f} % of {seen.shape[0]}×{seen.shape[1]}" if name != "image" else ""
+        share = f": {100 * layer.mean():.1f} % of {layer.shape[0]}×{layer.shape[1]}" if name != "image" else ""
         ax.set_title(f"{name}{share}", color="white", fontsize=9)
-    legend = [text for text, mask in (("blue: mask", prediction), ("red: reference", reference)) if mask is not None]
-    figure.text(0.99, 0.005, "    ".join(["bright: sampled", *legend]), color="#bbbbbb", fontsize=9, ha="right")
+    legend = ["bright: sampled", "blue: mask", *(["red: reference"] if seen.reference is not None else [])]
+    figure.text(0.99, 0.005, "    ".join(legend), color="#bbbbbb", fontsize=9, ha="right")
     figure.tight_layout(rect=(0, 0.02, 1, 0.97))
     with whole_file(path) as temporary:
         figure.savefig(temporary, facecolor="black", format="png")
+
+
+def write_sampling_sheet(slices: Iterable[SampledSlice], path: str | Path, *, title: str, query: int = 0) -> None:
+    """Write a study's slices as one HTML page to scroll through, a row each, a column a layer.
+
+    Above them a table says how each layer's samples, of all queries, fell on the object: the reference's, or the
+    mask's own where there is no reference. Nothing is fetched from outside.
+
+    Args:
+        slices: At least one; taken one by one, so that only one is in memory.
+        path: The file, whole or not at all.
+        title: Of the page.
+        query: Whose samples the pictures show.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    shares: list[LayerShares] = []
+    rows, objects, referenced = [], 0, False
+    for seen in slices:
+        shares = shares or [LayerShares((layer.shape[1], layer.shape[2])) for layer in seen.attended]
+        mask = seen.prediction if seen.reference is None else seen.reference
+        referenced = seen.reference is not None
+        if mask.any():
+            objects += 1
+            for share, attended in zip(shares, seen.attended, strict=True):
+                share.add(attended, mask)
+        rows.append(_draw_row(seen, query))
+    heading = html.escape(title)
+    what = "reference" if referenced else "mask"
+    names = ["image", *(f"layer {k + 1}" for k in range(len(shares)))]
+    columns = ["layer", "tokens", "sampled", f"of these on the {what}", "by chance", "ratio"]
+    table = "".join(_row("td", share.cells(number + 1)) for number, share in enumerate(shares))
+    style = _STYLE.replace("COUNT", str(len(names)))
+    for name, colour in (("PREDICTION", _PREDICTION), ("REFERENCE", _REFERENCE), ("BOTH", _BOTH)):
+        style = style.replace(name, colour)
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{heading}</title><style>{style}</style></head><body>
+<h1>{heading}</h1>
+<p>Bright: sampled by this query in this layer. <b class="prediction">Blue</b>: mask.{
+        ' <b class="reference">Red</b>: reference; <b class="both">yellow</b>: both.' if referenced else ""
+    } The patient's right is on the left. Samples of all queries on the {objects} slices that show the {what}:</p>
+<table><thead>{_row("th", columns)}</thead><tbody>{table}</tbody></table>
+<div class="names">{"".join(f"<span>{name}</span>" for name in names)}</div>
+{"".join(rows)}
+</body></html>
+"""
+    with whole_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+_STYLE = """
+body{background:#000;color:#ddd;font:15px/1.5 system-ui,sans-serif;margin:1rem}
+h1{font-size:1.2rem}
+.prediction{color:PREDICTION}.reference{color:REFERENCE}.both{color:BOTH}
+table{border-collapse:collapse;margin:0 0 1rem}td,th{padding:.1rem .8rem .1rem 0;text-align:right;font-weight:400}
+th{color:#999}
+.names{position:sticky;top:0;background:#000;display:grid;grid-template-columns:repeat(COUNT,1fr);max-width:1500px}
+figure{margin:0 0 .6rem;max-width:1500px}figure img{width:100%;display:block}
+figcaption{color:#999;font-size:.8rem}
+@media print{body{background:#fff;color:#000}figure{break-inside:avoid}.names{position:static;background:#fff}}
+"""
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+
+def _draw_row(seen: SampledSlice, query: int) -> str:
+    """One slice's pictures side by side, as HTML."""
+    factor = max(1, seen.image.shape[0] // _SHEET_PIXELS)
+    pictures = [_paint(seen, None, factor), *(_paint(seen, layer[query], factor) for layer in seen.attended)]
+    image = Image.fromarray(np.concatenate(pictures, axis=1))
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=85, subsampling=0)
+    data = base64.b64encode(content.getvalue()).decode("ascii")
+    name = f"slice {seen.index}"
+    return (
+        f'<figure><figcaption>{name}</figcaption><img alt="{name}: the image, then what each layer sampled" '
+        f'width="{image.width}" height="{image.height}" src="data:image/jpeg;base64,{data}"></figure>\n'
+    )
+
+
+def _paint(seen: SampledSlice, layer: NDArray[np.bool_] | None, factor: int) -> NDArray[np.uint8]:
+    """A picture (s,s,3), `factor` times smaller: unsampled patches dark, outlines a pixel wide."""
+    shown = seen.image if layer is None else _darken(seen.image, layer)
+    small = _in_blocks(shown, factor).mean((1, 3))
+    picture = np.repeat(small.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    blue, red = (_outline(mask, factor) for mask in (seen.prediction, seen.reference))
+    for outline, colour in ((blue, _PREDICTION), (red, _REFERENCE), (blue & red, _BOTH)):
+        picture[outline] = tuple(bytes.fromhex(colour[1:]))
+    return picture
+
+
+def _outline(mask: NDArray[np.bool_] | None, factor: int) -> NDArray[np.bool_]:
+    if mask is None:
+        return np.zeros((), bool)
+    inside = _in_blocks(mask, factor).mean((1, 3)) > 0.5
+    return inside & ~binary_erosion(inside)
+
+
+def _in_blocks(values: NDArray, side: int) -> NDArray:
+    height, width = values.shape[0] // side, values.shape[1] // side
+    return values[: height * side, : width * side].reshape(height, side, width, side)
+
+
+def _darken(image: NDArray, sampled: NDArray[np.bool_]) -> NDArray:
+    """All but the patches of the sampled tokens is dark."""
+    patch = np.ones((image.shape[0] // sampled.shape[0], image.shape[1] // sampled.shape[1]), bool)
+    return np.where(np.kron(sampled, patch), image + _LIFT * (255 - image), _UNSEEN * image)
