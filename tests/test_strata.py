@@ -17,6 +17,8 @@ from boltzmed.strata import (
     assign_diameter_bins,
     assign_volume_bins,
     equivalent_diameters_mm,
+    name_bins,
+    split_by_size,
 )
 
 
@@ -61,3 +63,33 @@ def test_impossible_sizes_are_refused(value):
         assign_diameter_bins(value)
     with pytest.raises(ValueError, match="volume: expected a finite number"):
         assign_volume_bins(value)
+
+
+def test_edges_of_ones_own_make_bins_and_their_names():
+    assert name_bins([0.5, 20, 1e6], "mm³") == ("<0.5 mm³", "0.5–20 mm³", "20–1000000 mm³", "≥1000000 mm³")
+    assert assign_area_bins([0.001, 0.01, 0.5], edges=[0.01]).tolist() == [0, 1, 1]
+    strata = split_by_size("diameter", [0.0, np.nan, math.pi / 6 * 4**3, math.pi / 6 * 6**3], edges=[5.0])
+    assert {name: inside.tolist() for name, inside in strata.items()} == {
+        "<5 mm": [False, False, True, False],
+        "≥5 mm": [False, False, False, True],
+    }
+
+
+def test_strata_by_area_end_with_the_papers_two_groups():
+    strata = split_by_size("area", [0.0, math.nan, 5e-5, 0.00999, 0.01, 0.2])
+    assert list(strata) == [*AREA_BINS, "<1 %", "≥1 %"]
+    assert strata["<1 %"].tolist() == [False, False, True, True, False, False]
+    assert strata["≥1 %"].tolist() == [False, False, False, False, True, True]
+    bins = np.sum([strata[name] for name in AREA_BINS], axis=0)
+    assert bins.tolist() == [0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("edges", [[], [0.0, 1.0], [2.0, 1.0], [1.0, 1.0], [math.nan], [1.0, math.inf]])
+def test_edges_that_are_none_are_refused(edges):
+    with pytest.raises(ValueError, match="edges: expected ascending numbers above 0"):
+        split_by_size("volume", [1.0], edges=edges)
+
+
+def test_an_unknown_size_is_refused():
+    with pytest.raises(ValueError, match="size: expected one of area, diameter, volume, got 'width'"):
+        split_by_size("width", [1.0])
