@@ -122,16 +122,21 @@ def read_results(path: str | Path) -> list[CaseResult]:
             names the file, the line and the column.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or f"not a text or complete gzip file ({type(error).__name__})"
-        raise ValueError(f"{path}: cannot be read: {reason}") from error
+    text = read_text(path)
     try:
         return list(_parse(text))
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """Returns the text (UTF-8) of a file, gzipped or not; ValueError if it has none."""
+    try:
+        content = path.read_bytes()
+        return (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or f"not a text or complete gzip file ({type(error).__name__})"
+        raise ValueError(f"{path}: cannot be read: {reason}") from error
 
 
 def _parse(text: str) -> Iterator[CaseResult]:

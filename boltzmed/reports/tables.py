@@ -1,13 +1,18 @@
-"""Rows of results → small tables of text."""
+"""Tables as text, CSV and LaTeX."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from boltzmed.results import CaseResult
 from boltzmed.strata import AREA_BINS, assign_area_bins
+from boltzmed.volumes.output import whole_file
+
+_LATEX = {"<": "$<$", "≥": r"$\geq$", "³": "$^3$", "–": "--"}
 
 
 def summarise_by_size(rows: Iterable[CaseResult]) -> str:
@@ -40,6 +45,38 @@ def align_columns(cells: Sequence[Sequence[str]], left: Sequence[bool]) -> str:
         for row in cells
     ]
     return "\n".join([lines[0].rstrip(), "-" * len(lines[0]), *(line.rstrip() for line in lines[1:])])
+
+
+def format_table(table: pd.DataFrame) -> str:
+    """Plain text: texts to the left, numbers to the right, fractions with three decimals."""
+    cells = [[str(name) for name in table.columns]]
+    for row in table.itertuples(index=False):
+        cells.append([f"{cell:.3f}" if isinstance(cell, float | np.floating) else str(cell) for cell in row])
+    return align_columns(cells, [not pd.api.types.is_numeric_dtype(table[name]) for name in table.columns])
+
+
+def format_tables(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Titles and tables, one under the other."""
+    return "\n\n".join(f"{title}\n\n{format_table(table)}" for title, table in tables.items())
+
+
+def write_tables(
+    folder: str | Path, tables: Mapping[str, pd.DataFrame], printed: Mapping[str, pd.DataFrame] | None = None
+) -> None:
+    """Write tables into a folder by their names: as CSV, and printed ones, all of text, as LaTeX (booktabs).
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    for name, table in tables.items():
+        with whole_file(Path(folder) / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    for name, table in (printed or {}).items():
+        text = table.astype(str).to_latex(index=False, escape=True)
+        for character, code in _LATEX.items():
+            text = text.replace(character, code)
+        with whole_file(Path(folder) / f"{name}.tex") as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _mean(scores: np.ndarray) -> str:

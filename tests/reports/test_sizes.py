@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from boltzmed.cli import main
-from boltzmed.reports.sizes import format_table, read_object_sizes, size_histogram, size_statistics
+from boltzmed.reports.sizes import read_object_sizes, size_histogram, size_statistics
+from boltzmed.reports.tables import format_table
 from boltzmed.strata import AREA_BINS
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "results"
@@ -117,8 +118,9 @@ def test_text_stands_left_and_numbers_right():
             ["dataset,case,target,area_fraction", "s,1,liver,0.1", "s,1,liver,0.2"],
             "line 3: another area_fraction of liver in case 1",
         ),
-        ([""], "cannot be read as a CSV table"),
-        (["dataset,case,target,area_fraction"], "no object"),
+        ([""], "the file is empty"),
+        (["dataset,case,target,area_fraction"], "expected rows below the columns' names, found none"),
+        (["dataset,case,target,area_fraction", "s,1,liver,0"], "no object"),
     ],
 )
 def test_a_wrong_table_is_refused_in_one_line(lines, message, tmp_path, capsys):
@@ -136,7 +138,7 @@ def test_what_is_printed_is_saved_where_asked(tmp_path, capsys):
     assert statistics.values.tolist() == [["s", "liver", pytest.approx(1.025), pytest.approx(1.025), 0.05, 2.0, 2]]
     assert pd.read_csv(tmp_path / "sizes" / "size_histogram.csv")[list(AREA_BINS)].values.tolist() == [[0, 1, 0, 1, 0]]
     assert main(["stats", str(tmp_path / "absent.csv")]) == 2
-    assert "cannot be read as a CSV table: No such file" in capsys.readouterr().err
+    assert "cannot be read: No such file" in capsys.readouterr().err
 
 
 INDEX = [
@@ -185,7 +187,10 @@ def test_an_unfinished_or_empty_cache_is_refused_in_one_line(tmp_path, capsys):
         == f"boltzmed: {tmp_path}: expected a finished slice cache, found no manifest.json; run boltzmed prepare\n"
     )
     write(tmp_path / "manifest.json", "{}")
-    for lines in (INDEX[:1], INDEX[:1] + INDEX[3:5]):
+    for lines, message in (
+        (INDEX[:1], "expected rows below the columns' names, found none"),
+        (INDEX[:1] + INDEX[3:5], "no object with an area"),
+    ):
         write(tmp_path / "index.csv", *lines)
         assert main(["stats", str(tmp_path)]) == 2
-        assert capsys.readouterr().err == f"boltzmed: {tmp_path / 'index.csv'}: no object with an area\n"
+        assert capsys.readouterr().err == f"boltzmed: {tmp_path / 'index.csv'}: {message}\n"

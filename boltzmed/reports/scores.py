@@ -1,0 +1,268 @@
+"""Tables of results → rows to compute with: the one reader of `stats`, `summarize` and `compare`.
+
+A table is a CSV of this project or anybody's, with at least the columns `SCORES`, gzipped or not.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from boltzmed.cards import list_cards, load_card
+from boltzmed.results import LEVELS, CaseResult, read_text
+
+SCORES = ("method", "dataset", "case", "target", "dice", "area_fraction")
+"""The columns that every table of scores has."""
+
+OBJECT = ("dataset", "case", "level", "axis", "slice_index", "window", "target")
+"""What tells one scored object from another, whatever the method."""
+
+SHARES = ("dice", "area_fraction", "presence_score", "iou", "nsd", "detection_f1", "panoptic_quality")
+"""Columns of numbers from 0 to 1; scores among them are shown in percent."""
+
+LEVEL_OF = {"area": "slice", "diameter": "volume", "volume": "volume"}
+"""Which rows an object's size is taken from: its share of a slice, or the volume of all of it."""
+
+_TYPES = {field.name: str(field.type) for field in fields(CaseResult)}
+_FLAGS = {name for name, kind in _TYPES.items() if kind == "bool"}
+_NUMBERS = {name for name, kind in _TYPES.items() if kind.startswith(("float", "int"))} | {"used"}
+_KNOWN = {*_TYPES, "window", "used"}  # a cache's index has these two besides
+_NOTHING = ("", "nan", "na", "none", "null")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What tables of results hold.
+
+    Attributes:
+        rows: A row per method and object: `SCORES`, the rest of `OBJECT` and `patient` as text, other known columns
+            where a table has them; NaN where a number is not there. `shown` says that the reference has the object.
+        notes: What a reader of the numbers has to know: where patients come from, which columns were left out.
+    """
+
+    rows: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def read_scores(paths: Iterable[str | Path], *, patient_pattern: str | None = None) -> Scores:
+    """Read tables of results, one after the other.
+
+    The patient is the column `patient`; where that is empty, what the pattern finds in the case's name; where it finds
+    none, what the card of the data set's name finds; else each case is a patient of its own.
+
+    Args:
+        paths: CSV files, gzipped or not.
+        patient_pattern: Regular expression on the case; its first group, or the whole match, is the patient.
+
+    Raises:
+        ValueError: A file that cannot be read, is empty, lacks a column or holds a wrong cell; an object that is scored
+            twice for one method; or a pattern that is none. One line that names file and line.
+    """
+    tables, notes = [], []
+    for path in map(Path, paths):
+        table, unknown = read_columns(path, SCORES)
+        if unknown:
+            notes.append(f"{path.name}: columns that are not known were left out: {', '.join(unknown)}")
+        tables.append(table.assign(file=str(path)))
+    if not tables:
+        raise ValueError("expected at least one table of results, got none")
+    rows = pd.concat(tables, ignore_index=True)
+    empty: dict[str, Any] = {"patient": "", "level": "slice", "axis": "", "slice_index": -1.0, "window": ""}
+    for name, value in empty.items():
+        rows[name] = rows[name].fillna(value).replace("", value) if name in rows else value
+    _refuse(rows, ~rows["level"].isin(LEVELS), "level", f"one of {', '.join(LEVELS)}")
+    key = ["method", *OBJECT]
+    twice = rows.duplicated(key)
+    if twice.any():
+        second = rows[twice].iloc[0]
+        first = rows[(rows[key] == second[key]).all(axis=1)].iloc[0]
+        raise ValueError(
+            f"{second['file']}: line {second['line']}: {second['method']} is scored twice on {second['target']} of "
+            f"case {second['case']}, before in {first['file']}: line {first['line']}; leave one out, or name the "
+            "methods apart"
+        )
+    rows["patient"], found = _find_patients(rows, patient_pattern)
+    shown = ~rows["area_fraction"].eq(0)
+    if "reference_empty" in rows:
+        shown &= ~rows["reference_empty"].eq(True)
+    return Scores(rows.assign(shown=shown).drop(columns=["file", "line"]), (*notes, *found))
+
+
+def select_rows(
+    rows: pd.DataFrame,
+    *,
+    metric: str = "dice",
+    by: str = "area",
+    level: str | None = None,
+    targets: Sequence[str] = (),
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Choose the rows that a mean is over: objects that the reference shows, of one level, with a score.
+
+    Slices and volumes never meet in one mean.
+
+    Args:
+        rows: Of `Scores`.
+        metric: Column of the score.
+        by: What an object's size is, one of `strata.SIZES`.
+        level: "slice" or "volume"; that of `LEVEL_OF` by default.
+        targets: Only these; all by default.
+
+    Returns:
+        The rows, with their `score` and `size` (area fraction or volume in mm³, NaN where it isn't known); and how many
+        were left out: method, dataset, reason, rows.
+
+    Raises:
+        ValueError: No such column, target or level in these rows, or nothing is left.
+    """
+    if metric not in rows or not pd.api.types.is_float_dtype(rows[metric]):
+        raise ValueError(f"metric: expected a column of scores of these tables such as dice, got {metric!r}")
+    size = "area_fraction" if by == "area" else "volume_mm3"
+    if size not in rows:
+        raise ValueError(f"strata by {by}: expected a column {size}, found none; choose --by area")
+    level = level or LEVEL_OF[by]
+    other = "volume" if level == "slice" else "slice"
+    absent = [target for target in targets if target not in set(rows["target"])]
+    if absent:
+        known = ", ".join(rows["target"].unique())
+        raise ValueError(f"target: expected one of {known}, got {absent[0]!r}")
+    rows = rows[rows["target"].isin(targets)] if targets else rows
+    # Without an object a prediction has Dice 0; where nothing was predicted either, tables write nothing or 1.
+    nothing = ~rows["dice"].eq(0)
+    if "prediction_empty" in rows:
+        nothing |= rows["prediction_empty"].eq(True)
+    reasons = {
+        f"a {other}'s row: these tables are of {level}s": rows["level"].ne(level),
+        "the reference shows no object, and nothing was predicted": ~rows["shown"] & nothing,
+        "the reference shows no object, but something was predicted": ~rows["shown"],
+        f"no {metric}": rows[metric].isna(),
+    }
+    reason = pd.Series("", index=rows.index)
+    for words, applies in reasons.items():
+        reason[applies & reason.eq("")] = words
+    chosen = rows[reason.eq("")]
+    reason[reason.eq("") & rows[size].isna()] = f"no {size}: in no stratum, but among all sizes"
+    counts = rows.assign(reason=reason)[reason.ne("")].groupby(["method", "dataset", "reason"], sort=False).size()
+    excluded = counts.rename("rows").reset_index()
+    if chosen.empty:
+        most = excluded.groupby("reason")["rows"].sum().idxmax()
+        raise ValueError(f"expected rows to compute with, found none: {most}; --level {other} or --by may take them")
+    return chosen.assign(score=chosen[metric], size=chosen[size]), excluded
+
+
+def read_columns(path: Path, needed: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Read the known columns of one table, and say which others it has.
+
+    Args:
+        path: CSV, gzipped or not.
+        needed: Columns without which it won't do.
+
+    Returns:
+        The columns as text, numbers or flags (None: not said), with each row's `line` in the file; and the others'
+        names.
+
+    Raises:
+        ValueError: See `read_scores`.
+    """
+    reader = csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        lines = list(_read_lines(reader, len(header)))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as a CSV table: {error}") from error
+    missing = [name for name in needed if name not in header]
+    if missing:
+        got = f"missing: {', '.join(missing)}" if header else "the file is empty"
+        raise ValueError(f"{path}: expected the columns {', '.join(needed)}; {got}")
+    repeated = {name for name in header if name in _KNOWN and header.count(name) > 1}
+    if repeated:
+        raise ValueError(f"{path}: expected each column once, got several named {', '.join(sorted(repeated))}")
+    if not lines:
+        raise ValueError(f"{path}: expected rows below the columns' names, found none")
+    cells = pd.DataFrame(lines, columns=["line", *range(len(header))])
+    table = cells[["line"]].copy()
+    for column, name in enumerate(header):
+        if name in _KNOWN:
+            table[name] = cells[column]
+    table["file"] = str(path)
+    for name in table.columns.intersection([*_NUMBERS, *_FLAGS]):
+        table[name] = _read_numbers(table, name) if name in _NUMBERS else _read_flags(table, name)
+    for name in ("method", "dataset", "case", "target"):
+        if name in table:
+            _refuse(table, table[name].eq(""), name, "text")
+    return table.drop(columns="file"), [name for name in header if name not in _KNOWN]
+
+
+def _read_lines(reader: Any, cells: int) -> Iterator[tuple[int | str, ...]]:
+    for row in reader:
+        if row and len(row) != cells:
+            raise ValueError(f"line {reader.line_num}: expected {cells} cells, got {len(row)}")
+        if row:
+            yield (reader.line_num, *row)
+
+
+def _read_numbers(table: pd.DataFrame, name: str) -> pd.Series:
+    given = ~table[name].str.strip().str.lower().isin(_NOTHING)
+    values = pd.to_numeric(table[name].where(given), errors="coerce").astype(np.float64)
+    if name in SHARES:
+        _refuse(table, given & ~values.between(0, 1), name, "0 to 1")
+    _refuse(table, given & ~np.isfinite(values), name, "a finite number")
+    return values
+
+
+def _read_flags(table: pd.DataFrame, name: str) -> pd.Series:
+    lower = table[name].str.strip().str.lower()
+    _refuse(table, ~lower.isin(("true", "false", *_NOTHING)), name, "true or false")
+    return lower.map({"true": True, "false": False}).astype(object)
+
+
+def _refuse(table: pd.DataFrame, wrong: pd.Series, name: str, expected: str) -> None:
+    if wrong.any():
+        first = table[wrong].iloc[0]
+        raise ValueError(f"{first['file']}: line {first['line']}: {name}: expected {expected}, got {first[name]}")
+
+
+def _find_patients(rows: pd.DataFrame, pattern: str | None) -> tuple[pd.Series, list[str]]:
+    """Each row's patient, and a note a data set on how they were found."""
+    try:
+        expression = re.compile(pattern) if pattern else None
+    except re.error as error:
+        raise ValueError(f"--patient-pattern: expected a regular expression, got {pattern!r}: {error}") from error
+    names, notes = rows["patient"].copy(), []
+    for dataset, group in rows.groupby("dataset", sort=False):
+        missing = group.index[group["patient"].eq("")]
+        found = pd.Series("the column patient", index=group.index)
+        if len(missing):
+            tell = _teller(str(dataset), expression)
+            told = {case: tell(case) for case in group.loc[missing, "case"].unique()}
+            names[missing] = group.loc[missing, "case"].map({case: patient for case, (patient, _) in told.items()})
+            found[missing] = group.loc[missing, "case"].map({case: source for case, (_, source) in told.items()})
+        patients = names[group.index].groupby(found, sort=False).nunique()
+        notes += [f"{dataset}: {count} patients, by {source}" for source, count in patients.items()]
+    return names, notes
+
+
+def _teller(dataset: str, expression: re.Pattern[str] | None) -> Callable[[str], tuple[str, str]]:
+    """A function from a case to its patient, and by what."""
+    # The published tables write AMOS22-CT and AMOS22-MRI for the cards amos22_ct and amos22_mr.
+    name = re.sub("_mri$", "_mr", re.sub(r"[-\s]+", "_", dataset.strip().lower()))
+    rule = load_card(name).cases if name in list_cards() else None
+    alone = "each case as its own patient, for want of a column, card or --patient-pattern that says"
+
+    def tell(case: str) -> tuple[str, str]:
+        match = expression.search(case) if expression else None
+        if match is not None:
+            return (match.group(1) if match.re.groups else match.group()) or case, "--patient-pattern"
+        by_number = rule and rule.numbers_per_patient and rule.number_of(case) is not None
+        if rule and (by_number or (rule.patient and rule.knows(case))):
+            return rule.patient_of(case), f"card {name}"
+        return case, alone
+
+    return tell
