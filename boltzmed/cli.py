@@ -139,7 +139,47 @@ def _make_parser() -> argparse.ArgumentParser:
     series = commands.add_parser("series", help="list the DICOM series in a folder or zip")
     series.add_argument("input", metavar="PATH")
     series.set_defaults(run=_series)
+
+    for name, run, words in (
+        ("summarize", _summarize, "mean scores by data set, target and object size, with intervals"),
+        ("compare", _compare, "methods against one of them on what both were scored on, with intervals and tests"),
+    ):
+        scores = commands.add_parser(name, help=words)
+        scores.add_argument(
+            "tables",
+            nargs="+",
+            metavar="RESULTS.csv",
+            help="columns method, dataset, case, target, dice, area_fraction and any of results.csv; may be gzipped",
+        )
+        scores.add_argument("--metric", default="dice", metavar="COLUMN", help="which score (default dice)")
+        scores.add_argument(
+            "--by", default="area", choices=["area", "diameter", "volume"], help="what the strata go by (default area)"
+        )
+        scores.add_argument(
+            "--edges", type=_list_numbers, metavar="E,E,…", help="between strata, in percent of the image, mm or mm³"
+        )
+        scores.add_argument(
+            "--level", choices=["slice", "volume"], help="slices for strata by area, volumes for others by default"
+        )
+        scores.add_argument(
+            "--target", action="append", default=[], metavar="NAME", help="only this target; may be repeated"
+        )
+        scores.add_argument(
+            "--patient-pattern", metavar="REGEX", help="finds the patient in a case's name, where no column says it"
+        )
+        scores.add_argument("--seed", type=int, default=0, help="of the resampling (default 0)")
+        scores.add_argument("--output", metavar="DIR", help="save the tables there, as CSV and LaTeX")
+        scores.set_defaults(run=run)
+    scores.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="which methods; all by default")
+    scores.add_argument("--reference-method", metavar="NAME", help="what they are compared with; the first by default")
     return parser
+
+
+def _list_numbers(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 0.1,1,10, got {text!r}") from None
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -214,6 +254,28 @@ def _series(options: argparse.Namespace) -> int:
     for record in list_series(options.input):
         print(record)
     return 0
+
+
+def _summarize(options: argparse.Namespace) -> int:
+    from boltzmed.reports.summary import report_summary
+
+    print(report_summary(options.tables, options.output, **_score_settings(options)))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from boltzmed.reports.comparison import report_comparison
+
+    pair = {"methods": options.methods, "reference_method": options.reference_method}
+    print(report_comparison(options.tables, options.output, **_score_settings(options), **pair))
+    return 0
+
+
+def _score_settings(options: argparse.Namespace) -> dict[str, Any]:
+    percent = options.by == "area" and options.edges is not None
+    edges = [round(edge / 100, 12) for edge in options.edges] if percent else options.edges
+    settings = {name: getattr(options, name) for name in ("metric", "by", "level", "patient_pattern", "seed")}
+    return {**settings, "edges": edges, "targets": options.target}
 
 
 if __name__ == "__main__":

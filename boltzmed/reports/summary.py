@@ -1,0 +1,241 @@
+"""How good methods are: means with intervals by data set, target and object size, and over data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from boltzmed.metrics.statistics import (
+    bootstrap_interval,
+    draw_patients,
+    make_generator,
+    percentile_interval,
+    sum_by_patient,
+)
+from boltzmed.reports.scores import LEVEL_OF, SHARES, read_scores, select_rows
+from boltzmed.reports.tables import format_tables, write_tables
+from boltzmed.strata import split_by_size
+
+ALL_SIZES, ALL_TARGETS, ALL_DATASETS = "all sizes", "all targets", "all data sets"
+
+WEIGHTINGS = {
+    "rows": "plain mean over rows",
+    "datasets": "plain mean of the data sets' means",
+    "table 2": "data sets' means weighted by the group's share of each (the paper's Table 2)",
+}
+"""How one number comes of several data sets."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means of one score.
+
+    Attributes:
+        cells: A row per dataset, target, stratum and method ("all targets", "all sizes" included): mean, low and high
+            (95 % interval), n rows, patients, missed (rows without any overlap), missed_share.
+        overall: Over data sets: a row per weighting (`WEIGHTINGS`), stratum and method; empty for one data set.
+        excluded: method, dataset, reason, rows.
+        metric, level, by: What the score is, of which rows, and what the strata go by.
+    """
+
+    cells: pd.DataFrame
+    overall: pd.DataFrame
+    excluded: pd.DataFrame
+    metric: str
+    level: str
+    by: str
+
+
+def summarise(
+    rows: pd.DataFrame,
+    *,
+    metric: str = "dice",
+    by: str = "area",
+    edges: Sequence[float] | None = None,
+    level: str | None = None,
+    targets: Sequence[str] = (),
+    resamples: int = 5000,
+    seed: int = 0,
+) -> Summary:
+    """Summarise rows of scores; a mean is over rows, its interval over patients (`metrics.statistics`).
+
+    Args:
+        rows: Of `Scores`.
+        metric: Which column.
+        by: "area", "diameter" or "volume".
+        edges: Between the strata: area fractions, mm or mm³; those of `boltzmed.strata` by default.
+        level: "slice" or "volume"; slices for strata by area, volumes for the others by default.
+        targets: Only these; all by default.
+        resamples: Of the bootstrap.
+        seed: Of its draws.
+
+    Raises:
+        ValueError: See `select_rows` and `split_by_size`.
+    """
+    chosen, excluded = select_rows(rows, metric=metric, by=by, level=level, targets=targets)
+    methods = list(chosen["method"].unique())
+    records: list[dict] = []
+    over_datasets = _OverDatasets(resamples)
+    for dataset, group in chosen.groupby("dataset", sort=False):
+        patients = pd.Series(pd.factorize(group["patient"], sort=True)[0], index=group.index)
+        count = int(patients.max()) + 1
+        drawn_RP = draw_patients([count], resamples, make_generator(seed, "bootstrap", str(dataset)))
+        for method, scored in group.groupby("method", sort=False):
+            strata = {ALL_SIZES: np.ones(len(scored), bool), **split_by_size(by, scored["size"], edges)}
+            names = list_targets(scored)
+            values, missed = scored["score"].to_numpy(), scored["dice"].to_numpy() == 0
+            keys = [(name, stratum) for name in names for stratum in strata]
+            cells = [names[name] & strata[stratum] for name, stratum in keys]
+            sums_PC, counts_PC = sum_by_patient(values, patients[scored.index].to_numpy(), count, cells)
+            low, high = bootstrap_interval(sums_PC, counts_PC, drawn_RP)
+            n = counts_PC.sum(axis=0)
+            for index, (name, stratum) in enumerate(keys):
+                if n[index]:
+                    identity = {"dataset": dataset, "target": name, "stratum": stratum, "method": method}
+                    lost = int(missed[cells[index]].sum())
+                    numbers = {"mean": sums_PC[:, index].sum() / n[index], "low": low[index], "high": high[index]}
+                    numbers |= {"n": int(n[index]), "patients": int((counts_PC[:, index] > 0).sum())}
+                    records.append({**identity, **numbers, "missed": lost, "missed_share": lost / n[index]})
+            whole = slice(0, len(strata))  # the first target of all is "all targets", or the only one
+            over_datasets.add(str(method), list(strata), sums_PC[:, whole], counts_PC[:, whole], drawn_RP)
+    overall = over_datasets.table(methods) if chosen["dataset"].nunique() > 1 else pd.DataFrame()
+    return Summary(pd.DataFrame(records), overall, excluded, metric, level or LEVEL_OF[by], by)
+
+
+def list_targets(rows: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
+    """Return which rows are of each target, all of them together first where there are several."""
+    found = {str(name): rows["target"].eq(name).to_numpy() for name in rows["target"].unique()}
+    return found if len(found) == 1 else {ALL_TARGETS: np.ones(len(rows), bool), **found}
+
+
+class _OverDatasets:
+    """Collects data sets' sums, as seen and in every bootstrap sample, and makes one mean of them."""
+
+    def __init__(self, resamples: int) -> None:
+        self._resamples = resamples
+        self._sums: dict[tuple[str, str], list[NDArray]] = {}
+
+    def add(self, method: str, strata: list[str], sums_PC: NDArray, counts_PC: NDArray, drawn_RP: NDArray) -> None:
+        """Adds one data set's; the first stratum is all sizes. Line 0 is what was seen, the rest are resamples."""
+        drawn = np.concatenate([np.ones((1, len(sums_PC))), drawn_RP])
+        sums_RC, counts_RC = drawn @ sums_PC, drawn @ counts_PC
+        for index, stratum in enumerate(strata):
+            part = np.stack([sums_RC[:, index], counts_RC[:, index], counts_RC[:, 0]])
+            self._sums.setdefault((stratum, method), []).append(part)
+
+    def table(self, methods: Sequence[str]) -> pd.DataFrame:
+        """A row per weighting, stratum and method that has rows there."""
+        records = []
+        for weighting in WEIGHTINGS:
+            for stratum, method in sorted(self._sums, key=lambda key: methods.index(key[1])):
+                parts = np.stack([part for part in self._sums[stratum, method] if part[1, 0] > 0] or [np.zeros((3, 1))])
+                if not parts[:, 1, 0].any():
+                    continue
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    values = _weigh(weighting, *parts.transpose(1, 0, 2))
+                low, high = percentile_interval(values[1:, None])[:, 0]
+                identity = {"weighting": weighting, "stratum": stratum, "method": method}
+                numbers = {"mean": values[0], "low": low, "high": high}
+                records.append({**identity, **numbers, "n": int(parts[:, 1, 0].sum()), "datasets": len(parts)})
+        return pd.DataFrame(records)
+
+
+def _weigh(weighting: str, sums_DR: NDArray, counts_DR: NDArray, totals_DR: NDArray) -> NDArray:
+    if weighting == "rows":
+        return sums_DR.sum(axis=0) / counts_DR.sum(axis=0)
+    if weighting == "datasets":
+        return (sums_DR / counts_DR).mean(axis=0)
+    # A data set's mean times its share n_group / n: each row weighs 1 / n of its data set.
+    return (sums_DR / totals_DR).sum(axis=0) / (counts_DR / totals_DR).sum(axis=0)
+
+
+def report_summary(
+    paths: Iterable[str | Path],
+    folder: str | Path | None = None,
+    *,
+    patient_pattern: str | None = None,
+    **settings: Any,
+) -> str:
+    """Return the summary of tables of results as text; write it as CSV and LaTeX into a folder, if given.
+
+    Args:
+        paths: CSV files.
+        folder: Where the tables go.
+        patient_pattern: See `read_scores`.
+        settings: Of `summarise`.
+
+    Raises:
+        ValueError: See `read_scores` and `summarise`; or the folder cannot be written.
+    """
+    scores = read_scores(paths, patient_pattern=patient_pattern)
+    summary = summarise(scores.rows, **settings)
+    printed = print_summary(summary)
+    if folder is not None:
+        tables = {"summary": summary.cells, "summary_over_data_sets": summary.overall, "excluded": summary.excluded}
+        kept = {name: table for name, table in tables.items() if len(table.columns)}
+        write_tables(folder, kept, {f"summary_{index}": table for index, table in enumerate(printed.values(), 1)})
+    about = f"{summary.metric} of {summary.level}s{' in percent' if summary.metric in SHARES else ''}: mean over rows "
+    about += "[95 % interval, patients resampled] n=rows"
+    return "\n\n".join([about, format_tables(printed), list_notes(scores.notes, summary.excluded)])
+
+
+def print_summary(summary: Summary) -> dict[str, pd.DataFrame]:
+    """Return tables of text by their titles: by target, by size, what was missed altogether, over data sets."""
+    cells, overall = summary.cells, summary.overall
+    by_size = cells[cells["target"].eq(cells.groupby("dataset")["target"].transform("first"))]
+    missed = by_size
+    if len(overall):
+        together = by_size.groupby(["stratum", "method"], sort=False)[["missed", "n"]].sum().reset_index()
+        missed = pd.concat([by_size, together.assign(dataset=ALL_DATASETS)], ignore_index=True)
+    shown = partial(_show_mean, metric=summary.metric)
+    tables = {
+        "By target": _spread(cells[cells["stratum"].eq(ALL_SIZES)], ["dataset", "target"], shown),
+        f"By {summary.by}": _spread(by_size, ["dataset", "stratum"], shown),
+        "Missed altogether (no overlap)": _spread(missed, ["dataset", "stratum"], _show_missed),
+    }
+    for weighting, words in WEIGHTINGS.items():
+        if len(overall):
+            group = overall[overall["weighting"].eq(weighting)]
+            tables[f"Over data sets: {words}"] = _spread(group, ["stratum", "datasets"], shown)
+    return tables
+
+
+def format_interval(cell: Mapping[Hashable, Any], metric: str, value: str = "mean") -> str:
+    """Return "73.77 [71.30, 76.22]" of a line of a table that has `value`, low and high; shares in percent."""
+    scale = 100 if metric in SHARES else 1
+    low_high = f"[{scale * cell['low']:.2f}, {scale * cell['high']:.2f}]" if np.isfinite(cell["low"]) else "[–]"
+    return f"{scale * cell[value]:.2f} {low_high}"
+
+
+def _show_mean(cell: Mapping[Hashable, Any], metric: str) -> str:
+    return f"{format_interval(cell, metric)} n={cell['n']}"
+
+
+def _show_missed(cell: Mapping[Hashable, Any]) -> str:
+    return f"{100 * cell['missed'] / cell['n']:.2f} % ({cell['missed']} of {cell['n']})"
+
+
+def list_notes(notes: Iterable[str], excluded: pd.DataFrame) -> str:
+    """Return what a reader of the tables has to know: a line each."""
+    counts = excluded.to_dict("records")
+    lines = [f"left out: {row['rows']} rows of {row['method']}, {row['dataset']}: {row['reason']}" for row in counts]
+    return "\n".join([*notes, *(lines or ["left out: nothing"])])
+
+
+def _spread(cells: pd.DataFrame, names: list[str], show: Callable[[dict[Hashable, Any]], str]) -> pd.DataFrame:
+    """A line for each of `names` and a column per method, all in their order of appearance."""
+    lines: dict[tuple, dict[str, str]] = {}
+    for cell in cells.to_dict("records"):
+        lines.setdefault(tuple(cell[name] for name in names), {})[cell["method"]] = show(cell)
+    methods = cells["method"].unique()
+    return pd.DataFrame(
+        [[*line, *(shown.get(method, "–") for method in methods)] for line, shown in lines.items()],
+        columns=pd.Index([*names, *methods]),
+    )

@@ -1,0 +1,197 @@
+"""Methods against each other on shared objects: by hand, on the published scores, and what has to hold of any."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from boltzmed.cli import main
+from boltzmed.reports.comparison import Comparison, compare
+from boltzmed.reports.scores import SCORES, read_scores
+
+PUBLISHED = Path(__file__).parents[2].parent / "shared" / "results"
+HEADER = ",".join(SCORES)
+IDENTITY = ["method", "dataset", "target", "stratum"]
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join([HEADER, *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+# Three patients of which the second has two slices; b is better by 0.1, 0.2 and 0.4, 0.3.
+A = [
+    "a,set,p1_1,liver,0.5,0.02",
+    "a,set,p2_1,liver,0.4,0.02",
+    "a,set,p2_2,liver,0.2,0.0002",
+    "a,set,p3_1,liver,0.6,0.02",
+]
+B = [
+    "b,set,p1_1,liver,0.6,0.02",
+    "b,set,p2_1,liver,0.6,0.02",
+    "b,set,p2_2,liver,0.6,0.0002",
+    "b,set,p3_1,liver,0.9,0.02",
+]
+
+
+def compare_lines(folder: Path, *lines: str, **settings) -> Comparison:
+    rows = read_scores([write(folder / "r.csv", *lines)], patient_pattern=r"^p\d").rows
+    return compare(rows, **{"resamples": 199, **settings})
+
+
+def only(comparison: Comparison, **where: str) -> pd.Series:
+    lines = comparison.cells.query(" and ".join(f"{name} == @where['{name}']" for name in where))
+    assert len(lines) == 1
+    return lines.iloc[0]
+
+
+class TestByHand:
+    def test_one_pair(self, tmp_path):
+        comparison = compare_lines(tmp_path, *A, *B)
+        whole = only(comparison, stratum="all sizes")
+        assert whole[["n", "patients"]].tolist() == [4, 3]
+        assert whole[["reference_mean", "mean", "difference"]].tolist() == pytest.approx([0.425, 0.675, 0.25])
+        # Patients' sums 0.1, 0.6, 0.3, their means 0.1, 0.3, 0.3.
+        assert whole["permutation_p"] == 2 / 8 and whole["wilcoxon_p"] == 0.25
+        assert whole["rank_biserial"] == 1 and whole["cohens_dz"] == pytest.approx((0.7 / 3) / math.sqrt(0.04 / 3))
+        small = only(comparison, stratum="0.01–0.1 %")
+        assert small["difference"] == pytest.approx(0.4) and math.isnan(small["permutation_p"])
+        assert math.isnan(small["low"]) and math.isnan(small["wilcoxon_holm"])
+        # all sizes, 1–10 % and ≥ 1 % can be tested: all p 0.25, times three.
+        tested = comparison.cells.dropna(subset="permutation_p")
+        assert tested["stratum"].tolist() == ["all sizes", "1–10 %", "≥1 %"]
+        assert tested["permutation_holm"].tolist() == [0.75] * 3
+
+    def test_only_what_both_have_is_compared_and_the_rest_is_told(self, tmp_path):
+        lines = ["a,set,p4_1,liver,0.9,0.02", "b,set,p5_1,liver,0.9,0.02", "b,set,p6_1,liver,,0.02"]
+        comparison = compare_lines(tmp_path, *A, *B, *lines)
+        assert only(comparison, stratum="all sizes")["n"] == 4
+        assert comparison.excluded[["method", "dataset", "reason", "rows"]].values.tolist() == [
+            ["b", "set", "no dice", 1],
+            ["a", "set", "no score by b to pair with", 1],
+            ["b", "set", "no score by a to pair with", 1],
+        ]
+
+    def test_each_pair_has_its_own_shared_rows(self, tmp_path):
+        third = [line.replace("a,", "c,", 1) for line in A[:2]]
+        comparison = compare_lines(tmp_path, *A, *B, *third, reference_method="b")
+        assert comparison.reference_method == "b"
+        assert only(comparison, stratum="all sizes", method="a")["n"] == 4
+        assert only(comparison, stratum="all sizes", method="c")["n"] == 2
+        assert set(compare_lines(tmp_path, *A, *B, *third, methods=["c", "a"]).cells["method"]) == {"a"}
+
+    def test_several_data_sets_are_pooled_in_a_family_of_their_own(self, tmp_path):
+        other = [line.replace(",set,", ",more,") for line in (*A, *B)]
+        cells = compare_lines(tmp_path, *A, *B, *other).cells
+        pooled = cells[cells["dataset"].eq("all data sets") & cells["stratum"].eq("all sizes")].iloc[0]
+        # Patients of one name in two data sets are two: six patients, 2 / 2^6.
+        assert pooled[["n", "patients", "permutation_p"]].tolist() == [8, 6, 2 / 64]
+
+    def test_other_references_are_no_pairs(self, tmp_path):
+        with pytest.raises(ValueError, match=r"p1_1: liver has size 0.02 for a and 0.03 for b; .* same references"):
+            compare_lines(tmp_path, *A, B[0].replace("0.02", "0.03"), *B[1:])
+
+    @pytest.mark.parametrize(
+        ("lines", "settings", "message"),
+        [
+            (A, {}, "expected scores of two methods or more, got those of a alone"),
+            ([*A, *B], {"methods": ["a", "x"]}, "method: expected one of a, b, got 'x'"),
+            ([*A, *B], {"reference_method": "x"}, "method: expected one of a, b, got 'x'"),
+            ([*A, *(line.replace(",p", ",q") for line in B)], {}, "a and b have no object in common"),
+            ([A[0], B[0].replace(",0.6,", ",,")], {}, "a and b have no object in common"),
+        ],
+    )
+    def test_what_cannot_be_compared_is_refused(self, lines, settings, message, tmp_path):
+        with pytest.raises(ValueError, match=message):
+            compare_lines(tmp_path, *lines, **settings)
+
+
+def make_rows(scores: list[tuple[int, int, float, float]]) -> pd.DataFrame:
+    """Rows of methods a and b from (patient, target, score of a, score of b)."""
+    lines = [
+        {"method": method, "dataset": "set", "patient": f"p{patient}", "case": f"c{index}", "target": f"t{target}"}
+        | {"dice": pair[which], "area_fraction": 0.001 * (1 + index), "shown": True}
+        for index, (patient, target, *pair) in enumerate(scores)
+        for which, method in enumerate("ab")
+    ]
+    return pd.DataFrame(lines).assign(level="slice", axis="", slice_index=-1.0, window="")
+
+
+share = st.integers(0, 64).map(lambda n: n / 64)
+score_lists = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1), share, share), min_size=2, max_size=20)
+
+
+class TestProperties:
+    @given(score_lists)
+    @settings(max_examples=8, deadline=None)
+    def test_swapping_the_methods_turns_the_signs_and_no_p(self, scores):
+        rows = make_rows(scores)
+        forth, back = (
+            compare(rows, reference_method=name, resamples=50).cells.drop(columns="method") for name in ("a", "b")
+        )
+        for column in ("difference", "rank_biserial", "cohens_dz"):
+            np.testing.assert_allclose(forth[column], -back[column], atol=1e-12)
+        np.testing.assert_allclose(forth[["low", "high"]], -back[["high", "low"]], atol=1e-12)
+        for column in ("wilcoxon_p", "wilcoxon_holm", "permutation_p", "permutation_holm"):
+            np.testing.assert_allclose(forth[column], back[column], atol=1e-12)
+
+    @given(score_lists)
+    @settings(max_examples=8, deadline=None)
+    def test_equal_methods_do_not_differ(self, scores):
+        cells = compare(make_rows([(*names, a, a) for *names, a, _ in scores]), resamples=50).cells
+        assert (cells["difference"] == 0).all() and (cells["rank_biserial"] == 0).all()
+        tested = cells[cells["patients"] > 1]
+        assert (tested[["wilcoxon_p", "permutation_p", "wilcoxon_holm", "permutation_holm"]] == 1).all(axis=None)
+        assert (tested[["low", "high"]] == 0).all(axis=None)
+
+    @given(score_lists, st.randoms(use_true_random=False))
+    @settings(max_examples=8, deadline=None)
+    def test_order_of_rows_does_not_matter(self, scores, random):
+        rows = make_rows(scores)
+        shuffled = rows.iloc[random.sample(range(len(rows)), len(rows))].reset_index(drop=True)
+        tables = [
+            compare(table, reference_method="a", resamples=50).cells.sort_values(IDENTITY).reset_index(drop=True)
+            for table in (rows, shuffled)
+        ]
+        pd.testing.assert_frame_equal(*tables, rtol=1e-9)
+
+
+def test_published_methods(tmp_path):
+    paths = [PUBLISHED / f"{name}.csv.gz" for name in ("LIDC-IDRI", "MSD-Pancreas")]
+    if not all(path.is_file() for path in paths):
+        pytest.skip(f"{PUBLISHED}: the published per-image results are not on this machine")
+    comparison = compare(read_scores(paths).rows, methods=["BiomedParse", "MedSAM"], resamples=999)
+    nodule = only(comparison, dataset="LIDC-IDRI", stratum="all sizes")
+    assert nodule[["n", "patients"]].tolist() == [1733, 159]
+    assert [f"{100 * nodule[name]:.2f}" for name in ("reference_mean", "mean", "difference")] == [
+        "73.77",
+        "35.68",
+        "-38.09",
+    ]
+    assert (
+        nodule["permutation_p"] == 1 / 1000 and nodule["wilcoxon_p"] < 1e-20 and nodule["low"] < -0.38 < nodule["high"]
+    )
+    tumor = only(comparison, target="tumor", stratum="all sizes")
+    assert tumor["difference"] > 0.5 and tumor["patients"] == 57
+    assert comparison.excluded.empty
+
+
+def test_command_prints_and_saves(tmp_path, capsys):
+    first, second = write(tmp_path / "a.csv", *A, "a,set,p9_1,liver,0.5,0.02"), write(tmp_path / "b.csv", *B)
+    arguments = ["compare", str(first), str(second), "--patient-pattern", r"^p\d", "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--methods", "a", "b", "--reference-method", "b"]) == 0
+    out = capsys.readouterr().out
+    assert "a - b, by target" in out and "a - b, by area" in out and "-25.00 [" in out and "0.25 (0.75)" in out
+    assert "set: 4 patients, by --patient-pattern" in out
+    assert out.rstrip().endswith("left out: 1 rows of a, set: no score by b to pair with")
+    saved = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    assert saved["permutation_p"][0] == 0.25 and saved["difference"][0] == pytest.approx(-0.25)
+    assert pd.read_csv(tmp_path / "out" / "excluded.csv")["rows"].tolist() == [1]
+    latex = (tmp_path / "out" / "comparison_2.tex").read_text()
+    assert r"\toprule" in latex and r"$\geq$1 \%" in latex and "≥" not in latex
