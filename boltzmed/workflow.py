@@ -45,6 +45,15 @@ def network_settings(config: str | Path, image_size: int) -> dict[str, Any]:
     return {"network_def": _size_config(config).get("network_def"), "image_size": int(image_size)}
 
 
+def training_recipe(config: str | Path) -> dict[str, Any]:
+    """Return what training takes of a size's config: its ``learning_rate``, ``weight_decay`` and ``schedule``."""
+    parser, names = _size_config(config), ("learning_rate", "weight_decay", "schedule")
+    recipe = parser.get("recipe", {})
+    if missing := [name for name in names if name not in recipe]:
+        raise ValueError(f"{config}: expected a recipe with {', '.join(names)}, received none for {', '.join(missing)}")
+    return recipe
+
+
 def _size_config(config: str | Path) -> ConfigParser:
     path = Path(config)
     if not path.is_file():
@@ -75,7 +84,12 @@ def load_network(
 
 
 def start_weights(
-    network: nn.Module, checkpoint: str | Path | None, kind: str, device: torch.device | str
+    network: nn.Module,
+    checkpoint: str | Path | None,
+    kind: str,
+    device: torch.device | str,
+    *,
+    freeze_text: bool = False,
 ) -> nn.Module:
     """Bring a network to its device for training, and fill it from a checkpoint where one is given.
 
@@ -85,17 +99,29 @@ def start_weights(
         kind: What the file is: ``boltzmed`` (our own checkpoint, whatever slices it was trained on), ``upstream`` (the
             published BoltzFormer), or the image encoder alone of ``sam2`` or ``seem``.
         device: Where training runs.
+        freeze_text: The text encoder takes no gradient, and stays as the checkpoint has it.
 
     Raises:
-        ValueError: An unknown kind, or a file that doesn't fill all that it promises; see networks/weights.py.
+        ValueError: An unknown kind; a file that doesn't fill all that it promises, see networks/weights.py; or
+            ``freeze_text`` without a checkpoint that fills the text encoder.
     """
     published = {"upstream": load_upstream, "sam2": load_sam2_image_encoder, "seem": load_seem_backbone}
     if kind != "boltzmed" and kind not in published:
         raise ValueError(f"initial_kind: expected one of boltzmed, {', '.join(published)}, received {kind!r}")
+    if not isinstance(freeze_text, bool):  # on MONAI's command line false is a text
+        raise ValueError(f"freeze_text: expected True or False, received {freeze_text!r}")
+    if freeze_text and (checkpoint is None or kind not in ("boltzmed", "upstream")):
+        given = "no checkpoint" if checkpoint is None else f"one of kind {kind}"
+        raise ValueError(
+            f"freeze_text: expected a checkpoint to start from that holds a text encoder (--initial, --initial_kind "
+            f"boltzmed or upstream), received {given}"
+        )
     if checkpoint is not None and kind == "boltzmed":
         load_checkpoint(checkpoint, network, start=True)
     elif checkpoint is not None:
         logging.getLogger(__name__).info("%s", published[kind](network, checkpoint))
+    if freeze_text:
+        network.text_encoder.requires_grad_(False)
     return network.to(device)
 
 

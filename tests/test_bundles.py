@@ -9,17 +9,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
+from ignite.metrics import Metric
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from boltzmed.cards import load_card, look_up_prompt
 from boltzmed.data.phantom import make_phantom, write_phantoms
 from boltzmed.export import PromptedNetwork
+from boltzmed.losses import PromptLoss
 from boltzmed.metrics.overlap import dice
 from boltzmed.networks.literal import LiteralDecoder
 from boltzmed.networks.weights import load_checkpoint, save_checkpoint
@@ -27,11 +31,12 @@ from boltzmed.resources import resource_folder
 from boltzmed.results import read_results
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import write_image
-from boltzmed.workflow import build_network, network_settings, start_weights
+from boltzmed.workflow import build_network, network_settings, start_weights, training_recipe
 
 BUNDLE = resource_folder("bundles") / "boltzformer"
 CONFIGS = BUNDLE / "configs"
 REPOSITORY = BUNDLE.parents[1]
+BATCH = ("image", "input_ids", "prompt_valid", "label")
 PARAMETERS = {
     "tiny": 5_191_416,
     "tiny_gated": 5_195_833,
@@ -146,6 +151,134 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, phantoms: Path) -> No
     load_checkpoint(run / "model.pt", network, channels="neighbours", **settings)
     again = ["--resume", "False", "--initial", str(run / "model.pt"), "--learning_rate", "0.0001"]
     assert train(tmp_path, phantoms, "--epochs", "1", "--train#handlers#6#iteration_log", "1", *again)[0] != whole[0]
+
+
+@pytest.mark.parametrize("size", sorted(PARAMETERS))
+@pytest.mark.parametrize("overlay", [False, True])
+def test_a_size_brings_its_rates_to_training(size: str, overlay: bool) -> None:
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / f"{name}.yaml") for name in (["train", size] if overlay else ["train"])])
+    parser.update({"bundle_root": str(BUNDLE), "size": size})
+    recipe = tuple(parser.get_parsed_content(name) for name in ("learning_rate", "weight_decay", "schedule"))
+    assert recipe == ((1e-3, 0.01, "one_cycle") if "tiny" in size else (2e-5, 0.01, "constant"))
+    parser.update({"learning_rate": 4e-5, "weight_decay": 1e-4})
+    assert (parser.get_parsed_content("learning_rate"), parser.get_parsed_content("weight_decay")) == (4e-5, 1e-4)
+    assert set(network_settings(CONFIGS / f"{size}.yaml", 64)) == {"network_def", "image_size"}
+
+
+def test_a_size_without_a_recipe_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("network_def: {}\nrecipe: {learning_rate: 1.0e-4}\n")
+    with pytest.raises(ValueError, match=r"own\.yaml: expected a recipe.*, received none for weight_decay, schedule"):
+        training_recipe(tmp_path / "own.yaml")
+
+
+def prepare_training(folder: Path, phantoms: Path, **settings: Any) -> ConfigParser:
+    """A short training in this process, ready to run: three steps an epoch at a constant rate."""
+    torch.manual_seed(0)
+    parser = ConfigParser()
+    parser.read_config(str(CONFIGS / "train.yaml"))
+    quick = {"image_size": 64, "samples_per_epoch": 6, "batch_size": 2, "prompts_per_image": 2, "validation_slices": 4}
+    lists = {"bundle_root": str(BUNDLE), "datalist": str(phantoms), "validation_datalist": str(phantoms)}
+    places = {"output_dir": str(folder / "run"), "device": torch.device("cpu")}
+    parser.update({**lists, **quick, **places, "epochs": 1, "schedule": "constant", **settings})
+    parser.get_parsed_content("validate#early_stop").set_trainer(parser.get_parsed_content("train#trainer"))
+    return parser
+
+
+def run_training(parser: ConfigParser) -> list[float]:
+    """Its losses, step by step."""
+    losses: list[float] = []
+    trainer = parser.get_parsed_content("train#trainer")
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: losses.append(trainer.state.output["loss"].item()))
+    trainer.run()
+    return losses
+
+
+def test_validation_loss_is_the_mean_over_prompts(tmp_path: Path, phantoms: Path) -> None:
+    parser = prepare_training(tmp_path, phantoms, validation_slices=5, prompts_per_image=4, size="tiny_gated")
+    evaluator, network = parser.get_parsed_content("validate#evaluator"), parser.get_parsed_content("average").module
+    evaluator.run()
+    losses, counts = [], []
+    with torch.no_grad():
+        for batch in parser.get_parsed_content("validate#dataloader"):
+            for image, ids, valid, label in zip(*(batch[k] for k in BATCH), strict=True):
+                for prompt in valid.nonzero().flatten().tolist():
+                    output = network(image[None], ids[None, prompt : prompt + 1])
+                    losses.append(float(PromptLoss()(output, label[None, prompt : prompt + 1])))
+                counts.append(int(valid.sum()))
+    assert len(set(counts)) > 1, "every slice has as many prompts: a mean over slices would pass"
+    assert evaluator.state.metrics["val_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+class Scripted(Metric):
+    """Gives these values, one an epoch."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = iter(values)
+        super().__init__(lambda output: (0,))
+
+    def reset(self) -> None:
+        pass
+
+    def update(self, output: Any) -> None:
+        pass
+
+    def compute(self) -> float:
+        return next(self.values)
+
+
+def test_training_stops_early_by_the_loss_and_keeps_the_best_dice(tmp_path: Path, phantoms: Path) -> None:
+    loss, scores = Scripted(3.0, 2.0, 2.5, 2.4, 1.0), Scripted(0.1, 0.3, 0.2, 0.4, 0.9)
+    metrics = {"additional_metrics": {"val_loss": loss}, "key_val_metric": {"val_dice": scores}}
+    overrides = {f"validate#evaluator#{name}": value for name, value in metrics.items()}
+    quick = {"epochs": 6, "patience": 2, "samples_per_epoch": 2, "validation_slices": 2}
+    parser = prepare_training(tmp_path, phantoms, **quick, **overrides)
+    best, saved = parser.get_parsed_content("validate#best"), []
+    best.save = lambda path: saved.append(best.best)
+    run_training(parser)
+    assert parser.get_parsed_content("train#trainer").state.epoch == 4
+    assert saved == [0.1, 0.3, 0.4]
+
+
+def test_training_in_bfloat16_has_nearly_the_same_loss(tmp_path: Path, phantoms: Path) -> None:
+    losses = [
+        run_training(prepare_training(tmp_path / str(amp), phantoms, amp=amp, learning_rate=1e-5))
+        for amp in (False, True)
+    ]
+    assert losses[0] != losses[1] and len(losses[1]) == 3
+    assert losses[1] == pytest.approx(losses[0], abs=0.02)
+
+
+def test_a_frozen_text_encoder_stays_while_the_rest_learns(tmp_path: Path, phantoms: Path, untrained: Path) -> None:
+    frozen = {"freeze_text": True, "initial": str(untrained), "weight_decay": 0.5, "accumulate": 2}
+    start = torch.load(untrained, weights_only=True)["model"]
+    whole = run_training(prepare_training(tmp_path, phantoms, epochs=2, **frozen))
+    (tmp_path / "run" / "checkpoint_epoch=2.pt").unlink()
+    parser = prepare_training(tmp_path, phantoms, epochs=2, **frozen)
+    assert len(whole) == 6 and run_training(parser) == whole[3:]
+    networks = [parser.get_parsed_content("network"), parser.get_parsed_content("average").module]
+    for weights in (network.state_dict() for network in networks):
+        moved = {name.split(".")[0] for name, value in weights.items() if not torch.equal(value, start[name])}
+        assert moved == {"image_encoder", "pixel_decoder", "decoder", "pigma"}
+    held = {id(value) for group in parser.get_parsed_content("optimizer").param_groups for value in group["params"]}
+    assert held.isdisjoint(map(id, networks[0].text_encoder.parameters()))
+    assert all(value.grad is None for value in networks[0].text_encoder.parameters())
+    assert load_checkpoint(tmp_path / "run" / "model.pt", build_network(CONFIGS / "tiny.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "message"),
+    [
+        (False, "boltzmed", "received no checkpoint"),
+        (True, "sam2", "--initial_kind boltzmed or upstream.*received one of kind sam2"),
+        (True, "seem", "received one of kind seem"),
+    ],
+)
+def test_a_text_encoder_without_weights_is_not_frozen(given: bool, kind: str, message: str, untrained: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        start_weights(torch.nn.Linear(1, 1), untrained if given else None, kind, "cpu", freeze_text=True)
+    with pytest.raises(ValueError, match="freeze_text: expected True or False, received 'false'"):
+        start_weights(torch.nn.Linear(1, 1), None, "boltzmed", "cpu", freeze_text="false")  # type: ignore[arg-type]
 
 
 def test_training_without_data_ends_with_one_line(tmp_path: Path) -> None:
@@ -293,13 +426,13 @@ def test_the_checkpoint_is_exported_with_its_prompt(tmp_path: Path, untrained: P
             torch.testing.assert_close(exported(image), prompted(image), atol=1e-4, rtol=0)
 
 
-def read_losses(folder: Path) -> list[float]:
-    """The loss of every step, from the TensorBoard file that a training wrote."""
+def read_losses(folder: Path, tag: str = "loss") -> list[float]:
+    """The loss of every step (of every validation: val_loss), from the TensorBoard files that a training wrote."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     accumulator = EventAccumulator(str(folder))
     accumulator.Reload()
-    return [event.value for event in accumulator.Scalars("loss")]
+    return [event.value for event in accumulator.Scalars(tag)]
 
 
 @pytest.mark.slow
@@ -308,7 +441,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path: Path, p
     assert torchrun is not None
     settings = ["--bundle_root", str(BUNDLE), "--datalist", str(phantoms), "--validation_datalist", str(phantoms)]
     settings += ["--image_size", "64", "--samples_per_epoch", "24", "--batch_size", "4", "--prompts_per_image", "2"]
-    settings += ["--epochs", "4", "--validation_slices", "4", "--size", "tiny_gated"]
+    settings += ["--epochs", "4", "--validation_slices", "4", "--size", "tiny_gated", "--accumulate", "2"]
     start = ["-m", "monai.bundle", "run", "--config_file"]
     alone = [*start, str(CONFIGS / "train.yaml"), *settings, "--output_dir", str(tmp_path / "one")]
     configs = str([str(CONFIGS / name) for name in ("train.yaml", "multi_gpu_train.yaml")])
@@ -319,6 +452,9 @@ def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path: Path, p
     losses = [read_losses(tmp_path / name) for name in ("one", "two")]
     assert len(losses[0]) == len(losses[1]) == 24
     assert losses[1][:20] == pytest.approx(losses[0][:20], abs=1e-4)
+    validated = [read_losses(tmp_path / name, "val_loss") for name in ("one", "two")]
+    assert len(validated[0]) == len(validated[1]) == 4
+    assert validated[1][:3] == pytest.approx(validated[0][:3], abs=1e-4)
     assert losses[0][-1] != pytest.approx(losses[0][0], abs=1e-2)  # something was learnt meanwhile
     assert (tmp_path / "two" / "checkpoint_epoch=4.pt").is_file() and (tmp_path / "two" / "model.pt").is_file()
 
@@ -328,7 +464,7 @@ def test_a_training_killed_twice_ends_as_if_it_had_never_been(tmp_path: Path, ph
     settings = ["-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "train.yaml"), "--bundle_root", str(BUNDLE)]
     settings += ["--datalist", str(phantoms), "--validation_datalist", str(phantoms), "--validation_slices", "4"]
     settings += ["--image_size", "64", "--samples_per_epoch", "12", "--batch_size", "2", "--prompts_per_image", "2"]
-    settings += ["--epochs", "4", "--size", "tiny_gated", "--output_dir"]
+    settings += ["--epochs", "4", "--size", "tiny_gated", "--accumulate", "4", "--output_dir"]
     assert run_program(*settings, str(tmp_path / "whole")).returncode == 0
     run = tmp_path / "killed"
 

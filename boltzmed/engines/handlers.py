@@ -1,4 +1,4 @@
-"""Ignite handlers and metrics of training: clipped gradients, a stop at a loss that is no number, Dice, saves."""
+"""Ignite handlers and metrics of training: a stop at a loss that is no number, early or for good; Dice; saves."""
 
 from __future__ import annotations
 
@@ -18,28 +18,8 @@ from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from monai.engines import IterationEvents
 from monai.handlers import CheckpointLoader, EarlyStopHandler
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from boltzmed.strata import AREA_BINS, assign_area_bins
-
-
-class GradientClipper:
-    """Scale gradients down to a largest norm, after every backward pass of a MONAI trainer.
-
-    Args:
-        network: Whose gradients; their L2 norm is taken over all parameters together.
-        max_norm: The largest norm that passes unchanged.
-    """
-
-    def __init__(self, network: nn.Module, max_norm: float) -> None:
-        self.network, self.max_norm = network, max_norm
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a trainer that fires MONAI's iteration events."""
-        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
 
 
 class FiniteLoss:
@@ -57,51 +37,6 @@ class FiniteLoss:
                 f"epoch {engine.state.epoch}, iteration {engine.state.iteration}: expected a finite loss, "
                 f"received {loss.item()} on the batch of cases {', '.join(cases)}; check those images or lower the rate"
             )
-
-
-class AverageWeights:
-    """Exponential moving average of a network's weights, taken after every step of a trainer.
-
-    After n steps an average keeps min(decay, (1 + n) / (10 + n)) of itself, so that the first weights are soon
-    forgotten. `module` is the averaged network, to validate and save. All of it is in the state dict.
-
-    Args:
-        network: Which one; not wrapped for several processes, whose weights are equal anyway.
-        decay: Below 1; 0 keeps the newest weights alone.
-    """
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"average_decay: expected 0 to below 1, received {decay}")
-
-        def average(averaged: Tensor, newest: Tensor, count: Tensor | int) -> Tensor:
-            kept = min(decay, (1 + float(count)) / (10 + float(count)))
-            return torch.lerp(newest, averaged, kept)
-
-        self.network = network
-        self.averaged = AveragedModel(network, avg_fn=average)
-        # The first step does not replace the weights that training starts from: they count as one.
-        self.averaged.n_averaged += 1
-
-    @property
-    def module(self) -> nn.Module:
-        """The network with averaged weights."""
-        return self.averaged.module
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a trainer."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        self.averaged.update_parameters(self.network)
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """For the training's checkpoint."""
-        return self.averaged.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
-        self.averaged.load_state_dict(state)
 
 
 class PromptDice(Metric):
@@ -176,6 +111,7 @@ class TrainingCheckpoints:
         folder: Where they lie.
         state: Name → object with ``state_dict``; the trainer itself (epoch, iteration) is added.
         settings: What has to stay as it was for a training to go on, plain values by name.
+        unrecorded: What a save was made with whose settings lack a name.
         resume: Whether to load the newest one when training starts; without any, training starts fresh.
 
     Raises:
@@ -189,12 +125,13 @@ class TrainingCheckpoints:
         state: Mapping[str, Any],
         *,
         settings: Mapping[str, Any] | None = None,
+        unrecorded: Mapping[str, Any] | None = None,
         resume: bool = True,
     ) -> None:
         if not isinstance(resume, bool):
             raise ValueError(f"resume: expected True or False, received {resume!r}")
         self.folder, self.resume = Path(folder), resume
-        self.state = {"settings": _Settings(settings or {}), **state}
+        self.state = {"settings": _Settings(settings or {}, unrecorded or {}), **state}
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -241,30 +178,41 @@ class _OtherSettingsError(ValueError):
 class _Settings:
     """Plain values that are saved with a training, and have to be the same when it goes on."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.values = dict(values)
+    def __init__(self, values: Mapping[str, Any], unrecorded: Mapping[str, Any]) -> None:
+        self.values, self.unrecorded = dict(values), unrecorded
 
     def state_dict(self) -> dict[str, Any]:
         return self.values
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         for name, value in self.values.items():
-            if saved.get(name) != value:
-                raise _OtherSettingsError(f"expected a training with {name} {value}, got one with {saved.get(name)}")
+            made_with = saved.get(name, self.unrecorded.get(name))
+            if made_with != value:
+                raise _OtherSettingsError(f"expected a training with {name} {value}, got one with {made_with}")
 
 
 class EarlyStop(EarlyStopHandler):
-    """MONAI's handler, whose count of epochs without a better value is part of the training's state."""
+    """Stop a training after some epochs without a lower value; their count is part of the training's state.
+
+    Args:
+        patience: Number of such epochs.
+        metric: Of the evaluator that it is attached to, by name; smaller is better.
+    """
+
+    def __init__(self, patience: int, metric: str) -> None:
+        super().__init__(patience, lambda engine: -engine.state.metrics[metric])
+        self.metric = metric
 
     def state_dict(self) -> Mapping[str, Any]:
-        """For the training's checkpoint."""
+        """For the training's checkpoint; the best score is minus the lowest value."""
         assert self._handler is not None, "set_trainer comes before training"
-        return self._handler.state_dict()
+        return {**self._handler.state_dict(), "metric": self.metric}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from there; the count of another metric (of saves without a name: Dice) starts anew."""
         assert self._handler is not None, "set_trainer comes before training"
-        self._handler.load_state_dict(state)
+        if state.get("metric") == self.metric:
+            self._handler.load_state_dict(state)
 
 
 class BestCheckpoint:

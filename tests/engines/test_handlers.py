@@ -1,8 +1,7 @@
-"""Handlers of training: gradients clipped, a loss that is no number stopped, Dice by formula, training resumed."""
+"""Handlers of training: a loss that is no number stopped, Dice by formula, training stopped early and resumed."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from boltzmed.engines.handlers import (
-    AverageWeights,
     EarlyStop,
     FiniteLoss,
-    GradientClipper,
     PromptDice,
     TrainingCheckpoints,
 )
@@ -53,28 +50,6 @@ def build_trainer(handlers: Any = (), *, network: nn.Module | None = None, rate:
 
 def parameters(network: nn.Module) -> Tensor:
     return nn.utils.parameters_to_vector(network.parameters()).detach().clone()
-
-
-class TestGradientClipper:
-    def step_length(self, *, max_norm: float, scale: float) -> float:
-        """Length of one step at rate 1, which is the norm of the gradient that the optimiser saw."""
-        torch.manual_seed(0)
-        network = nn.Linear(3, 1)
-        before = parameters(network)
-        handlers = [] if max_norm == float("inf") else [GradientClipper(network, max_norm)]
-        options = {"epoch_length": 1, "loss_function": lambda output, target: scale * F.mse_loss(output, target)}
-        build_trainer(handlers, network=network, rate=1.0, **options).run()
-        return float((parameters(network) - before).norm())
-
-    def test_long_gradients_are_scaled_down_to_the_largest_norm(self):
-        assert self.step_length(max_norm=float("inf"), scale=1e3) > 100
-        for max_norm in (0.5, 2.0):
-            assert self.step_length(max_norm=max_norm, scale=1e3) == pytest.approx(max_norm, rel=1e-4)
-
-    def test_short_gradients_pass_unchanged(self):
-        free = self.step_length(max_norm=float("inf"), scale=0.1)
-        assert 0.01 < free < 1
-        assert self.step_length(max_norm=1.0, scale=0.1) == pytest.approx(free)
 
 
 class TestFiniteLoss:
@@ -199,7 +174,15 @@ class TestTrainingCheckpoints:
     """A training with momentum, a schedule and shuffled data, so that all of its state matters."""
 
     def train(
-        self, folder: Path, epochs: int = 4, *, stop_in: int | None = None, resume: bool = True, rate: float = 0.1
+        self,
+        folder: Path,
+        epochs: int = 4,
+        *,
+        stop_in: int | None = None,
+        resume: bool = True,
+        rate: float = 0.1,
+        settings: Any = None,
+        unrecorded: Any = None,
     ) -> Any:
         """Weights, the rates of the steps taken, and the trainer; stopped in the middle of an epoch if asked."""
         torch.manual_seed(0)
@@ -208,7 +191,9 @@ class TestTrainingCheckpoints:
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=30)
         state = {"network": network, "optimizer": optimizer, "scheduler": schedule}
         handlers = [LrScheduleHandler(schedule, epoch_level=False, print_lr=False)]
-        checkpoints = TrainingCheckpoints(str(folder), state, settings={"rate": rate}, resume=resume)
+        checkpoints = TrainingCheckpoints(
+            str(folder), state, settings={"rate": rate, **(settings or {})}, unrecorded=unrecorded, resume=resume
+        )
         trainer = build_trainer([*handlers, checkpoints], network=network, optimizer=optimizer, max_epochs=epochs)
         rates: list[float] = []
 
@@ -309,6 +294,20 @@ class TestTrainingCheckpoints:
         ):
             self.train(tmp_path, 4)
 
+    def test_a_setting_that_a_save_lacks_has_to_be_what_it_was_made_with(self, tmp_path):
+        whole, _, _ = self.train(tmp_path / "whole", 4)
+        self.train(tmp_path / "older", 2)
+        unrecorded = {"decay": 0.01, "amp": False}
+        for name, other in (("decay", 0.1), ("amp", True)):
+            with pytest.raises(ValueError, match=rf"a training with {name} {other}, got one with {unrecorded[name]}; "):
+                self.train(tmp_path / "older", 4, settings={**unrecorded, name: other}, unrecorded=unrecorded)
+        with pytest.raises(ValueError, match=r"a training with size tiny, got one with None; "):
+            self.train(tmp_path / "older", 4, settings={"size": "tiny"}, unrecorded=unrecorded)
+        resumed, rates, _ = self.train(tmp_path / "older", 4, settings=unrecorded, unrecorded=unrecorded)
+        assert torch.equal(resumed, whole) and len(rates) == 4
+        with pytest.raises(ValueError, match=r"a training with amp True, got one with False; "):
+            self.train(tmp_path / "older", 4, settings={**unrecorded, "amp": True}, unrecorded={"amp": True})
+
     def test_a_write_that_was_cut_leaves_no_checkpoint(self, tmp_path, monkeypatch):
         self.train(tmp_path, 1)
 
@@ -326,61 +325,48 @@ class TestTrainingCheckpoints:
         assert self.saved(tmp_path) == [1]
 
 
-def test_the_count_of_early_stopping_goes_on():
-    def build() -> tuple[EarlyStop, Any]:
-        network = nn.Linear(3, 1)
-        trainer = build_trainer([], network=network, optimizer=torch.optim.SGD(network.parameters(), lr=0.1))
-        stop = EarlyStop(patience=3, score_function=lambda engine: engine.state.score)
+class TestEarlyStop:
+    def build(self, patience: int, metric: str = "val_loss") -> tuple[EarlyStop, Any]:
+        trainer = build_trainer([], network=nn.Linear(3, 1))
+        stop = EarlyStop(patience=patience, metric=metric)
         stop.set_trainer(trainer)
         return stop, trainer
 
-    first, trainer = build()
-    for score in (1.0, 0.5, 0.5):
-        trainer.state.score = score
-        first(trainer)
-    second, trainer = build()
-    second.load_state_dict(first.state_dict())
-    trainer.state.score = 0.9
-    assert not trainer.should_terminate
-    second(trainer)
-    assert trainer.should_terminate
+    def epochs_until_stopped(self, stop: EarlyStop, trainer: Any, losses: list[float]) -> int | None:
+        """Number of validations after which training ends; Dice gets better all the while."""
+        evaluator = Engine(lambda engine, batch: None)
+        for epoch, loss in enumerate(losses, 1):
+            evaluator.state.metrics = {"val_loss": loss, "val_dice": epoch / 10}
+            stop(evaluator)
+            if trainer.should_terminate:
+                return epoch
+        return None
 
+    @pytest.mark.parametrize(
+        ("patience", "losses", "expected"),
+        [
+            (1, [1.0, 0.9, 0.9, 0.8], 3),  # as high as before is not lower
+            (2, [1.0, 0.7, 0.8, 0.75, 0.1], 4),
+            (2, [1.0, 1.1, 0.9, 1.0, 0.8, 0.85, 0.7], None),
+            (3, [0.5, 0.6, 0.55, 0.51], 4),
+        ],
+    )
+    def test_it_stops_after_so_many_epochs_without_a_lower_value(self, patience, losses, expected):
+        assert self.epochs_until_stopped(*self.build(patience), losses) == expected
 
-class TestAverageWeights:
-    def make(self, decay: float) -> tuple[nn.Linear, AverageWeights]:
-        network = nn.Linear(1, 1, bias=False)
-        nn.init.constant_(network.weight, 1.0)
-        return network, AverageWeights(network, decay)
+    def test_the_count_goes_on_where_it_was_saved(self):
+        first, trainer = self.build(3)
+        assert self.epochs_until_stopped(first, trainer, [0.5, 0.8, 0.7]) is None
+        assert first.state_dict()["best_score"] == -0.5
+        second, trainer = self.build(3)
+        second.load_state_dict(first.state_dict())
+        assert self.epochs_until_stopped(second, trainer, [0.6, 0.1]) == 1
 
-    def step(self, network: nn.Linear, average: AverageWeights, *weights: float) -> list[float]:
-        seen = []
-        for weight in weights:
-            nn.init.constant_(network.weight, weight)
-            average(Engine(lambda engine, batch: None))
-            seen.append(average.module.weight.item())
-        return seen
-
-    def test_by_its_formula(self):
-        network, average = self.make(0.25)
-        # Kept: 2 of 11, then 3 of 12, then a quarter at most.
-        first = 1 * 2 / 11 + 3 * 9 / 11
-        second = 0.25 * first + 0.75 * 5
-        assert self.step(network, average, 3, 5, 5) == pytest.approx([first, second, 0.25 * second + 0.75 * 5])
-        assert network.weight.item() == 5
-
-    def test_without_decay_it_is_the_newest(self):
-        assert self.step(*self.make(0.0), 3, 5) == [3, 5]
-
-    def test_it_goes_on_where_it_was_saved(self):
-        network, average = self.make(0.9)
-        self.step(network, average, 3, 5)
-        saved = copy.deepcopy(dict(average.state_dict()))
-        expected = self.step(network, average, 7, 9)
-        other_network, other = self.make(0.9)
-        other.load_state_dict(saved)
-        assert self.step(other_network, other, 7, 9) == expected
-
-    @pytest.mark.parametrize("decay", [-0.1, 1.0])
-    def test_other_decays_are_refused(self, decay):
-        with pytest.raises(ValueError, match=f"average_decay: expected 0 to below 1, received {decay}"):
-            self.make(decay)
+    def test_the_count_of_another_metric_starts_anew(self):
+        older, trainer = self.build(3)
+        self.epochs_until_stopped(older, trainer, [0.5, 0.6, 0.7])
+        state = {name: value for name, value in older.state_dict().items() if name != "metric"}
+        for saved in (state, {**state, "metric": "val_dice"}):
+            stop, trainer = self.build(3)
+            stop.load_state_dict(saved)
+            assert self.epochs_until_stopped(stop, trainer, [0.9, 0.95, 0.92, 0.91, 0.8]) == 4
