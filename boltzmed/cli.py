@@ -168,11 +168,40 @@ def _make_parser() -> argparse.ArgumentParser:
             "--patient-pattern", metavar="REGEX", help="finds the patient in a case's name, where no column says it"
         )
         scores.add_argument("--seed", type=int, default=0, help="of the resampling (default 0)")
-        scores.add_argument("--output", metavar="DIR", help="save the tables there, as CSV and LaTeX")
+        saved = "save the tables there, as CSV and LaTeX"
+        saved += "; and report.html, with figures" if name == "compare" else ""
+        scores.add_argument("--output", metavar="DIR", help=saved)
         scores.set_defaults(run=run)
     scores.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="which methods; all by default")
     scores.add_argument("--reference-method", metavar="NAME", help="what they are compared with; the first by default")
+    pictures = scores.add_argument_group("pictures on the page of --output")
+    pictures.add_argument("--images", metavar="DIR", help="CASE.nii.gz, or a folder CASE with its DICOM series")
+    pictures.add_argument("--references", metavar="DIR", help="CASE.nii.gz label maps, or CASE/TARGET.nii.gz masks")
+    pictures.add_argument("--cache", metavar="DIR", help="of boltzmed prepare, instead of images and references")
+    pictures.add_argument(
+        "--predictions",
+        action="append",
+        default=[],
+        type=_split_pair,
+        metavar="METHOD=DIR",
+        help="a method's masks, as boltzmed predict writes them or named like references; may be repeated",
+    )
+    pictures.add_argument("--window", type=_list_numbers, metavar="LOW,HIGH", help="the target's card says by default")
+    pictures.add_argument("--worst", type=int, default=12, metavar="N", help="how many of the worst cases (default 12)")
+    pictures.add_argument(
+        "--case", action="append", default=[], metavar="NAME", help="for the volume viewer, instead of the worst four"
+    )
+    pictures.add_argument(
+        "--page-megabytes", type=float, default=30.0, metavar="MB", help="volumes are cropped to fit (default 30)"
+    )
     return parser
+
+
+def _split_pair(text: str) -> tuple[str, str]:
+    method, equals, folder = text.partition("=")
+    if not (method and equals and folder):
+        raise argparse.ArgumentTypeError(f"expected METHOD=DIR, got {text!r}")
+    return method, folder
 
 
 def _list_numbers(text: str) -> list[float]:
@@ -264,10 +293,19 @@ def _summarize(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from boltzmed.reports.comparison import report_comparison
-
     pair = {"methods": options.methods, "reference_method": options.reference_method}
-    print(report_comparison(options.tables, options.output, **_score_settings(options), **pair))
+    settings = {**_score_settings(options), **pair}
+    if options.output is None:
+        from boltzmed.reports.comparison import report_comparison
+
+        print(report_comparison(options.tables, **settings))
+        return 0
+    from boltzmed.reports.report import report_methods
+
+    names = ("images", "references", "cache", "window", "worst", "page_megabytes")
+    shown = {name: getattr(options, name) for name in names}
+    shown |= {"predictions": dict(options.predictions), "cases": options.case}
+    print(report_methods(options.tables, options.output, **settings, **shown))
     return 0
 
 

@@ -50,7 +50,9 @@ ADDED: dict[str, set[str]] = {
     "export": {"volumes"},  # which write files whole
     "data": {"slugs", "card_rules"},  # two studies of one name are told before the work; a card's rules are applied
     "engines": {"strata"},  # validation Dice by object size
-    "reports": {"cards"},  # a card tells whose cases are one patient's
+    # A card tells whose cases are one patient's; pictures of cases are found, and cut as evaluation
+    # cuts them; a page says by which version it was made.
+    "reports": {"cards", "data", "geometry", "slugs", "transforms", ""},
     "evaluation": {"geometry", "transforms"},  # slices are cut, and voxels measured, in one place each
 }
 """What the rooms need beyond that table, and why."""

@@ -21,7 +21,7 @@ from boltzmed.metrics.statistics import (
     sum_by_patient,
     wilcoxon_p,
 )
-from boltzmed.reports.scores import LEVEL_OF, OBJECT, SHARES, read_scores, select_rows
+from boltzmed.reports.scores import LEVEL_OF, OBJECT, SHARES, Scores, read_scores, select_rows
 from boltzmed.reports.summary import ALL_DATASETS, ALL_SIZES, ALL_TARGETS, format_interval, list_notes, list_targets
 from boltzmed.reports.tables import format_tables, write_tables
 from boltzmed.strata import split_by_size
@@ -207,7 +207,15 @@ def report_comparison(
         ValueError: See `read_scores` and `compare`; or the folder cannot be written.
     """
     scores = read_scores(paths, patient_pattern=patient_pattern)
-    comparison = compare(scores.rows, **settings)
+    return describe_comparison(scores, compare(scores.rows, **settings), folder)
+
+
+def describe_comparison(scores: Scores, comparison: Comparison, folder: str | Path | None = None) -> str:
+    """Return a comparison as text; write it as CSV and LaTeX into a folder, if given.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
     printed = print_comparison(comparison)
     if folder is not None:
         tables = {"comparison": comparison.cells, "excluded": comparison.excluded}

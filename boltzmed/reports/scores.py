@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from boltzmed.cards import list_cards, load_card
+from boltzmed.cards import DatasetCard, list_cards, load_card
 from boltzmed.results import LEVELS, CaseResult, read_text
 
 SCORES = ("method", "dataset", "case", "target", "dice", "area_fraction")
@@ -200,6 +200,13 @@ def read_columns(path: Path, needed: Sequence[str]) -> tuple[pd.DataFrame, list[
     return table.drop(columns="file"), [name for name in header if name not in _KNOWN]
 
 
+def find_card(dataset: str) -> DatasetCard | None:
+    """Return the card of a table's data set, None if there is none of its name."""
+    # The published tables write AMOS22-CT and AMOS22-MRI for the cards amos22_ct and amos22_mr.
+    name = re.sub("_mri$", "_mr", re.sub(r"[-\s]+", "_", dataset.strip().lower()))
+    return load_card(name) if name in list_cards() else None
+
+
 def _read_lines(reader: Any, cells: int) -> Iterator[tuple[int | str, ...]]:
     for row in reader:
         if row and len(row) != cells:
@@ -251,9 +258,8 @@ def _find_patients(rows: pd.DataFrame, pattern: str | None) -> tuple[pd.Series, 
 
 def _teller(dataset: str, expression: re.Pattern[str] | None) -> Callable[[str], tuple[str, str]]:
     """A function from a case to its patient, and by what."""
-    # The published tables write AMOS22-CT and AMOS22-MRI for the cards amos22_ct and amos22_mr.
-    name = re.sub("_mri$", "_mr", re.sub(r"[-\s]+", "_", dataset.strip().lower()))
-    rule = load_card(name).cases if name in list_cards() else None
+    card = find_card(dataset)
+    rule = card.cases if card else None
     alone = "each case as its own patient, for want of a column, card or --patient-pattern that says"
 
     def tell(case: str) -> tuple[str, str]:
@@ -261,8 +267,8 @@ def _teller(dataset: str, expression: re.Pattern[str] | None) -> Callable[[str],
         if match is not None:
             return (match.group(1) if match.re.groups else match.group()) or case, "--patient-pattern"
         by_number = rule and rule.numbers_per_patient and rule.number_of(case) is not None
-        if rule and (by_number or (rule.patient and rule.knows(case))):
-            return rule.patient_of(case), f"card {name}"
+        if card and rule and (by_number or (rule.patient and rule.knows(case))):
+            return rule.patient_of(case), f"card {card.name}"
         return case, alone
 
     return tell

@@ -189,7 +189,9 @@ def test_command_prints_and_saves(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "a - b, by target" in out and "a - b, by area" in out and "-25.00 [" in out and "0.25 (0.75)" in out
     assert "set: 4 patients, by --patient-pattern" in out
-    assert out.rstrip().endswith("left out: 1 rows of a, set: no score by b to pair with")
+    assert out.endswith(
+        f"left out: 1 rows of a, set: no score by b to pair with\n\n{tmp_path / 'out' / 'report.html'}\n"
+    )
     saved = pd.read_csv(tmp_path / "out" / "comparison.csv")
     assert saved["permutation_p"][0] == 0.25 and saved["difference"][0] == pytest.approx(-0.25)
     assert pd.read_csv(tmp_path / "out" / "excluded.csv")["rows"].tolist() == [1]

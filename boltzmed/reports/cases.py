@@ -1,0 +1,231 @@
+"""Pictures of scored cases: image, reference and every method's mask, found in folders and cut as evaluation cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boltzmed.cards import DatasetCard, Window
+from boltzmed.data.cache import SliceCache
+from boltzmed.geometry import spacing_mm
+from boltzmed.reports.scores import find_card
+from boltzmed.slugs import slug_prompts
+from boltzmed.transforms.slices import SlicePlan
+from boltzmed.volumes import VolumeError, read_volume
+
+Spacing = tuple[float, float, float]
+
+_SUFFIXES = (".nii.gz", ".nii")
+_PERCENTILES = (0.5, 99.5)
+
+
+@dataclass(frozen=True)
+class CasePicture:
+    """One target of one case; slices (K,H,W), H and W as the network sees them.
+
+    Attributes:
+        title: Case and target.
+        image: Intensities.
+        window: (low, high) shown from black to white.
+        reference: bool.
+        predictions: method -> bool mask.
+        spacing_mm: of slices, rows and columns.
+    """
+
+    title: str
+    image: NDArray[Any]
+    window: Window
+    reference: NDArray[np.bool_]
+    predictions: Mapping[str, NDArray[np.bool_]]
+    spacing_mm: Spacing
+
+
+@dataclass(frozen=True)
+class ScoredObject:
+    """What a table of results says about what to show.
+
+    Attributes:
+        slice_index: None for whole volumes.
+        prompt: "" where the table has none.
+    """
+
+    dataset: str
+    case: str
+    target: str
+    axis: str = ""
+    slice_index: int | None = None
+    prompt: str = ""
+
+
+@dataclass(frozen=True)
+class PictureFolders:
+    """Where images, references and masks lie.
+
+    A case's image is `CASE.nii.gz`, `CASE_0000.nii.gz` (nnU-Net's) or a folder `CASE` with its DICOM series. A mask is
+    `CASE/PROMPT.nii.gz` as `boltzmed predict` writes it, `CASE/TARGET.nii.gz`, `CASE_TARGET.nii.gz`, or a label map
+    `CASE.nii.gz` whose values the data set's card explains. `.nii` does as well.
+
+    Attributes:
+        images: Folder, or None.
+        cache: A prepared slice cache, which holds images and references; instead of `images`.
+        references: Folder; None with a cache, whose labels are the references.
+        predictions: method -> folder.
+        window: (low, high) for all; the card's for the target, or the image's percentiles, by default.
+        cards: data set's name in the tables -> its card, where there is one.
+    """
+
+    images: Path | None = None
+    cache: SliceCache | None = None
+    references: Path | None = None
+    predictions: Mapping[str, Path] = field(default_factory=dict)
+    window: Window | None = None
+    cards: Mapping[str, DatasetCard] = field(default_factory=dict)
+
+    @property
+    def given(self) -> bool:
+        """Whether there is anything to show."""
+        return self.images is not None or self.cache is not None
+
+    def read(self, shown: ScoredObject, methods: Sequence[str]) -> CasePicture:
+        """Read one object's picture; methods without a folder are left out.
+
+        Raises:
+            VolumeError: A file is missing or broken, or a mask does not fit its image. One line.
+        """
+        if Path(shown.case).name != shown.case:
+            raise VolumeError(f"{shown.case}: expected a case's name to look for, got a path")
+        card = self.cards.get(shown.dataset)
+        if self.cache is not None:
+            card, plane = self.cache.card, self.cache.plane
+            image, reference, space_mm, window = self._read_cached(self.cache, shown)
+        else:
+            plane, window = shown.axis or "axial", None
+            image, space_mm = _read_slices(_find_image(self.images or Path(), shown.case), plane)
+            reference = _read_mask(self.references, "references", shown, card, plane, image.shape)
+        predictions = {
+            method: _read_mask(self.predictions[method], method, shown, card, plane, image.shape)
+            for method in methods
+            if method in self.predictions
+        }
+        target = card.targets.get(shown.target) if card else None
+        return CasePicture(
+            title=f"{shown.case}, {shown.target}",
+            image=image,
+            window=window or self.window or (target and target.window) or _measure_window(image),
+            reference=reference,
+            predictions=predictions,
+            spacing_mm=space_mm,
+        )
+
+    @staticmethod
+    def _read_cached(
+        cache: SliceCache, shown: ScoredObject
+    ) -> tuple[NDArray[Any], NDArray[np.bool_], Spacing, Window | None]:
+        if shown.case not in cache.cases:
+            raise VolumeError(
+                f"{shown.case}: expected a case of the cache {cache.folder.name}, found none of that name"
+            )
+        file = cache.case_file(shown.case)
+        volume, facts = file.volume(), file.facts
+        if shown.target not in facts.targets:
+            raise VolumeError(f"{shown.case}: expected a target of the cache's card, got {shown.target}")
+        reference = np.isin(np.moveaxis(volume.labels, -1, 0), facts.targets[shown.target])
+        # Pictures have no spacing, and went through their window already.
+        return np.moveaxis(volume.image[0].numpy(), -1, 0), reference, facts.spacing_mm or (1.0, 1.0, 1.0), facts.window
+
+
+def open_pictures(
+    datasets: Sequence[str],
+    images: str | Path | None = None,
+    cache: str | Path | None = None,
+    references: str | Path | None = None,
+    predictions: Mapping[str, str | Path] | None = None,
+    window: Sequence[float] | None = None,
+) -> PictureFolders:
+    """Check where pictures are said to lie, and find the cards of the data sets.
+
+    Raises:
+        VolumeError: A folder is not there, or what is given cannot make a picture: images without references or with a
+            cache, references or masks without images, a window that is none.
+    """
+    folders = {"images": images, "references": references, **(predictions or {})}
+    for name, folder in folders.items():
+        if folder is not None and not Path(folder).is_dir():
+            raise VolumeError(f"{name}: expected a folder, got {folder}, which is none; check it")
+    if (images is None) == (cache is None) and (images is not None or references is not None or predictions):
+        raise VolumeError(
+            "pictures: expected --images DIR and --references DIR, or --cache DIR alone, to draw masks on"
+        )
+    if (images is None) != (references is None):
+        raise VolumeError("pictures: expected --images DIR and --references DIR together (a cache has both)")
+    if window is not None and not (len(window) == 2 and window[0] < window[1]):
+        raise VolumeError(f"window: expected LOW,HIGH, got {','.join(f'{value:g}' for value in window)}")
+    cards = {dataset: find_card(dataset) for dataset in datasets}
+    return PictureFolders(
+        images=None if images is None else Path(images),
+        cache=None if cache is None else SliceCache.open(cache),
+        references=None if references is None else Path(references),
+        predictions={method: Path(folder) for method, folder in (predictions or {}).items()},
+        window=None if window is None else (float(window[0]), float(window[1])),
+        cards={dataset: card for dataset, card in cards.items() if card is not None},
+    )
+
+
+def _read_slices(path: Path, plane: str) -> tuple[NDArray[Any], Spacing]:
+    """Slices (K,H,W) of a file, and the spacing of slices, rows and columns in mm."""
+    volume = read_volume(path)
+    affine_ras = np.asarray(volume.affine, dtype=np.float64)
+    plan = SlicePlan.from_affine(affine_ras, tuple(volume.shape), plane)
+    slices_mm, rows_mm, columns_mm = (float(size) for size in spacing_mm(plan.slices_affine(affine_ras)))
+    return plan.cut(volume[0].numpy()), (slices_mm, rows_mm, columns_mm)
+
+
+def _read_mask(
+    folder: Path | None, whose: str, shown: ScoredObject, card: DatasetCard | None, plane: str, shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    slugs = [slug_prompts([text])[0] for text in (shown.prompt, shown.target) if text.strip()]
+    names = [f"{shown.case}/{slug}" for slug in slugs] + [f"{shown.case}_{slug}" for slug in slugs] + [shown.case]
+    path = _find_file(folder, names)
+    if path is None:
+        raise VolumeError(f"{shown.case}, {shown.target}: expected a mask among the {whose}, found none")
+    mask, _ = _read_slices(path, plane)
+    if mask.shape != shape:
+        raise VolumeError(
+            f"{path.name} of {whose}: expected the image's {shape} slices, rows and columns, got {mask.shape}"
+        )
+    values = np.unique(mask[mask != 0])
+    target = card.targets.get(shown.target) if card else None
+    is_map = path.name.startswith(f"{shown.case}.nii") and target is not None and bool(target.labels)
+    if len(values) < 2 and not (is_map and (whose == "references" or values.tolist() != [1])):
+        return mask != 0
+    if target is None or not target.labels:
+        raise VolumeError(
+            f"{path.name} of {whose}: expected a mask, got a label map of {len(values)} values without a card that "
+            f"says which is {shown.target}"
+        )
+    return np.isin(mask, target.labels)
+
+
+def _find_image(folder: Path, case: str) -> Path:
+    found = _find_file(folder, [case, f"{case}_0000"])
+    if found is None and (folder / case).is_dir():
+        return folder / case
+    if found is None:
+        raise VolumeError(f"{case}: expected an image of that name among the images, found none")
+    return found
+
+
+def _find_file(folder: Path | None, names: Sequence[str]) -> Path | None:
+    paths = [folder / f"{name}{suffix}" for name in names for suffix in _SUFFIXES] if folder is not None else []
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _measure_window(slices: NDArray[Any]) -> Window:
+    """What shows most of an image of unknown kind: percentiles of all its voxels, air and bone included."""
+    low, high = np.percentile(slices[:: max(1, len(slices) // 32)], _PERCENTILES)
+    return float(low), float(max(high, low + 1e-3))

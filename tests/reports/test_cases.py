@@ -1,0 +1,84 @@
+"""Where a scored case's files are found, and what is refused."""
+
+import numpy as np
+import pytest
+
+from boltzmed.cards import load_card
+from boltzmed.data.cache import SliceCache
+from boltzmed.data.prepare import prepare_cache
+from boltzmed.reports.cases import PictureFolders, ScoredObject
+from boltzmed.volumes import VolumeError, write_image
+
+AFFINE = np.diag([-1.0, -1.0, 3.0, 1.0])  # columns right to left, rows front to back, slices upwards
+LIVER = ScoredObject("phantom", "one", "liver", prompt="liver in abdomen CT")
+
+
+@pytest.fixture
+def folders(tmp_path):
+    generator = np.random.default_rng(0)
+    image = generator.integers(-1000, 1000, (20, 24, 5)).astype(np.int16)
+    labels = generator.integers(0, 8, (20, 24, 5)).astype(np.uint8)
+    write_image(image, AFFINE, tmp_path / "images" / "one.nii.gz")
+    write_image(labels, AFFINE, tmp_path / "references" / "one.nii.gz")
+    write_image((labels == 1).astype(np.uint8), AFFINE, tmp_path / "ours" / "one" / "liver-in-abdomen-ct.nii.gz")
+    write_image(labels[::-1], AFFINE @ flip(20), tmp_path / "theirs" / "one.nii")
+    cards = {"phantom": load_card("phantom")}
+    predictions = {name: tmp_path / name for name in ("ours", "theirs")}
+    made = PictureFolders(tmp_path / "images", None, tmp_path / "references", predictions, cards=cards)
+    return made, image, labels
+
+
+def flip(size):
+    """The affine of the first axis reversed."""
+    matrix = np.diag([-1.0, 1, 1, 1])
+    matrix[0, 3] = size - 1
+    return matrix
+
+
+def test_masks_are_found_under_their_usual_names_and_cut_alike(folders):
+    pictures, image, labels = folders
+    picture = pictures.read(LIVER, ["ours", "theirs", "no folder"])
+    liver = np.isin(labels, pictures.cards["phantom"].target("liver").labels).transpose(2, 1, 0)
+    assert np.array_equal(picture.image, image.transpose(2, 1, 0))
+    assert np.array_equal(picture.reference, liver)
+    assert list(picture.predictions) == ["ours", "theirs"]
+    assert np.array_equal(picture.predictions["ours"], (labels == 1).transpose(2, 1, 0))
+    assert np.array_equal(picture.predictions["theirs"], liver)  # a label map in another voxel order
+    assert picture.spacing_mm == (3.0, 1.0, 1.0)
+    assert picture.window == pictures.cards["phantom"].target("liver").window
+
+
+@pytest.mark.parametrize(
+    ("shown", "message"),
+    [
+        (ScoredObject("phantom", "../one", "liver"), "expected a case's name to look for, got a path"),
+        (ScoredObject("phantom", "two", "liver"), "two: expected an image of that name among the images, found none"),
+        (ScoredObject("other", "one", "liver"), "got a label map of 7 values without a card"),
+    ],
+)
+def test_what_is_not_there_is_told_in_one_line(folders, shown, message):
+    with pytest.raises(VolumeError, match=message) as caught:
+        folders[0].read(shown, ["ours"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mask_of_another_size_is_refused(folders, tmp_path):
+    write_image(np.ones((20, 24, 4), np.uint8), AFFINE, tmp_path / "ours" / "one" / "liver-in-abdomen-ct.nii.gz")
+    with pytest.raises(VolumeError, match=r"expected the image's \(5, 24, 20\) slices, rows and columns"):
+        folders[0].read(LIVER, ["ours"])
+
+
+def test_a_cache_brings_images_and_references(folders, tmp_path):
+    pictures, image, _ = folders
+    labels = np.zeros_like(image, np.uint8)
+    labels[4:12, 4:12, 1:3] = 1
+    write_image(labels, AFFINE, tmp_path / "references" / "one.nii.gz")
+    (tmp_path / "pairs.csv").write_text("image,label\nimages/one.nii.gz,references/one.nii.gz\n")
+    prepare_cache("phantom", tmp_path / "pairs.csv", tmp_path / "cache")
+    cache = SliceCache.open(tmp_path / "cache")
+    cached = PictureFolders(cache=cache, predictions=pictures.predictions)
+    target = next(name for name, target in cache.card.targets.items() if 1 in target.labels)
+    picture = cached.read(ScoredObject("phantom", "one", target, prompt="liver in abdomen CT"), ["ours"])
+    assert np.array_equal(picture.image, image.transpose(2, 1, 0))
+    assert np.array_equal(picture.reference, (labels == 1).transpose(2, 1, 0))
+    assert picture.predictions["ours"].shape == picture.reference.shape

@@ -1,0 +1,166 @@
+"""The page in a browser: it opens from disk, runs nothing of what names hold, fetches nothing, sorts, shows masks."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from boltzmed.reports.page import Grid, mark_best, redact_name
+from boltzmed.reports.viewer import find_niivue
+
+BLUE = (0, 114, 178)  # the first method's colour
+YELLOW = (240, 228, 66)  # the reference's
+NO_WEBGL = """
+const real = HTMLCanvasElement.prototype.getContext;
+HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
+  return kind.startsWith("webgl") ? null : real.call(this, kind, ...rest);
+};
+"""
+
+
+@pytest.fixture
+def opened(chromium, small_report):
+    """Opens the page at a width, and says at the end whether anything went wrong on it."""
+    contexts, wrong = [], []
+    address = small_report.page.as_uri()
+
+    def watch(request):
+        if not request.url.startswith((address, "data:")):
+            wrong.append(f"fetches {request.url}")
+
+    def open_page(width=1280, script=None):
+        context = chromium.new_context(viewport={"width": width, "height": 900})
+        contexts.append(context)
+        if script:
+            context.add_init_script(script)
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("request", watch)
+        page.goto(address)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def column(page, name):
+    names = page.locator("#objects-table thead th").all_inner_texts()
+    place = [re.sub(r"\s*[↕↑↓]", "", text) for text in names].index(name) + 1
+    return page.locator(f"#objects-table tbody tr:not([hidden]) td:nth-child({place})").all_inner_texts()
+
+
+def count_pixels(page, colour, *, within=40):
+    """Pixels of the viewer near a colour: pure, or laid over the dark grey of the image."""
+    picture = np.asarray(Image.open(io.BytesIO(page.locator("#viewer-stage").screenshot())).convert("RGB")).astype(int)
+    return int((np.abs(picture - colour).max(-1) < within).sum())
+
+
+def open_viewer(page):
+    page.click("#viewer [data-open-volume='0']")
+    page.wait_for_selector("#viewer-panel[data-state=ready]", timeout=120_000)
+    return page.locator("#viewer-panel").get_attribute("data-viewer")
+
+
+def check_masks(page):
+    """The first method's mask and the reference's outline show, and go when switched off."""
+    page.locator("#viewer-opacity").fill("1")
+    boxes = page.locator("#viewer-layers input")
+    page.wait_for_timeout(200)
+    assert count_pixels(page, BLUE) > 400 and count_pixels(page, YELLOW) > 200
+    boxes.nth(1).uncheck()
+    page.wait_for_timeout(200)
+    assert count_pixels(page, BLUE) == 0 and count_pixels(page, YELLOW) > 200
+    boxes.nth(0).uncheck()
+    boxes.nth(1).check()
+    page.wait_for_timeout(200)
+    assert count_pixels(page, YELLOW) == 0 and count_pixels(page, BLUE) > 400
+    page.locator("#viewer-slice").fill("0")  # the object begins two slices further up
+    page.wait_for_timeout(200)
+    assert count_pixels(page, BLUE) == 0
+
+
+def test_the_table_sorts_and_filters_and_names_stay_text(opened, small_report):
+    first, hostile = small_report.methods
+    page = opened()
+    assert page.title() == f"Dice: {first}, {hostile}"
+    assert page.locator("h1").inner_text() == f"Dice: {first}, {hostile}"
+    scores = [float(text) for text in column(page, hostile)]
+    assert len(scores) == 9 and len(set(scores)) > 1
+    heading = page.locator("#objects-table thead th").last
+    heading.click()
+    assert [float(text) for text in column(page, hostile)] == sorted(scores)
+    assert heading.get_attribute("aria-sort") == "ascending"
+    heading.click()
+    assert [float(text) for text in column(page, hostile)] == sorted(scores, reverse=True)
+    page.fill("#objects-search", "case_2<B>")
+    assert column(page, "case") == ["case_2<b>"] * 3
+    page.fill("#objects-search", "")
+    page.fill("#objects-most", "0")
+    assert set(column(page, "case")) == {"case_1"}
+    assert page.locator("#objects-count").inner_text() == "3 of 9 rows"
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(opened):
+    page = opened(width=390)
+    html = page.locator("html")
+    assert html.evaluate("element => element.scrollWidth <= element.clientWidth")
+    for picture in page.locator("img").all():
+        assert picture.evaluate("element => element.complete && element.naturalWidth > 0")
+
+
+def test_niivue_shows_the_masks(opened):
+    if find_niivue() is None:
+        pytest.skip("no NiiVue is installed: pip install 'boltzmed[report]'")
+    page = opened()
+    if not page.evaluate("() => Boolean(document.createElement('canvas').getContext('webgl2'))"):
+        pytest.skip("this browser has no WebGL2, not even in software")
+    assert open_viewer(page) == "niivue", page.locator("#viewer-message").inner_text()
+    check_masks(page)
+
+
+def test_without_webgl_single_slices_show_the_masks(opened):
+    page = opened(script=NO_WEBGL)
+    assert open_viewer(page) == "slices"
+    assert "showing single slices" in page.locator("#viewer-message").inner_text()
+    check_masks(page)
+
+
+def test_the_page_holds_no_addresses_and_no_words_of_headers(small_report):
+    html = small_report.page.read_text(encoding="utf-8")
+    assert "<script>document" not in html and "case_2<b>" not in html
+    html = re.sub("[A-Za-z0-9+/=]{200,}", "", html)  # what these hold is for test_viewer
+    for private in ("DOE", "JANE", "Jane", "1970", "113619", str(small_report.folder)):
+        assert private not in html
+    assert not re.search(r"""(src|href)=["']?(?!data:|#)""", html)
+    assert "default-src &#39;none&#39;" in html
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("1.2.840.113619.2.55.3_nodule", "[UID]_nodule"),
+        ("ct_20210314_chest", "ct_[date]_chest"),
+        ("2021-03-14", "[date]"),
+        ("amos_0233_160_CT", "amos_0233_160_CT"),
+        ("LIDC-IDRI-0110_5_45", "LIDC-IDRI-0110_5_45"),
+        ("phantom_910000", "phantom_910000"),
+    ],
+)
+def test_uids_and_dates_leave_names(name, shown):
+    assert redact_name(name) == shown
+
+
+def test_numbers_stand_right_and_the_highest_is_bold():
+    import pandas as pd
+
+    table = pd.DataFrame({"Method": ["a", "b"], "x": [50.04, 50.0], "y": [1.0, float("nan")]})
+    assert mark_best(table) == {(0, 1), (1, 1), (0, 2)}  # equal as printed
+    grid = Grid.of(pd.DataFrame({"Method": ["a", "b"], "x": ["50.0", "–"], "size": ["<1 %", "≥1 %"]}))
+    assert grid.left == [True, False, True]

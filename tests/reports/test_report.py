@@ -1,0 +1,130 @@
+"""The folder of a report: its files, their numbers, the paper's layout; and the command that makes it."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from boltzmed.cli import main
+from boltzmed.reports.published import format_numbers, tabulate_datasets, tabulate_sizes, tabulate_targets, write_latex
+from boltzmed.reports.report import TABLE_ROWS, write_report
+from boltzmed.reports.scores import find_card, read_scores
+from boltzmed.reports.summary import summarise
+
+
+@pytest.fixture
+def scores(tmp_path):
+    """Two data sets; one of them has ten targets; 1500 objects in all, a patient each."""
+    generator = np.random.default_rng(0)
+    lines = ["method,dataset,case,target,dice,area_fraction"]
+    for number in range(1500):
+        dataset, target = ("A", "nodule") if number % 3 != 1 else ("B_1", f"organ {number % 10}")
+        size = 10 ** generator.uniform(-4, -1)
+        for method, skill in (("x & y", 0.5), ("z", 0.6)):
+            score = np.clip(skill + generator.normal(0, 0.2), 0, 1)
+            lines.append(f"{method},{dataset},case {number},{target},{score:.4f},{size:.6f}")
+    (tmp_path / "results.csv").write_text("\n".join(lines) + "\n")
+    return read_scores([tmp_path / "results.csv"])
+
+
+def test_tables_have_the_papers_layout(scores, tmp_path):
+    summary = summarise(scores.rows, resamples=20)
+    rows = scores.rows
+    first = tabulate_datasets(summary)
+    assert list(first.columns) == ["Method", "Avg.", "A", "B_1"] and first["Method"].tolist() == ["x & y", "z"]
+    means = rows.groupby(["method", "dataset"])["dice"].mean().unstack() * 100
+    assert np.allclose(first[["A", "B_1"]], means) and np.allclose(first["Avg."], means.mean(axis=1))
+    targets = dict(tabulate_targets(summary))  # A has one target, which Table 1 has already
+    assert list(targets) == ["B_1, by target", "B_1, by target (continued)"]
+    assert [len(table.columns) for table in targets.values()] == [9, 4]  # ten targets, and all of them
+    second = tabulate_sizes(summary)
+    assert second["Objects"].tolist() == ["Small", "Large", "All"]
+    assert re.fullmatch(r"\d\d\.\d\d \[\d\d\.\d\d, \d\d\.\d\d\]", second["z"][0])
+    assert format_numbers(first)["Avg."][0] == f"{first['Avg.'][0]:.1f}"
+    write_latex(first, tmp_path / "table.tex")
+    latex = (tmp_path / "table.tex").read_text()
+    assert r"Method & Avg. & A & B\_1 \\" in latex and r"x \& y &" in latex and r"\toprule" in latex
+    assert latex.count(r"\textbf") == 3
+
+
+def test_a_large_table_is_cut_on_the_page_and_whole_beside_it(scores, tmp_path):
+    page = write_report(scores, summarise(scores.rows, resamples=20), None, tmp_path / "report")
+    html = page.read_text()
+    assert f"The {TABLE_ROWS} worst of 1500" in html
+    assert html.split('id="objects-table"')[1].split("</table>")[0].count("<tr>") == TABLE_ROWS + 1
+    objects = pd.read_csv(tmp_path / "report" / "objects.csv")
+    assert len(objects) == 1500 and list(objects.columns[-2:]) == ["x & y", "z"]
+    assert 'id="viewer"' not in html and "No pictures:" in html
+    assert sorted(path.name for path in (tmp_path / "report" / "figures").iterdir()) == ["sizes.png", "sizes.svg"]
+    again = write_report(scores, summarise(scores.rows, resamples=20), None, tmp_path / "again")
+    assert again.read_bytes() == page.read_bytes()
+
+
+def test_volumes_and_failures_are_on_the_page(small_report):
+    html = small_report.page.read_text()
+    volumes = [
+        json.loads(text) for text in re.findall(r'<script type="application/json" id="volume-\d">(.*?)</script>', html)
+    ]
+    assert [volume["title"] for volume in volumes] == ["case_1, nodule", "[UID], nodule", "case_2<b>, nodule"]
+    assert html.count('class="thumbnails"') == 3
+    assert html.index("case_1, slice") > 0 and "boltz &amp; co 100.0, " in html
+    figures = {path.name for path in (small_report.folder / "report" / "figures").iterdir()}
+    assert figures == {f"{name}.{kind}" for name in ("sizes", "pairs", "agreement") for kind in ("png", "svg")}
+
+
+def test_cards_go_by_the_published_names():
+    cards = {name: find_card(name) for name in ("AMOS22-CT", "AMOS22-MRI", "LIDC-IDRI", "my own")}
+    assert {name: card and card.name for name, card in cards.items()} == {
+        "AMOS22-CT": "amos22_ct", "AMOS22-MRI": "amos22_mr", "LIDC-IDRI": "lidc_idri",
+        "my own": None,
+    }  # fmt: skip
+
+
+def test_the_command_writes_all_of_it(small_report, tmp_path, capsys):
+    first, second = small_report.methods
+    folders = small_report.pictures
+    command = [
+        "compare",
+        *map(str, small_report.tables),
+        "--output",
+        str(tmp_path / "report"),
+        "--reference-method",
+        second,
+    ]
+    pictures = ["--images", str(folders.images), "--references", str(folders.references), "--window", "-1000,1000"]
+    masks = [f"--predictions={method}={folder}" for method, folder in folders.predictions.items()]
+    assert main([*command, *pictures, *masks, "--case", "case_2<b>"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == str(tmp_path / "report" / "report.html")
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert f"{first} - {second}, by target".replace("&", "&amp;") in html.replace("&lt;", "<").replace(
+        "&gt;", ">"
+    ).replace("&#39;", "'")
+    assert html.count('type="application/json"') == 1 and '"title": "case_2\\u003cb\\u003e, nodule"' in html
+    written = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"comparison.csv", "comparison_1.tex", "table_1.csv", "table_1.tex", "table_2.tex", "objects.csv"} <= written
+    assert printed.startswith("dice of slices in percent")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--images", "nowhere"], "images: expected a folder, got nowhere, which is none"),
+        (["--images", "."], "expected --images DIR and --references DIR together"),
+        (["--predictions", "z=."], "expected --images DIR and --references DIR, or --cache DIR alone"),
+        (["--predictions", "other=."], "expected one of the methods x & y, z, got 'other'"),
+        (["--case", "case 1"], "case 1: expected --images DIR or --cache DIR to show it from, got neither"),
+        (["--case", "nobody"], "case: expected one of the tables, got 'nobody'"),
+        (["--images", ".", "--references", ".", "--window", "3,1"], "window: expected LOW,HIGH, got 3,1"),
+    ],
+)
+def test_wrong_options_are_told_in_one_line(options, message, tmp_path, capsys):
+    lines = [f"{method},A,case {case},nodule,0.5,0.01" for method in ("x & y", "z") for case in (1, 2)]
+    (tmp_path / "results.csv").write_text("\n".join(["method,dataset,case,target,dice,area_fraction", *lines]) + "\n")
+    command = ["compare", str(tmp_path / "results.csv"), "--output", str(tmp_path / "report")]
+    assert main([*command, *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "report" / "report.html").exists()
