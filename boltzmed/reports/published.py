@@ -37,12 +37,11 @@ def tabulate_targets(summary: Summary) -> Iterator[tuple[str, pd.DataFrame]]:
     cells = summary.cells[summary.cells["stratum"].eq(ALL_SIZES)]
     for dataset, group in cells.groupby("dataset", sort=False):
         names = list(group["target"].unique())
-        for start in range(0, len(names) if len(names) > 1 else 0, _TARGETS):
-            part = group[group["target"].isin(names[start : start + _TARGETS])]
-            yield (
-                f"{dataset}, by target{' (continued)' * (start // _TARGETS)}",
-                _spread(part, "target", _scale(summary)),
-            )
+        count = -(-len(names) // _TARGETS) if len(names) > 1 else 0
+        for number in range(count):
+            chosen = names[number * len(names) // count : (number + 1) * len(names) // count]
+            table = _spread(group[group["target"].isin(chosen)], "target", _scale(summary))
+            yield f"{dataset}, by target{' (continued)' * number}", table
 
 
 def tabulate_sizes(summary: Summary) -> pd.DataFrame:
