@@ -20,15 +20,15 @@ from monai.data import MetaTensor
 import boltzmed
 from boltzmed.cards import PromptTarget
 from boltzmed.engines.inferer import PackedMasks
-from boltzmed.evaluation import score_mask
+from boltzmed.evaluation import Scoring, score_target
+from boltzmed.evaluation.mask_files import RUN_FILE
 from boltzmed.geometry import orientation_codes, spacing_mm, voxel_volume_mm3
-from boltzmed.results import CaseResult, write_results
+from boltzmed.results import LEVELS, CaseResult, LesionResult, write_lesions, write_results
 from boltzmed.slugs import slug_prompts
 from boltzmed.volumes import CodedTerm, OutputError, Segment, VolumeError, write_mask, write_segmentation
 from boltzmed.volumes.nifti import case_name
 from boltzmed.volumes.output import check_writable, whole_file, whole_folder
 
-RUN_FILE = "run.json"
 SEGMENTATION_FILE = "segmentation.dcm"
 
 
@@ -200,19 +200,21 @@ class StudyWriter:
 
 
 class ResultsWriter:
-    """Score every case that the evaluator has segmented; ``results.csv`` stands at the end.
+    """Score every case that the evaluator has segmented; ``results.csv`` and ``lesions.csv`` stand at the end.
 
     Args:
         path: The CSV file (see ``results.py``).
         method: Name of what made the masks.
         seed: Of the draws.
         plane: How slices are cut.
+        distances, tolerance_mm, connectivity, match: See :class:`boltzmed.evaluation.Scoring`.
     """
 
-    def __init__(self, path: str | Path, *, method: str, seed: int, plane: str = "axial") -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, method: str, seed: int, plane: str = "axial", **scoring: Any) -> None:
+        self.path, self.scoring = Path(path), Scoring(**scoring)
         self.method, self.seed, self.plane = method, seed, plane
         self.rows: list[CaseResult] = []
+        self.lesions: list[LesionResult] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to a ``SupervisedEvaluator`` over a :class:`LabelledStudyDataset`."""
@@ -235,14 +237,19 @@ class ResultsWriter:
                 "prompt": prompt.prompt,
                 "seed": self.seed,
             }
-            rows = score_mask(
+            volume = asked is None  # the published protocol asks for slices alone
+            rows, lesions = score_target(
                 masks.volume(index),
                 np.isin(study["labels"], study["values"].get(prompt.target, ())).astype(np.uint8),
                 np.asarray(study["image"].affine),
                 identity=identity,
                 plane=self.plane,
                 presence=None if masks.presence_PK is None else masks.presence_PK[index].tolist(),
+                scoring=self.scoring,
+                levels=LEVELS if volume else ("slice",),
+                score_IJK=_list_probabilities(masks, index) if volume else None,
             )
+            self.lesions += lesions
             self.rows += rows if asked is None else [row for row in rows if row.slice_index in asked]
 
     def _check_output(self, engine: Engine) -> None:
@@ -252,6 +259,16 @@ class ResultsWriter:
 
     def _finish(self, engine: Engine) -> None:
         write_results(self.path, self.rows)
+        write_lesions(self.path.with_name("lesions.csv"), self.lesions)
+
+
+def _list_probabilities(masks: PackedMasks, index: int) -> np.ndarray:
+    """Probabilities (I,J,K) of one mask's voxels, 0 outside."""
+    slices = masks.slices(index)
+    probabilities = np.zeros(slices.shape, np.float32)
+    for inside, mask, stored in zip(probabilities, slices, masks.probabilities(index), strict=True):
+        inside[mask > 0] = stored
+    return masks.plan.stack(probabilities)
 
 
 def _list_written(folder: Path) -> list[str]:

@@ -1,7 +1,7 @@
-"""The one table between evaluation and reports: a `CaseResult` per case and target, and its CSV form.
+"""The tables between evaluation and reports: a `CaseResult` per case and target, a `LesionResult` per lesion, as CSV.
 
-Columns are exactly the fields of `CaseResult`, in their order. Empty cells mean "not applicable" or "not defined";
-they are never zeros.
+Columns are exactly the fields of the class, in their order. Empty cells mean "not applicable" or "not defined"; they
+are never zeros.
 """
 
 from __future__ import annotations
@@ -13,13 +13,20 @@ import math
 import os
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 LEVELS = ("slice", "volume")
 AXES = ("axial", "coronal", "sagittal", "array")
+LESION_KINDS = ("reference", "prediction")
+_FRACTIONS = ("dice", "area_fraction", "presence_score", "iou", "nsd", "detection_f1", "panoptic_quality")
+_SIZES = (
+    *("volume_mm3", "hd95_mm", "assd_mm", "nsd_tolerance_mm", "prediction_volume_mm3"),
+    *("false_positive_mm3", "false_negative_mm3"),
+)
+_COUNTS = ("reference_lesions", "predicted_lesions", "matched_lesions", "missed_lesions", "false_lesions")
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,16 @@ class CaseResult:
         volume_mm3: of the reference (a slice row's: of its voxels); None without a reference.
         reference_empty, prediction_empty: no voxel is set.
         presence_score: 0 … 1, None where the network gives none.
+        iou: 0 … 1, None where dice is. What follows is None where it was not computed, too.
+        hd95_mm, assd_mm: distances of the surfaces, see `boltzmed.metrics.surface`; None where a mask is empty.
+        nsd: share of the surfaces within nsd_tolerance_mm of each other, 0 … 1; None where both masks are empty.
+        prediction_volume_mm3: of the prediction.
+        volume_difference_mm3: prediction − reference.
+        false_positive_mm3, false_negative_mm3: volume in the prediction alone, in the reference alone.
+        reference_lesions, predicted_lesions: connected components.
+        matched_lesions, missed_lesions: of the reference's, by the rule of `boltzmed.metrics.lesions`.
+        false_lesions: of the prediction's.
+        detection_f1, panoptic_quality: 0 … 1, None where there is no lesion in either.
 
     Raises:
         ValueError: a field of the wrong type or range.
@@ -64,6 +81,22 @@ class CaseResult:
     reference_empty: bool
     prediction_empty: bool
     presence_score: float | None
+    iou: float | None = None
+    hd95_mm: float | None = None
+    assd_mm: float | None = None
+    nsd: float | None = None
+    nsd_tolerance_mm: float | None = None
+    prediction_volume_mm3: float | None = None
+    volume_difference_mm3: float | None = None
+    false_positive_mm3: float | None = None
+    false_negative_mm3: float | None = None
+    reference_lesions: int | None = None
+    predicted_lesions: int | None = None
+    matched_lesions: int | None = None
+    missed_lesions: int | None = None
+    false_lesions: int | None = None
+    detection_f1: float | None = None
+    panoptic_quality: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("method", "dataset", "case", "target", "prompt"):
@@ -78,17 +111,57 @@ class CaseResult:
         else:
             _expect("slice_index", self.slice_index, self.slice_index is None, "nothing in a volume row")
         _expect("seed", self.seed, _is_integer(self.seed), "an integer")
-        for name in ("dice", "area_fraction", "presence_score"):
-            value = getattr(self, name)
-            _expect(name, value, value is None or (_is_number(value) and 0 <= value <= 1), "0 to 1 or nothing")
-        volume = self.volume_mm3
-        fits = volume is None or (_is_number(volume) and 0 <= volume < math.inf)
-        _expect("volume_mm3", volume, fits, "a finite number from 0 or nothing")
+        _check_numbers(self)
         for name in ("reference_empty", "prediction_empty"):
             _expect(name, getattr(self, name), isinstance(getattr(self, name), bool), "true or false")
 
 
+@dataclass(frozen=True)
+class LesionResult:
+    """One lesion (connected component) of a reference or of a prediction.
+
+    Attributes:
+        method, dataset, patient, case, target: as in `CaseResult`.
+        kind: "reference" or "prediction".
+        lesion: 1, 2 … by size, the largest first.
+        volume_mm3: its own.
+        score: how sure the method was: a prediction's own, a reference's the highest of what found it; None without.
+        matched: a reference lesion was found; a predicted one found one, or is not false.
+        iou: with the one it is matched with, else the largest with any; 0 … 1.
+
+    Raises:
+        ValueError: a field of the wrong type or range.
+    """
+
+    method: str
+    dataset: str
+    patient: str
+    case: str
+    target: str
+    kind: str
+    lesion: int
+    volume_mm3: float
+    score: float | None
+    matched: bool
+    iou: float
+
+    def __post_init__(self) -> None:
+        _expect("kind", self.kind, self.kind in LESION_KINDS, f"one of {', '.join(LESION_KINDS)}")
+        _expect("lesion", self.lesion, _is_integer(self.lesion) and self.lesion > 0, "an integer from 1")
+        _expect("score", self.score, self.score is None or math.isfinite(self.score), "a finite number or nothing")
+        _check_numbers(self)
+
+
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(CaseResult))
+LESION_COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(LesionResult))
+
+FIRST_COLUMNS: tuple[str, ...] = COLUMNS[: COLUMNS.index("iou")]
+"""What every table of results has; one may end there."""
+
+
+def write_lesions(path: str | Path, rows: Iterable[LesionResult]) -> None:
+    """Writes lesions as `write_results` writes rows."""
+    _write_table(Path(path), LESION_COLUMNS, rows)
 
 
 def write_results(path: str | Path, rows: Iterable[CaseResult]) -> None:
@@ -99,8 +172,11 @@ def write_results(path: str | Path, rows: Iterable[CaseResult]) -> None:
     Raises:
         ValueError: the file cannot be written (no such folder, read-only, full).
     """
-    path = Path(path)
-    lines = [_line(COLUMNS), *(_line(_cell(value) for value in astuple(row)) for row in rows)]
+    _write_table(Path(path), COLUMNS, rows)
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[CaseResult] | Iterable[LesionResult]) -> None:
+    lines = [_line(columns), *(_line(_cell(value) for value in astuple(row)) for row in rows)]
     content = "".join(lines).encode("utf-8")
     if path.suffix == ".gz":
         content = gzip.compress(content, mtime=0)
@@ -118,8 +194,8 @@ def read_results(path: str | Path) -> list[CaseResult]:
     """Reads what `write_results` wrote.
 
     Raises:
-        ValueError: no such file, not this table (columns must be `COLUMNS`, in order), or a wrong cell; one line that
-            names the file, the line and the column.
+        ValueError: no such file, not this table (columns must be `COLUMNS`, or `FIRST_COLUMNS` alone, in order), or a
+            wrong cell; one line that names the file, the line and the column.
     """
     path = Path(path)
     text = read_text(path)
@@ -141,15 +217,15 @@ def read_text(path: Path) -> str:
 
 def _parse(text: str) -> Iterator[CaseResult]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header = next(reader, [])
-    if tuple(header) != COLUMNS:
+    header = tuple(next(reader, []))
+    if header not in (COLUMNS, FIRST_COLUMNS):
         odd = [name for name in COLUMNS if name not in header] + [name for name in header if name not in COLUMNS]
         raise ValueError(f"expected the columns {','.join(COLUMNS)}; these differ: {', '.join(odd) or 'their order'}")
     for cells in reader:
         try:
-            if len(cells) != len(COLUMNS):
-                raise ValueError(f"expected {len(COLUMNS)} cells, got {len(cells)}")
-            values: list[Any] = [_PARSERS[name](name, cell) for name, cell in zip(COLUMNS, cells, strict=True)]
+            if len(cells) != len(header):
+                raise ValueError(f"expected {len(header)} cells, got {len(cells)}")
+            values: list[Any] = [_PARSERS[name](name, cell) for name, cell in zip(header, cells, strict=True)]
             yield CaseResult(*values)
         except ValueError as error:
             raise ValueError(f"line {reader.line_num}: {error}") from error
@@ -185,10 +261,25 @@ def _parse_flag(name: str, cell: str) -> bool:
 
 _PARSERS = {
     **dict.fromkeys(COLUMNS, _parse_text),
-    **dict.fromkeys(("slice_index", "seed"), _parse_integer),
-    **dict.fromkeys(("dice", "area_fraction", "volume_mm3", "presence_score"), _parse_number),
+    **dict.fromkeys(("slice_index", "seed", *_COUNTS), _parse_integer),
+    **dict.fromkeys((*_FRACTIONS, *_SIZES, "volume_difference_mm3"), _parse_number),
     **dict.fromkeys(("reference_empty", "prediction_empty"), _parse_flag),
 }
+
+
+def _check_numbers(row: CaseResult | LesionResult) -> None:
+    for field in fields(row):
+        name, value = field.name, getattr(row, field.name)
+        if value is None:
+            continue
+        if name in _FRACTIONS:
+            _expect(name, value, _is_number(value) and 0 <= value <= 1, "0 to 1 or nothing")
+        elif name in _SIZES:
+            _expect(name, value, _is_number(value) and 0 <= value < math.inf, "a finite number from 0 or nothing")
+        elif name in _COUNTS:
+            _expect(name, value, _is_integer(value) and value >= 0, "an integer from 0 or nothing")
+        elif name == "volume_difference_mm3":
+            _expect(name, value, _is_number(value) and math.isfinite(value), "a finite number or nothing")
 
 
 def _line(cells: Iterable[str]) -> str:

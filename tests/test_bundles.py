@@ -13,6 +13,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from ignite.engine import Events
@@ -316,6 +317,11 @@ def test_evaluation_writes_results(tmp_path: Path, phantoms: Path, untrained: Pa
     assert {row.prompt for row in rows} == {"hepatic tissue in abdomen CT", "nodular lesion in the lungs on CT"}
     assert {row.level for row in rows} == {"slice", "volume"} and len({row.case for row in rows}) == 2
     assert "lung nodule" in done.stdout
+    assert {row.nsd_tolerance_mm for row in rows if row.level == "volume"} == {2.0}
+    lesions = pd.read_csv(tmp_path / "new" / "folder" / "lesions.csv")
+    predicted = lesions[lesions.kind == "prediction"]
+    assert len(predicted) == sum(row.predicted_lesions or 0 for row in rows if row.level == "volume")
+    assert ((predicted.score >= 0.5) & (predicted.score <= 1)).all()
 
 
 @pytest.mark.parametrize("folder", ["repository", "bundle"])

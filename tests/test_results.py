@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boltzmed.results import COLUMNS, CaseResult, read_results, write_results
+from boltzmed.results import (
+    COLUMNS,
+    FIRST_COLUMNS,
+    LESION_COLUMNS,
+    CaseResult,
+    LesionResult,
+    read_results,
+    write_lesions,
+    write_results,
+)
 
 SLICE = CaseResult(
     method="boltzformer-tiny",
@@ -38,8 +47,12 @@ VOLUME = dataclasses.replace(SLICE, level="volume", axis="", slice_index=None, d
 def test_columns_are_the_agreed_ones():
     assert ",".join(COLUMNS) == (
         "method,dataset,patient,case,level,axis,slice_index,target,prompt,seed,dice,area_fraction,volume_mm3,"
-        "reference_empty,prediction_empty,presence_score"
+        "reference_empty,prediction_empty,presence_score,iou,hd95_mm,assd_mm,nsd,nsd_tolerance_mm,"
+        "prediction_volume_mm3,volume_difference_mm3,false_positive_mm3,false_negative_mm3,reference_lesions,"
+        "predicted_lesions,matched_lesions,missed_lesions,false_lesions,detection_f1,panoptic_quality"
     )
+    assert FIRST_COLUMNS[-1] == "presence_score" and len(FIRST_COLUMNS) == 16
+    assert ",".join(LESION_COLUMNS) == ("method,dataset,patient,case,target,kind,lesion,volume_mm3,score,matched,iou")
 
 
 @pytest.mark.parametrize("name", ["results.csv", "results.csv.gz"])
@@ -67,17 +80,66 @@ def test_an_empty_table_has_its_header(tmp_path):
     assert read_results(tmp_path / "results.csv") == []
 
 
+def test_a_table_may_end_before_the_later_columns(tmp_path):
+    path = tmp_path / "results.csv"
+    write_results(path, [SLICE, VOLUME])
+    text = path.read_text(encoding="utf-8").replace(",".join(COLUMNS), ",".join(FIRST_COLUMNS))
+    path.write_text(text.replace("," * (len(COLUMNS) - 16) + "\n", "\n"), encoding="utf-8")
+    assert len(path.read_text().splitlines()[0].split(",")) == 16
+    assert read_results(path) == [SLICE, VOLUME]
+    path.write_text(",".join(COLUMNS[:20]) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"these differ: .*panoptic_quality"):
+        read_results(path)
+
+
+def test_lesions_are_written_whole(tmp_path):
+    row = LesionResult("m", "d", "p", "c", "lung nodule", "reference", 1, 12.5, None, False, 0.0)
+    path = tmp_path / "lesions.csv"
+    write_lesions(path, [row, dataclasses.replace(row, kind="prediction", score=0.25, matched=True, iou=1 / 3)])
+    table = pd.read_csv(path)
+    assert list(table.columns) == list(LESION_COLUMNS) and table.iou[1] == 1 / 3 and table.matched.tolist() == [0, 1]
+    assert math.isnan(table.score[0]) and table.score[1] == 0.25
+    for changes in ({"kind": "other"}, {"lesion": 0}, {"iou": 1.5}, {"volume_mm3": -1.0}, {"score": math.inf}):
+        with pytest.raises(ValueError, match=f"{next(iter(changes))}: expected"):
+            dataclasses.replace(row, **changes)
+
+
 fractions = st.none() | st.floats(0, 1)
+distances = st.none() | st.floats(0, 1e9)
+counts = st.none() | st.integers(0, 10**9)
 texts = st.text(st.characters(codec="utf-8"), min_size=1)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
-    dice=fractions, area=fractions, volume=st.none() | st.floats(0, 1e9), prompt=texts, case=texts, flag=st.booleans()
+    dice=fractions,
+    area=fractions,
+    volume=distances,
+    prompt=texts,
+    case=texts,
+    flag=st.booleans(),
+    later=st.fixed_dictionaries(
+        {
+            **dict.fromkeys(("iou", "nsd", "detection_f1", "panoptic_quality"), fractions),
+            **dict.fromkeys(("hd95_mm", "assd_mm", "nsd_tolerance_mm", "prediction_volume_mm3"), distances),
+            **dict.fromkeys(("false_positive_mm3", "false_negative_mm3"), distances),
+            "volume_difference_mm3": st.none() | st.floats(-1e9, 1e9),
+            **dict.fromkeys(("reference_lesions", "predicted_lesions", "matched_lesions"), counts),
+            **dict.fromkeys(("missed_lesions", "false_lesions"), counts),
+        }
+    ),
 )
-def test_any_row_survives(tmp_path_factory, dice, area, volume, prompt, case, flag):
+def test_any_row_survives(tmp_path_factory, dice, area, volume, prompt, case, flag, later):
+    assert set(later) == set(COLUMNS) - set(FIRST_COLUMNS)
     row = dataclasses.replace(
-        SLICE, dice=dice, area_fraction=area, volume_mm3=volume, prompt=prompt, case=case, prediction_empty=flag
+        SLICE,
+        dice=dice,
+        area_fraction=area,
+        volume_mm3=volume,
+        prompt=prompt,
+        case=case,
+        prediction_empty=flag,
+        **later,
     )
     path = tmp_path_factory.getbasetemp() / "any.csv"
     write_results(path, [row, VOLUME])
@@ -92,6 +154,12 @@ def test_any_row_survives(tmp_path_factory, dice, area, volume, prompt, case, fl
         ({"area_fraction": -0.1}, "area_fraction: expected 0 to 1"),
         ({"volume_mm3": math.inf}, "volume_mm3: expected a finite number"),
         ({"presence_score": True}, "presence_score: expected 0 to 1"),
+        ({"iou": 1.2}, "iou: expected 0 to 1"),
+        ({"hd95_mm": -1.0}, "hd95_mm: expected a finite number from 0"),
+        ({"assd_mm": math.nan}, "assd_mm: expected a finite number from 0"),
+        ({"volume_difference_mm3": math.inf}, "volume_difference_mm3: expected a finite number"),
+        ({"false_lesions": -1}, "false_lesions: expected an integer from 0"),
+        ({"matched_lesions": 1.0}, "matched_lesions: expected an integer from 0"),
         ({"level": "case"}, "level: expected one of slice, volume"),
         ({"axis": ""}, "axis: expected one of axial"),
         ({"slice_index": None}, "slice_index: expected an integer"),
@@ -113,7 +181,7 @@ def test_wrong_fields_are_refused(changes, message):
         (lambda text: text.replace("dice", "dsc", 1), "expected the columns .*these differ: dice, dsc"),
         (lambda text: text.replace("method,dataset", "dataset,method", 1), "these differ: their order"),
         (lambda text: "", "expected the columns"),
-        (lambda text: text + "a,b\n", "line 6: expected 16 cells, got 2"),
+        (lambda text: text + "a,b\n", "line 6: expected 32 cells, got 2"),
         (lambda text: text.replace("axial,0", "axial,zero"), "line 3: slice_index: expected an integer, got 'zero'"),
         (lambda text: text.replace(",7,0.33", ",7,x0.33"), "line 3: dice: expected a number, got 'x0.33"),
         (lambda text: text.replace(",7,0.33", ",7,1.33"), "line 3: dice: expected 0 to 1"),

@@ -53,7 +53,7 @@ ADDED: dict[str, set[str]] = {
     # A card tells whose cases are one patient's; pictures of cases are found, and cut as evaluation
     # cuts them; a page says by which version it was made.
     "reports": {"cards", "data", "geometry", "slugs", "transforms", ""},
-    "evaluation": {"geometry", "transforms"},  # slices are cut, and voxels measured, in one place each
+    "evaluation": {"geometry", "transforms", "slugs"},  # slices are cut, voxels measured, files named in one place each
 }
 """What the rooms need beyond that table, and why."""
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from boltzmed.metrics.overlap import dice
+from boltzmed.metrics.overlap import bounding_box, count_voxels, dice
 
 masks = arrays(np.uint8, (3, 4), elements=st.integers(0, 1))
 
@@ -57,3 +57,26 @@ def test_counts_do_not_overflow():
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"masks of one shape, received \(2, 3\) and \(3, 2\)"):
         dice(np.zeros((2, 3)), np.zeros((3, 2)))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(one=masks, other=masks)
+def test_counts_add_up(one, other):
+    counts = count_voxels(one, other)
+    assert counts.predicted == one.sum() and counts.referenced == other.sum()
+    assert (counts.prediction_only, counts.reference_only) == (np.sum(one > other), np.sum(other > one))
+    assert counts.dice == dice(one, other)
+    union = np.count_nonzero(one | other)
+    assert counts.iou == (counts.both / union if union else None)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(one=masks, other=masks)
+def test_the_box_holds_all_and_no_smaller_one_does(one, other):
+    box, union = bounding_box(one, other), one | other
+    inside = union[box]
+    assert inside.sum() == union.sum()
+    if union.any():
+        assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+    else:
+        assert inside.size == 0

@@ -1,0 +1,8 @@
+"""Masks against references: one target of one case, or a folder against a folder."""
+
+from __future__ import annotations
+
+from boltzmed.evaluation.folders import FolderScores, score_folder, write_scores
+from boltzmed.evaluation.scores import Scoring, score_mask, score_target
+
+__all__ = ["FolderScores", "Scoring", "score_folder", "score_mask", "score_target", "write_scores"]

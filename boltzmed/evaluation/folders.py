@@ -1,0 +1,274 @@
+"""A folder of masks against a folder of references → rows of results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boltzmed.cards import DatasetCard, load_card
+from boltzmed.evaluation.grids import describe_grid, is_same_grid, resample_nearest
+from boltzmed.evaluation.mask_files import CaseMasks, LabelMap, MaskFile, find_target, list_cases, read_labels
+from boltzmed.evaluation.mask_scores import LesionScores, read_lesion_scores, recorded_scores, spread_scores
+from boltzmed.evaluation.scores import Scoring, score_target
+from boltzmed.metrics.lesions import number_lesions
+from boltzmed.results import LEVELS, CaseResult, LesionResult, write_lesions, write_results
+from boltzmed.transforms.slices import PLANES
+from boltzmed.volumes import VolumeError
+from boltzmed.volumes.output import check_writable
+
+MISSING = ("exclude", "empty", "error")
+UNNAMED_TARGET = "foreground"
+
+
+@dataclass
+class FolderScores:
+    """What came of comparing two folders.
+
+    Attributes:
+        rows, lesions: what was scored.
+        cases: names of the cases with a row.
+        excluded: a line for each case, or target of a case, that has no row.
+        passed_over: a line for each prediction that has no reference.
+    """
+
+    rows: list[CaseResult] = field(default_factory=list)
+    lesions: list[LesionResult] = field(default_factory=list)
+    cases: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+
+
+def score_folder(
+    predictions: str | Path,
+    references: str | Path,
+    *,
+    labels: Mapping[str, tuple[int, ...]] | None = None,
+    card: str | Path | None = None,
+    method: str | None = None,
+    dataset: str | None = None,
+    patient_pattern: str | None = None,
+    plane: str = "axial",
+    levels: Sequence[str] = LEVELS,
+    scoring: Scoring | None = None,
+    resample: bool = False,
+    missing: str = "exclude",
+    lesion_scores: str | Path | None = None,
+    report: Callable[[str], None] | None = None,
+) -> FolderScores:
+    """Score every reference that has a prediction of the same case and target.
+
+    Args:
+        predictions, references: folders, see `boltzmed.evaluation.mask_files`.
+        labels: target → label values, of ``CASE.nii.gz`` files.
+        card: a dataset card that says the same.
+        method, dataset: their names in the rows; by default the predictions' folder's, and the card's or the
+            references' folder's.
+        patient_pattern: regular expression whose first group is the patient in a case's name; by default what the
+            card says, else each case is a patient.
+        plane, levels, scoring: see `score_target`.
+        resample: bring a prediction on another grid onto its reference's, by nearest neighbour, instead of refusing it.
+        missing: a reference without a prediction: "exclude" it, score an "empty" mask, or stop by an "error".
+        lesion_scores: CSV of scores of predicted lesions; else ``run.json``'s serve.
+        report: called with each line of what is excluded or passed over, as it comes.
+
+    Raises:
+        ValueError: arguments that don't fit, folders that hold no masks, no case in common, or nothing to score.
+    """
+    if missing not in MISSING:
+        raise ValueError(f"missing: expected one of {', '.join(MISSING)}, received {missing!r}")
+    if plane not in PLANES:
+        raise ValueError(f"plane: expected one of {', '.join(PLANES)}, received {plane!r}")
+    if labels and card:
+        raise ValueError("expected --labels or --card, received both; leave one out")
+    read_card = load_card(card) if card else None
+    if read_card is not None:
+        labels = {target.name: target.labels for target in read_card.targets.values() if target.labels}
+    task = _Task(
+        method=method or Path(predictions).resolve().name,
+        dataset=dataset or (read_card.name if read_card else Path(references).resolve().name),
+        card=read_card,
+        patient_pattern=_compile(patient_pattern),
+        lesion_scores=read_lesion_scores(lesion_scores) if lesion_scores else None,
+        options={"plane": plane, "levels": levels, "scoring": scoring or Scoring()},
+        resample=resample,
+        missing=missing,
+    )
+    wanted, given = list_cases(references, labels or {}), list_cases(predictions, labels or {})
+    if not set(wanted) & set(given):
+        raise VolumeError(
+            f"expected predictions named as their references, found no case in common: {_some(given)} in "
+            f"{Path(predictions).name}, {_some(wanted)} in {Path(references).name}; rename one side"
+        )
+    done = FolderScores()
+
+    def tell(line: str, lines: list[str]) -> None:
+        if line not in lines:
+            lines.append(line)
+            if report is not None:
+                report(line)
+
+    for case in given:
+        if case not in wanted:
+            tell(f"case {case}: no reference, passed over", done.passed_over)
+    asked = {slug for masks in given.values() for mask in masks.masks for slug in mask.slugs}
+    never = [target for target in labels or {} if not MaskFile(Path(), (target,)).slugs & asked]
+    for target in never if missing == "exclude" else ():
+        tell(f"target {target}: no prediction in any case, passed over", done.passed_over)
+        wanted = {case: masks.without(target) for case, masks in wanted.items()}
+    if missing == "error":
+        for case, reference in wanted.items():
+            files = _CaseFiles(case, reference, given.get(case, CaseMasks(())))
+            for target, _, predicted in files.pairs():
+                if predicted is None and files.prediction.problem is None:
+                    raise VolumeError(_missing_line(case, target))
+    for case, reference in wanted.items():
+        files = _CaseFiles(case, reference, given.get(case, CaseMasks(())))
+        for mask in files.extra:
+            tell(f"case {case}: no reference for {mask.path.name}, passed over", done.passed_over)
+        for target, present, predicted in files.pairs():
+            try:
+                rows, lesions = task.score(files, target, present, predicted)
+            except ValueError as error:
+                line = " ".join(str(error).split())
+                tell(line if line.startswith("case ") else f"case {case}: {line}", done.excluded)
+                continue
+            done.rows += rows
+            done.lesions += lesions
+            if case not in done.cases:
+                done.cases.append(case)
+    if not done.rows:
+        raise VolumeError(f"nothing could be scored, all of {len(wanted)} references are excluded; mend what is listed")
+    return done
+
+
+def write_scores(scores: FolderScores, output: str | Path) -> list[Path]:
+    """Write ``results.csv`` and ``lesions.csv`` into a folder, which is made; returns their paths."""
+    output = Path(output)
+    check_writable(output)
+    output.mkdir(parents=True, exist_ok=True)
+    write_results(output / "results.csv", scores.rows)
+    write_lesions(output / "lesions.csv", scores.lesions)
+    return [output / "results.csv", output / "lesions.csv"]
+
+
+class _CaseFiles:
+    """One case's masks of both sides: who belongs to whom, each file read once."""
+
+    def __init__(self, case: str, reference: CaseMasks, prediction: CaseMasks) -> None:
+        self.case, self.reference, self.prediction = case, reference, prediction
+        self._read: dict[Path, LabelMap] = {}
+
+    def pairs(self) -> Iterator[tuple[str, MaskFile | None, MaskFile | None]]:
+        """(target, reference, prediction), a reference once for each prediction; None where there is none."""
+        for mask in self.reference.masks:
+            found = self._partners(mask, self.prediction.masks, self.reference.masks)
+            named = [*mask.names, *(name for other in found for name in other.names), UNNAMED_TARGET]
+            for other in found or (None,):
+                yield named[0], mask, other
+        if self.reference.problem is not None:
+            yield UNNAMED_TARGET, None, None
+
+    @property
+    def extra(self) -> list[MaskFile]:
+        """Predictions that no reference asks for; a label map's other labels are none."""
+        masks = self.prediction.masks
+        return [m for m in masks if m.values is None and not self._partners(m, self.reference.masks, masks)]
+
+    @staticmethod
+    def _partners(mask: MaskFile, others: Sequence[MaskFile], beside: Sequence[MaskFile]) -> list[MaskFile]:
+        if len(others) == len(beside) == 1 and not (mask.names and others[0].names):
+            return list(others)  # one thing on either side, and a side that does not name it
+        return [other for other in others if mask.slugs & other.slugs]
+
+    def read(self, mask: MaskFile) -> LabelMap:
+        """A mask's file."""
+        if mask.path not in self._read:
+            self._read[mask.path] = read_labels(mask.path)
+        return self._read[mask.path]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is the same for all cases of a folder."""
+
+    method: str
+    dataset: str
+    card: DatasetCard | None
+    patient_pattern: re.Pattern[str] | None
+    lesion_scores: LesionScores | None
+    options: Mapping[str, Any]
+    resample: bool
+    missing: str
+
+    def score(
+        self, files: _CaseFiles, target: str, reference: MaskFile | None, prediction: MaskFile | None
+    ) -> tuple[list[CaseResult], list[LesionResult]]:
+        """Score one target of one case; ValueError says why it can't be."""
+        case = files.case
+        if problem := files.reference.problem or files.prediction.problem:
+            raise VolumeError(problem)
+        assert reference is not None
+        if prediction is None and self.missing != "empty":
+            raise VolumeError(_missing_line(case, target))
+        known = self.card.labels if self.card else None
+        affine, present = files.read(reference).affine_ras, find_target(reference, files.read(reference), known)
+        predicted, presence, score_IJK = np.zeros(present.shape, bool), None, None
+        if prediction is not None:
+            read = files.read(prediction)
+            own_affine, predicted = read.affine_ras, find_target(prediction, read, known)
+            if self.lesion_scores is None and prediction.components is not None:
+                made = (prediction.components, files.prediction.plane)
+                score_IJK = recorded_scores(predicted, own_affine, *made)
+            if is_same_grid(predicted.shape, own_affine, present.shape, affine):
+                presence = prediction.presence if files.prediction.plane == self.options["plane"] else None
+            elif self.resample:
+                predicted = resample_nearest(predicted, own_affine, present.shape, affine)
+                if score_IJK is not None:
+                    score_IJK = resample_nearest(score_IJK, own_affine, present.shape, affine)
+            else:
+                raise VolumeError(
+                    f"case {case}: expected {prediction.path.name} on its reference's grid, received "
+                    f"{describe_grid(predicted.shape, own_affine)} for {describe_grid(present.shape, affine)}; "
+                    "segment the same image, or pass --resample"
+                )
+        if self.lesion_scores is not None:
+            numbers, _ = number_lesions(predicted, self.options["scoring"].connectivity)
+            score_IJK = spread_scores(numbers, self.lesion_scores.get((case, target), {}))
+        prompt = (prediction.prompt if prediction else None) or target
+        identity: dict[str, Any] = {"method": self.method, "dataset": self.dataset, "case": case, "target": target}
+        identity |= {"patient": self._patient(case), "prompt": prompt, "seed": files.prediction.seed}
+        return score_target(
+            predicted, present, affine, identity=identity, presence=presence, score_IJK=score_IJK, **self.options
+        )
+
+    def _patient(self, case: str) -> str:
+        if self.patient_pattern is None:
+            return self.card.cases.patient_of(case) if self.card else case
+        found = self.patient_pattern.search(case)
+        if found is None or not found[1]:
+            raise ValueError(f"expected a patient in its name, {self.patient_pattern.pattern!r} finds none there")
+        return found[1]
+
+
+def _missing_line(case: str, target: str) -> str:
+    return f"case {case}: expected a prediction of {target}, found none; --missing empty scores such as an empty mask"
+
+
+def _compile(pattern: str | None) -> re.Pattern[str] | None:
+    try:
+        compiled = None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"patient pattern {pattern!r}: expected a regular expression, got {error}") from error
+    if compiled is not None and not compiled.groups:
+        raise ValueError(f"patient pattern {pattern!r}: expected a group that is the patient, such as (\\d+)_")
+    return compiled
+
+
+def _some(cases: Mapping[str, CaseMasks]) -> str:
+    names = list(cases)
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")

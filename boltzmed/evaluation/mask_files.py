@@ -1,0 +1,202 @@
+"""Folders of masks: which cases and targets they hold, and one mask of them, read.
+
+A folder holds either ``CASE.nii.gz`` files, label maps or masks of one thing, or ``CASE/TARGET.nii.gz`` masks, as
+`boltzmed predict` writes them with a ``run.json`` beside that says what each was asked by.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boltzmed.slugs import slug_prompts
+from boltzmed.volumes import VolumeError
+from boltzmed.volumes.nifti import NIFTI_SUFFIXES, case_name, read_nifti
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """Where one target's mask of a case lies.
+
+    Attributes:
+        names: what it may be called: the target, the prompt, the file's name; none where nothing names it.
+        values: the label values that it consists of; None: whatever is not 0, if that is one value.
+        prompt: what was asked, where ``run.json`` says so.
+        presence: from ``run.json``: probability that the target is there, of each slice.
+        components: from ``run.json``: (volume in mm³, highest probability) of each, the largest first.
+    """
+
+    path: Path
+    names: tuple[str, ...] = ()
+    values: tuple[int, ...] | None = None
+    prompt: str | None = None
+    presence: tuple[float, ...] | None = None
+    components: tuple[tuple[float, float], ...] | None = None
+
+    @property
+    def slugs(self) -> frozenset[str]:
+        """The names as file names write them, by which two masks are known to be of one thing."""
+        return frozenset(slug_prompts([name])[0] for name in self.names if name.strip())
+
+
+@dataclass(frozen=True)
+class CaseMasks:
+    """The masks of a case, the seed and plane of the run that made them, or the line why they cannot be used."""
+
+    masks: tuple[MaskFile, ...]
+    seed: int = 0
+    plane: str = "axial"
+    problem: str | None = None
+
+    def without(self, target: str) -> CaseMasks:
+        """The same without one of the label maps' targets."""
+        return replace(self, masks=tuple(m for m in self.masks if m.values is None or m.names != (target,)))
+
+
+def parse_labels(text: str) -> dict[str, tuple[int, ...]]:
+    """Read "1=anterior,2=posterior,1+2=hippocampus": name → label values; ValueError where it says something else."""
+    labels: dict[str, tuple[int, ...]] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+(?:\+\d+)*)\s*=\s*(\S.*?)\s*", part)
+        if match is None or match[2] in labels or "0" in (values := match[1].split("+")):
+            raise ValueError(
+                f"labels: expected such as 1=anterior,2=posterior,1+2=whole, received {part!r} in {text!r}"
+            )
+        labels[match[2]] = tuple(int(value) for value in values)
+    return labels
+
+
+def list_cases(folder: str | Path, labels: Mapping[str, tuple[int, ...]]) -> dict[str, CaseMasks]:
+    """List a folder's cases in order.
+
+    Args:
+        folder: see above; hidden files are passed over.
+        labels: target → values of the label maps; without any, a file directly inside is one thing's mask.
+
+    Raises:
+        VolumeError: no such folder, no masks in it, or files and folders of masks side by side.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise VolumeError(f"{folder}: expected a folder of masks, found none; check the path")
+    files = _list_masks(folder)
+    nested = {path.name: found for path in sorted(folder.iterdir()) if path.is_dir() and (found := _list_masks(path))}
+    if bool(files) == bool(nested):
+        raise VolumeError(
+            f"{folder}: expected masks, all as CASE.nii.gz or all as CASE/TARGET.nii.gz, found "
+            f"{'both' if files else 'neither'}; pass such a folder"
+        )
+    if nested:
+        return {case: _open_case(case, folder / case, found) for case, found in nested.items()}
+    cases: dict[str, CaseMasks] = {}
+    for path in files:
+        case = case_name(path)
+        masks = [MaskFile(path, (name,), values) for name, values in labels.items()] or [MaskFile(path)]
+        twice = f"case {case}: expected one file, found .nii and .nii.gz; keep one" if case in cases else None
+        cases[case] = CaseMasks(tuple(masks), problem=twice)
+    return cases
+
+
+class LabelMap(NamedTuple):
+    """A mask's file, read: label values (I,J,K), their affine to RAS mm, and which values there are."""
+
+    labels_IJK: NDArray[Any]
+    affine_ras: NDArray[np.float64]
+    values: frozenset[int]
+
+
+def read_labels(path: Path) -> LabelMap:
+    """Read a label map.
+
+    Raises:
+        VolumeError: no NIfTI file, a damaged one, or values that are no whole numbers from 0.
+    """
+    volume = read_nifti(path)
+    voxels = np.asarray(volume[0])
+    lowest, highest = float(voxels.min()), float(voxels.max())
+    labels = voxels.astype(np.uint8 if lowest >= 0 and highest <= np.iinfo(np.uint8).max else np.int32)
+    odd = voxels[labels != voxels]
+    if lowest < 0 or len(odd):
+        raise VolumeError(
+            f"{path.name}: expected label values that are whole numbers from 0, received "
+            f"{lowest if lowest < 0 else odd[0]:g}; write masks, not images or probabilities"
+        )
+    values = {int(value) for k in range(labels.shape[-1]) for value in np.unique(labels[..., k])}
+    return LabelMap(labels, np.asarray(volume.affine, dtype=np.float64), frozenset(values))
+
+
+def find_target(mask: MaskFile, read: LabelMap, known: Collection[int] | None = None) -> NDArray[np.bool_]:
+    """Tell which voxels (I,J,K) of a mask's file, as `read_labels` gave it, are the target's.
+
+    Args:
+        known: the label values that a card knows, if one says what they are.
+
+    Raises:
+        VolumeError: values that nobody named, or several where one was expected.
+    """
+    if mask.values is None:
+        if len(several := read.values - {0}) > 1:
+            raise VolumeError(
+                f"{mask.path.name}: expected a mask of one label value, received {_list(several)}; name them by "
+                "--labels 1=NAME,2=NAME or --card"
+            )
+        return read.labels_IJK != 0
+    if known is not None and (odd := read.values - {*known, 0}):
+        raise VolumeError(
+            f"{mask.path.name}: expected the card's labels {_list(known)}, received {_list(odd)}; pass the card of "
+            "this data set"
+        )
+    if len(mask.values) == 1:
+        return read.labels_IJK == mask.values[0]
+    return np.isin(read.labels_IJK, mask.values)
+
+
+def _list(values: Collection[int]) -> str:
+    return ", ".join(map(str, sorted(values)[:9])) + (" …" if len(values) > 9 else "")
+
+
+def _list_masks(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.lower().endswith(NIFTI_SUFFIXES) and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _open_case(case: str, folder: Path, files: list[Path]) -> CaseMasks:
+    if not (folder / RUN_FILE).exists():
+        return CaseMasks(tuple(MaskFile(path, (case_name(path),)) for path in files))
+    try:
+        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        entries = {entry["file"]: entry for entry in record["prompts"]}
+        masks = [_open_mask(path, entries.get(path.name, {})) for path in files]
+        return CaseMasks(tuple(masks), int(record["seed"]), str(record["settings"]["plane"]))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        problem = (
+            f"case {case}: expected {RUN_FILE} as boltzmed predict writes it, found another ({reason}); run it again"
+        )
+        return CaseMasks((), problem=problem)
+
+
+def _open_mask(path: Path, entry: Mapping[str, Any]) -> MaskFile:
+    names = (entry.get("target"), entry.get("prompt"), case_name(path))
+    presence, components = entry.get("presence"), entry.get("components")
+    return MaskFile(
+        path,
+        tuple(str(name) for name in names if name),
+        prompt=entry.get("prompt"),
+        presence=None if presence is None else tuple(float(value) for value in presence),
+        components=None
+        if components is None
+        else tuple((float(each["volume_mm3"]), float(each["max_probability"])) for each in components),
+    )

@@ -1,0 +1,279 @@
+"""A folder against a folder: who is paired with whom, what is refused, listed, resampled or scored as empty."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from boltzmed.evaluation import FolderScores, Scoring, score_folder, write_scores
+from boltzmed.results import read_results
+from boltzmed.volumes import write_image
+
+AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
+LABELS = {"head": (1,), "tail": (2,), "whole": (1, 2)}
+
+
+def label_map() -> np.ndarray:
+    """A head of 3 x 4 x 2 and a tail of 3 x 4 x 1 voxels of 2 mm³."""
+    labels = np.zeros((8, 8, 6), np.uint8)
+    labels[2:5, 2:6, 1:3], labels[2:5, 2:6, 3] = 1, 2
+    return labels
+
+
+def write(path: Path, voxels: np.ndarray, affine: np.ndarray = AFFINE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(voxels, affine, path)
+
+
+def score(folder: Path, **options: Any) -> FolderScores:
+    return score_folder(folder / "predictions", folder / "references", **options)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    """Two cases: one predicted exactly, one with the tail missing."""
+    for case in ("hippocampus_001", "hippocampus_002"):
+        write(tmp_path / "references" / f"{case}.nii.gz", label_map())
+        voxels = label_map() * (label_map() == 1) if case.endswith("2") else label_map()
+        write(tmp_path / "predictions" / f"{case}.nii", voxels)
+    return tmp_path
+
+
+def test_label_maps(pair):
+    lines: list[str] = []
+    done = score(pair, labels=LABELS, levels=("volume",), report=lines.append)
+    assert [(row.case[-1], row.target, row.dice) for row in done.rows] == [
+        *(("1", target, 1) for target in LABELS),
+        *(("2", "head", 1), ("2", "tail", 0), ("2", "whole", pytest.approx(2 * 24 / (24 + 36)))),
+    ]
+    assert {(row.method, row.dataset, row.patient) for row in done.rows} == {
+        ("predictions", "references", f"hippocampus_00{number}") for number in (1, 2)
+    }
+    whole = done.rows[-1]
+    assert (whole.volume_mm3, whole.prediction_volume_mm3, whole.false_negative_mm3) == (72, 48, 24)
+    assert whole.hd95_mm == 2 and whole.prompt == "whole" and whole.seed == 0
+    assert done.cases == ["hippocampus_001", "hippocampus_002"] and done.excluded == done.passed_over == lines == []
+    both = score(pair, labels=LABELS)
+    assert len(both.rows) == 2 * 3 * (6 + 1) and len(both.lesions) == 2 * 6 - 1
+
+
+def test_a_card_names_labels_patients_and_the_data_set(pair):
+    done = score(pair, card="msd_hippocampus", levels=("volume",), method="m")
+    assert {row.target for row in done.rows} == {"hippocampus", "anterior hippocampus", "posterior hippocampus"}
+    assert {(row.method, row.dataset, row.patient) for row in done.rows} == {("m", "msd_hippocampus", "patient_0001")}
+    write(pair / "predictions" / "hippocampus_002.nii", label_map() * 3)
+    done = score(pair, card="msd_hippocampus")
+    assert done.cases == ["hippocampus_001"] and len(done.excluded) == 1
+    assert "case hippocampus_002: hippocampus_002.nii: expected the card's labels 0, 1, 2" in done.excluded[0]
+
+
+def test_patients_by_a_pattern(pair):
+    done = score(pair, labels=LABELS, patient_pattern=r"_0*(\d+)$", dataset="mine")
+    assert {(row.patient, row.dataset) for row in done.rows} == {("1", "mine"), ("2", "mine")}
+    done = score(pair, labels=LABELS, patient_pattern=r"_(\d*1)$")
+    assert {row.patient for row in done.rows} == {"001"}
+    assert done.excluded == ["case hippocampus_002: expected a patient in its name, '_(\\\\d*1)$' finds none there"]
+
+
+def test_masks_of_one_thing_need_no_name(pair):
+    for path in pair.rglob("*.nii*"):
+        voxels = label_map() > 0
+        write(path, voxels.astype(np.uint8) * (255 if "predictions" in str(path) else 3))
+    done = score(pair, levels=("volume",))
+    assert [(row.target, row.dice) for row in done.rows] == [("foreground", 1)] * 2
+    # The other side's name serves where it has one.
+    write(pair / "masks" / "hippocampus_001" / "lung-nodule.nii.gz", label_map() // 2)
+    done = score_folder(pair / "masks", pair / "references", levels=("volume",))
+    assert [(row.target, row.dice) for row in done.rows] == [("lung-nodule", 0.5)]
+    assert len(done.excluded) == 1 and "hippocampus_002: expected a prediction of foreground" in done.excluded[0]
+
+
+def test_label_maps_without_names_are_refused(pair):
+    with pytest.raises(ValueError, match="nothing could be scored, all of 2 references are excluded"):
+        score(pair)
+
+
+def write_run(folder: Path, *, plane: str = "axial") -> np.ndarray:
+    """A case as `boltzmed predict` writes it: two things in one mask, and a target that nothing was found of."""
+    mask = np.zeros((8, 8, 6), np.uint8)
+    mask[2:5, 2:6, 1:4], mask[7, 7, 5] = 1, 1
+    write(folder / "nodule.nii.gz", mask)
+    write(folder / "free.nii.gz", mask * 0)
+    components = [{"volume_mm3": 72.0, "max_probability": 0.75}, {"volume_mm3": 2.0, "max_probability": 0.5}]
+    nodule = {"prompt": "a lung nodule", "target": "whole", "file": "nodule.nii.gz", "components": components}
+    nodule |= {"presence": [0.1, 0.9, 0.8, 0.7, 0.2, 0.3]}
+    free = {"prompt": "Bright spots", "target": None, "file": "free.nii.gz", "components": [], "presence": None}
+    record = {"seed": 5, "settings": {"plane": plane}, "prompts": [nodule, free]}
+    (folder / "run.json").write_text(json.dumps(record))
+    return mask
+
+
+def test_what_a_run_says_of_its_masks(tmp_path):
+    write_run(tmp_path / "predictions" / "c1")
+    write(tmp_path / "references" / "c1" / "whole.nii.gz", label_map() // 2 + label_map() % 2)
+    write(tmp_path / "references" / "c1" / "bright-spots.nii.gz", np.zeros((8, 8, 6), np.uint8))
+    done = score(tmp_path, plane="axial")
+    by_target = {row.target: row for row in done.rows if row.level == "volume"}
+    assert set(by_target) == {"whole", "bright-spots"} and done.excluded == done.passed_over == []
+    whole, free = by_target["whole"], by_target["bright-spots"]
+    assert (whole.prompt, whole.seed, whole.presence_score) == ("a lung nodule", 5, 0.9)
+    assert (free.prompt, free.dice, free.presence_score) == ("Bright spots", None, None)
+    assert [(row.kind, row.score, row.matched) for row in done.lesions] == [
+        ("reference", 0.75, True),
+        ("prediction", 0.75, True),
+        ("prediction", 0.5, False),
+    ]
+    # Presence belongs to the slices of the run.
+    assert {row.presence_score for row in score(tmp_path, plane="coronal").rows} == {None}
+    write(tmp_path / "predictions" / "c1" / "nodule.nii.gz", label_map() // 2)
+    assert "components that run.json records" in score(tmp_path).excluded[0]
+
+
+def test_prompts_that_mean_one_target_are_all_scored(tmp_path):
+    write_run(tmp_path / "predictions" / "c1")
+    record = json.loads((tmp_path / "predictions" / "c1" / "run.json").read_text())
+    record["prompts"][1]["target"] = "whole"
+    (tmp_path / "predictions" / "c1" / "run.json").write_text(json.dumps(record))
+    write(tmp_path / "references" / "c1.nii.gz", label_map())
+    done = score(tmp_path, labels={"whole": (1, 2)}, levels=("volume",))
+    assert [(row.target, row.prompt, row.prediction_empty) for row in done.rows] == [
+        ("whole", "Bright spots", True),
+        ("whole", "a lung nodule", False),
+    ]
+
+
+def test_scores_from_a_table(pair):
+    table = "case,target,lesion,score\nhippocampus_001,whole,1,0.25\n"
+    (pair / "scores.csv").write_text(table)
+    done = score(pair, labels=LABELS, lesion_scores=pair / "scores.csv", levels=("volume",))
+    scores = {(row.case, row.target, row.kind): row.score for row in done.lesions}
+    assert scores["hippocampus_001", "whole", "prediction"] == scores["hippocampus_001", "whole", "reference"] == 0.25
+    assert list(scores.values()).count(None) == len(scores) - 2
+
+
+def test_cases_without_a_prediction(pair):
+    (pair / "predictions" / "hippocampus_002.nii").rename(pair / "predictions" / "other.nii")
+    lines: list[str] = []
+    done = score(pair, labels=LABELS, levels=("volume",), report=lines.append)
+    assert done.cases == ["hippocampus_001"] and len(done.rows) == 3
+    assert done.passed_over == ["case other: no reference, passed over"]
+    assert [line.split(";")[0] for line in done.excluded] == [
+        f"case hippocampus_002: expected a prediction of {target}, found none" for target in LABELS
+    ]
+    assert lines == done.passed_over + done.excluded
+
+    done = score(pair, labels=LABELS, levels=("volume",), missing="empty")
+    assert [row.dice for row in done.rows] == [1, 1, 1, 0, 0, 0] and done.excluded == []
+    assert [row.prediction_empty for row in done.rows[3:]] == [True] * 3 and done.rows[3].missed_lesions == 1
+    with pytest.raises(ValueError, match="case hippocampus_002: expected a prediction of head, found none"):
+        score(pair, labels=LABELS, missing="error")
+    with pytest.raises(ValueError, match="missing: expected one of exclude, empty, error, received 'ignore'"):
+        score(pair, labels=LABELS, missing="ignore")
+
+
+def test_targets_that_were_never_asked_for_are_passed_over_together(tmp_path):
+    for case in ("c1", "c2"):
+        write_run(tmp_path / "predictions" / case)
+        write(tmp_path / "references" / f"{case}.nii.gz", label_map())
+    done = score(tmp_path, labels=LABELS, levels=("volume",))
+    assert [(row.case, row.target) for row in done.rows] == [("c1", "whole"), ("c2", "whole")] and done.excluded == []
+    assert done.passed_over[:2] == [
+        f"target {name}: no prediction in any case, passed over" for name in ("head", "tail")
+    ]
+    done = score(tmp_path, labels=LABELS, levels=("volume",), missing="empty")
+    assert len(done.rows) == 6 and sum(row.prediction_empty for row in done.rows) == 4
+
+
+def test_no_case_in_common(pair):
+    for path in (pair / "predictions").iterdir():
+        path.rename(path.with_name(f"p{path.name}"))
+    with pytest.raises(ValueError, match="no case in common: phippocampus_001, phippocampus_002 in predictions, hipp"):
+        score(pair, labels=LABELS)
+
+
+def test_targets_without_a_reference_are_passed_over(tmp_path):
+    for name in ("predictions/c/a", "predictions/c/b", "references/c/a"):
+        write(tmp_path / f"{name}.nii.gz", label_map() // 2)
+    done = score(tmp_path, levels=("volume",))
+    assert [row.target for row in done.rows] == ["a"]
+    assert done.passed_over == ["case c: no reference for b.nii.gz, passed over"] and done.excluded == []
+
+
+@pytest.mark.parametrize(
+    ("voxels", "affine", "message"),
+    [
+        (np.zeros((8, 8, 5), np.uint8), AFFINE, r"\(8, 8, 5\) voxels of 1 x 1 x 2 mm from \(0, 0, 0\) for \(8, 8, 6\)"),
+        (label_map(), AFFINE @ np.diag([-1, 1, 1, 1]), "case hippocampus_002: expected .* on its reference's grid"),
+        (label_map(), np.diag([-1, -1, 3.0, 1]), "1 x 1 x 3 mm"),
+        (label_map() + np.float32(0.25), AFFINE, "expected label values that are whole numbers from 0, received 0.25"),
+        (np.full((8, 8, 6), np.nan, np.float32), AFFINE, "expected finite voxels"),
+    ],
+    ids=["shape", "mirrored", "spacing", "probabilities", "nan"],
+)
+def test_masks_that_do_not_fit_are_excluded(pair, voxels, affine, message):
+    write(pair / "predictions" / "hippocampus_002.nii", voxels, affine)
+    done = score(pair, labels=LABELS)
+    assert done.cases == ["hippocampus_001"] and len(done.excluded) == 1  # one file, one line
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(done.excluded[0])
+    assert done.excluded[0].startswith("case hippocampus_002: ") and "\n" not in done.excluded[0]
+
+
+@pytest.mark.parametrize("side", ["predictions", "references"])
+def test_damaged_files_are_excluded(pair, side):
+    (path,) = (pair / side).glob("hippocampus_002*")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    done = score(pair, labels=LABELS)
+    assert done.cases == ["hippocampus_001"] and len(done.excluded) == 1 and path.name in done.excluded[0]
+
+
+def test_other_grids_are_resampled_when_asked(pair):
+    finer = AFFINE @ np.diag([0.5, 0.5, 0.5, 1])
+    finer[:3, 3] = (AFFINE @ [-0.25, -0.25, -0.25, 1])[:3]
+    voxels = label_map().repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    write(pair / "predictions" / "hippocampus_002.nii", voxels, finer)
+    assert score(pair, labels=LABELS).cases == ["hippocampus_001"]
+    done = score(pair, labels=LABELS, resample=True, levels=("volume",))
+    assert [row.dice for row in done.rows] == [1] * 6 and done.excluded == []
+
+
+def test_resampled_runs_keep_their_scores(tmp_path):
+    mask = write_run(tmp_path / "predictions" / "c1")
+    flipped = AFFINE.copy()
+    flipped[0] = [1, 0, 0, -7]
+    write(tmp_path / "references" / "c1" / "whole.nii.gz", mask[::-1], flipped)
+    done = score(tmp_path, resample=True)
+    assert [row.score for row in done.lesions] == [0.75, 0.5, 0.75, 0.5] and all(row.matched for row in done.lesions)
+    assert {row.presence_score for row in done.rows} == {None}  # of the other grid's slices
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": LABELS, "card": "msd_hippocampus"}, "expected --labels or --card, received both"),
+        ({"card": "nowhere"}, "nowhere"),
+        ({"labels": LABELS, "patient_pattern": "(", "dataset": "d"}, "expected a regular expression"),
+        ({"labels": LABELS, "patient_pattern": "x"}, "expected a group that is the patient"),
+        ({"labels": LABELS, "plane": "oblique"}, "plane: expected one of axial"),
+    ],
+)
+def test_other_arguments_are_refused(pair, options, message):
+    with pytest.raises(ValueError, match=message):
+        score(pair, **options)
+
+
+def test_tables_are_written(pair):
+    done = score(pair, labels=LABELS, scoring=Scoring(match="iou:0.5"))
+    paths = write_scores(done, pair / "new" / "folder")
+    assert [path.name for path in paths] == ["results.csv", "lesions.csv"]
+    assert read_results(paths[0]) == done.rows
+    table = pd.read_csv(paths[1])
+    assert len(table) == len(done.lesions) and table.matched.sum() == 10  # only the missed tail is not
+    (pair / "file").write_text("")
+    with pytest.raises(ValueError, match="expected a folder to write into"):
+        write_scores(done, pair / "file" / "deeper")
