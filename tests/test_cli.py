@@ -63,7 +63,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]" and "predict" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["predict", "demo", "phantom", "series"])
+@pytest.mark.parametrize("command", ["predict", "demo", "phantom", "evaluate", "series"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
         main([command, "--help"])
@@ -410,3 +410,52 @@ def test_a_prompt_of_broken_bytes_is_told_before_the_work(
     assert predict(study, "--checkpoint", checkpoint, output=tmp_path / "out", prompt="liver\udcff") == 2
     assert "received bytes that are none" in the_line(capfd)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    """Two references and the prediction of one of them."""
+    labels = np.zeros((8, 8, 4), np.uint8)
+    labels[2:6, 2:6, 1:3], labels[7, 7, 0] = 1, 2
+    for name in ("references/a", "references/b", "predictions/a"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save_image(tmp_path / f"{name}.nii.gz", labels)
+    return tmp_path
+
+
+def evaluate(folder: Path, *arguments: str) -> int:
+    folders = ["--predictions", str(folder / "predictions"), "--references", str(folder / "references")]
+    return main(["evaluate", *folders, *arguments])
+
+
+def test_evaluate_prints_writes_and_lists(masks: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(masks, "--labels", "1=liver,2=nodule", "--output", str(masks / "out"), "--match", "iou:0.5") == 2
+    printed = capfd.readouterr()
+    assert (
+        "Dice, both empty left out" in printed.out and "match iou:0.5. 1 cases scored, 2 times excluded" in printed.out
+    )
+    lines = printed.err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("boltzmed: case b: expected a prediction of") for line in lines)
+    assert sorted(path.name for path in (masks / "out").iterdir()) == ["lesions.csv", "results.csv"]
+    assert evaluate(masks, "--labels", "1=liver,2=nodule", "--missing", "empty", "--level", "slice") == 0
+    printed = capfd.readouterr()
+    assert "Outlines on slices" in printed.out and "Volumes" not in printed.out and printed.err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--labels", "liver"], "labels: expected such as 1=anterior,2=posterior"),
+        (["--labels", "1=liver", "--match", "dice"], "match: expected overlap"),
+        (["--labels", "1=liver", "--tolerance-mm", "-1"], "tolerance_mm: expected a number of mm from 0"),
+        (["--labels", "1=liver", "--missing", "error"], "case b: expected a prediction of liver, found none"),
+        (["--labels", "1=liver", "--output", "{}/references/a.nii.gz/x"], "expected a folder to write into"),
+        (["--card", "nowhere"], "nowhere"),
+        (["--references", "{}/absent"], "absent: expected a folder of masks, found none"),
+    ],
+)
+def test_evaluate_refuses_by_one_line(
+    arguments: list[str], part: str, masks: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(masks, *(argument.format(masks) for argument in arguments)) == 2
+    assert part in the_line(capfd)

@@ -1,0 +1,138 @@
+"""What an evaluation of masks came to, as text: overlap, distances, lesions, presence. Every mean has its number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from boltzmed.metrics.lesions import FROC_RATES, detection_f1, find_sensitivities
+from boltzmed.metrics.presence import auroc, sensitivity, specificity
+from boltzmed.reports.tables import align_columns
+from boltzmed.results import CaseResult, LesionResult
+
+
+def summarise_scores(rows: Iterable[CaseResult], lesions: Iterable[LesionResult] = ()) -> str:
+    """Return tables by target: volumes' overlap and distances, their lesions, slices' overlap, presence in both.
+
+    A cell is a mean with the number of rows that it is of, "–" where there is none. Dice stands there by both
+    conventions for a mask that is rightly empty: left out, and counted as 1. Distances of rows where one mask is empty
+    are not defined and left out; their number stands beside. F1, sensitivity and FROC are of all lesions together.
+    """
+    rows, lesions = list(rows), list(lesions)
+    volumes = [row for row in rows if row.level == "volume"]
+    slices = [row for row in rows if row.level == "slice"]
+    scored = {(lesion.method, lesion.target) for lesion in lesions if lesion.score is not None}
+
+    def list_froc(group: Sequence[CaseResult]) -> dict[str, str]:
+        of = [lesion for lesion in lesions if (lesion.method, lesion.target) == (group[0].method, group[0].target)]
+        return _froc_columns(of, scans=len(group))
+
+    tables = [
+        ("Volumes", volumes, _overlap_columns),
+        ("Surfaces of volumes", [row for row in volumes if row.nsd_tolerance_mm is not None], _distance_columns),
+        ("Lesions", volumes, _lesion_columns),
+        (
+            "Lesion sensitivity at false positives a scan (FROC)",
+            [row for row in volumes if (row.method, row.target) in scored],
+            list_froc,
+        ),
+        ("Presence in volumes", volumes, _presence_columns),
+        ("Slices", slices, _overlap_columns),
+        ("Outlines on slices", [row for row in slices if row.nsd_tolerance_mm is not None], _distance_columns),
+        ("Presence in slices", slices, _presence_columns),
+    ]
+    return "\n\n".join(f"{title}\n\n{_tabulate(chosen, describe)}" for title, chosen, describe in tables if chosen)
+
+
+def _tabulate(rows: Sequence[CaseResult], describe: Callable[[Sequence[CaseResult]], dict[str, str]]) -> str:
+    lines = []
+    for target in dict.fromkeys(row.target for row in rows):
+        group = [row for row in rows if row.target == target]
+        lines.append({"target": target, **describe(group)})
+    names = list(lines[0])
+    return align_columns(
+        [names, *([line[name] for name in names] for line in lines)], [True, *[False] * (len(names) - 1)]
+    )
+
+
+def _overlap_columns(rows: Sequence[CaseResult]) -> dict[str, str]:
+    return {
+        "rows": str(len(rows)),
+        "Dice, both empty left out": _mean([row.dice for row in rows]),
+        "Dice, both empty 1": _mean([1.0 if row.dice is None else row.dice for row in rows]),
+        "IoU": _mean([row.iou for row in rows]),
+        "false positive mm³": _mean([row.false_positive_mm3 for row in rows], 1),
+        "false negative mm³": _mean([row.false_negative_mm3 for row in rows], 1),
+        "difference mm³": _mean([row.volume_difference_mm3 for row in rows], 1),
+    }
+
+
+def _distance_columns(rows: Sequence[CaseResult]) -> dict[str, str]:
+    tolerances = {row.nsd_tolerance_mm for row in rows if row.nsd_tolerance_mm is not None}
+    return {
+        "NSD": _mean([row.nsd for row in rows]),
+        "at mm": "/".join(f"{tolerance:g}" for tolerance in sorted(tolerances)),
+        "HD95 mm": _mean([row.hd95_mm for row in rows], 2),
+        "ASSD mm": _mean([row.assd_mm for row in rows], 2),
+        "one mask empty": str(sum(row.reference_empty != row.prediction_empty for row in rows)),
+        "both empty": str(sum(row.reference_empty and row.prediction_empty for row in rows)),
+    }
+
+
+def _lesion_columns(rows: Sequence[CaseResult]) -> dict[str, str]:
+    matched, missed, false = (
+        sum(getattr(row, f"{name}_lesions") or 0 for row in rows) for name in ("matched", "missed", "false")
+    )
+    return {
+        "scans": str(len(rows)),
+        "reference": str(sum(row.reference_lesions or 0 for row in rows)),
+        "predicted": str(sum(row.predicted_lesions or 0 for row in rows)),
+        "matched": str(matched),
+        "missed": str(missed),
+        "false": str(false),
+        "sensitivity": _share(matched / (matched + missed) if matched + missed else None),
+        "F1": _share(detection_f1(matched, missed, false)),
+        "F1 by scan": _mean([row.detection_f1 for row in rows]),
+        "PQ by scan": _mean([row.panoptic_quality for row in rows]),
+        "false a scan": f"{false / len(rows):.2f}",
+    }
+
+
+def _froc_columns(lesions: Sequence[LesionResult], *, scans: int) -> dict[str, str]:
+    reference = [lesion for lesion in lesions if lesion.kind == "reference"]
+    false = [lesion for lesion in lesions if lesion.kind == "prediction" and not lesion.matched]
+    # What has no score is surest to go: below every limit.
+    found = [-np.inf if lesion.score is None else lesion.score for lesion in reference if lesion.matched]
+    false_scores = [-np.inf if lesion.score is None else lesion.score for lesion in false]
+    shares = find_sensitivities(found, len(reference) - len(found), false_scores, scans)
+    cells: Sequence[float | None] = shares or [None] * len(FROC_RATES)
+    return {
+        "scans": str(scans),
+        "lesions": str(len(reference)),
+        **{f"{rate:g}": _share(share) for rate, share in zip(FROC_RATES, cells, strict=True)},
+        "mean": _share(None if shares is None else float(np.mean(shares))),
+    }
+
+
+def _presence_columns(rows: Sequence[CaseResult]) -> dict[str, str]:
+    shown = [not row.reference_empty for row in rows]
+    found = [not row.prediction_empty for row in rows]
+    asked = [row for row in rows if row.presence_score is not None]
+    area = auroc([not row.reference_empty for row in asked], [row.presence_score or 0.0 for row in asked])
+    return {
+        "with target": str(sum(shown)),
+        "sensitivity": _share(sensitivity(shown, found)),
+        "without": str(len(rows) - sum(shown)),
+        "specificity": _share(specificity(shown, found)),
+        "AUROC of presence score": _share(area) + (f" ({len(asked)})" if asked else ""),
+    }
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _mean(values: Iterable[float | None], digits: int = 3) -> str:
+    defined = [value for value in values if value is not None]
+    return f"{np.mean(defined):.{digits}f} ({len(defined)})" if defined else "–"
