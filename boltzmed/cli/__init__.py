@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import boltzmed
+from boltzmed.cli.evaluate import add_evaluate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,61 +111,7 @@ def _make_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--workers", type=int, default=1, help="processes, each with one volume in memory (default 1)")
     prepare.set_defaults(run=_prepare)
 
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="score a folder of masks against a folder of references",
-        description="Scores masks against references of the same case and target: overlap, surface distances, lesions, "
-        "presence. Both folders hold CASE.nii.gz files, label maps or masks of one thing, or CASE/TARGET.nii.gz masks "
-        "as boltzmed predict writes them. What cannot be scored is listed with its reason, and the rest goes on (exit "
-        "status 2). Definitions: docs/metrics.md.",
-    )
-    evaluate.add_argument("--predictions", required=True, metavar="DIR")
-    evaluate.add_argument("--references", required=True, metavar="DIR")
-    named = evaluate.add_mutually_exclusive_group()
-    named.add_argument("--labels", metavar="1=NAME,2=NAME", help="targets in CASE.nii.gz files; 1+2=NAME for a union")
-    named.add_argument("--card", help="dataset card, or a .yaml of your own, that says the same")
-    evaluate.add_argument("--output", metavar="DIR", help="write results.csv and lesions.csv there")
-    evaluate.add_argument("--method", metavar="NAME", help="in the table; the predictions' folder's name by default")
-    evaluate.add_argument(
-        "--dataset", metavar="NAME", help="in the table; the card's or references' folder's by default"
-    )
-    evaluate.add_argument("--patient-pattern", metavar="REGEX", help="whose group 1 is the patient in a case's name")
-    evaluate.add_argument("--level", default="both", choices=["volume", "slice", "both"], help="rows (default both)")
-    evaluate.add_argument(
-        "--plane", default="axial", choices=["axial", "coronal", "sagittal", "array"], help="how slices are cut"
-    )
-    evaluate.add_argument(
-        "--distances", choices=["all", "volume", "none"], help="rows with surface distances; volumes by default"
-    )
-    evaluate.add_argument(
-        "--tolerance-mm", type=float, default=2.0, metavar="MM", help="of the normalised surface Dice (default 2)"
-    )
-    evaluate.add_argument(
-        "--connectivity",
-        type=int,
-        default=26,
-        choices=[6, 18, 26],
-        help="neighbours that make one lesion (default 26); in slices 4 for 6, else 8",
-    )
-    evaluate.add_argument(
-        "--match",
-        default="overlap",
-        metavar="overlap|iou:T",
-        help="a lesion is found if a predicted one overlaps it (default), or if they match one to one by an IoU ≥ T",
-    )
-    evaluate.add_argument(
-        "--lesion-scores",
-        metavar="FILE.csv",
-        help="columns case, target, lesion, score, numbered as in lesions.csv; run.json's probabilities by default",
-    )
-    evaluate.add_argument("--resample", action="store_true", help="bring masks on another grid to the reference's")
-    evaluate.add_argument(
-        "--missing",
-        default="exclude",
-        choices=["exclude", "empty", "error"],
-        help="a reference without a prediction is left out and listed (default), scored as empty, or ends the run",
-    )
-    evaluate.set_defaults(run=_evaluate)
+    add_evaluate(commands)
 
     stats = commands.add_parser("stats", help="object sizes by data set and target, of a cache or a table of results")
     stats.add_argument(
@@ -315,42 +262,6 @@ def _prepare(options: argparse.Namespace) -> int:
     return 2 if done.failed else 0
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    from boltzmed.evaluation import Scoring, score_folder, write_scores
-    from boltzmed.evaluation.mask_files import parse_labels
-    from boltzmed.reports.evaluation import summarise_scores
-    from boltzmed.volumes.output import check_writable
-
-    levels = ("slice", "volume") if options.level == "both" else (options.level,)
-    distances = options.distances or ("all" if options.level == "slice" else "volume")
-    if options.output:
-        check_writable(Path(options.output))
-    done = score_folder(
-        options.predictions,
-        options.references,
-        labels=parse_labels(options.labels) if options.labels is not None else None,
-        card=options.card,
-        method=options.method,
-        dataset=options.dataset,
-        patient_pattern=options.patient_pattern,
-        plane=options.plane,
-        levels=levels,
-        scoring=Scoring(distances, options.tolerance_mm, options.connectivity, options.match),
-        resample=options.resample,
-        missing=options.missing,
-        lesion_scores=options.lesion_scores,
-        report=lambda line: print(f"boltzmed: {line}", file=sys.stderr, flush=True),
-    )
-    print(summarise_scores(done.rows, done.lesions))
-    print(
-        f"\nLesions: {options.connectivity} neighbours, match {options.match}. {len(done.cases)} cases scored", end=""
-    )
-    print(f", {len(done.excluded)} times excluded, {len(done.passed_over)} predictions without a reference")
-    for path in write_scores(done, options.output) if options.output else ():
-        print(path)
-    return 2 if done.excluded else 0
-
-
 def _stats(options: argparse.Namespace) -> int:
     from boltzmed.reports.sizes import report_sizes
 
@@ -406,7 +317,3 @@ def _score_settings(options: argparse.Namespace) -> dict[str, Any]:
     edges = [round(edge / 100, 12) for edge in options.edges] if percent else options.edges
     settings = {name: getattr(options, name) for name in ("metric", "by", "level", "patient_pattern", "seed")}
     return {**settings, "edges": edges, "targets": options.target}
-
-
-if __name__ == "__main__":
-    sys.exit(main())
