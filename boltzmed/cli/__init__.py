@@ -139,6 +139,11 @@ def _make_parser() -> argparse.ArgumentParser:
     sampling.add_argument("--checkpoint", metavar="FILE", help="weights; the bundle's own by default")
     sampling.set_defaults(run=_sampling)
 
+    training = commands.add_parser("training", help="summarise a training by epoch, from its TensorBoard events")
+    training.add_argument("folder", metavar="RUN_DIR", help="the training's output folder")
+    training.add_argument("--output", metavar="FILE.png", help="draw its curves there")
+    training.set_defaults(run=_training)
+
     series = commands.add_parser("series", help="list the DICOM series in a folder or zip")
     series.add_argument("input", metavar="PATH")
     series.set_defaults(run=_series)
@@ -277,6 +282,17 @@ def _sampling(options: argparse.Namespace) -> int:
     if options.checkpoint:
         settings["checkpoint"] = Path(options.checkpoint)
     print(show_sampling(options.input, options.prompt, options.output, **settings))
+    return 0
+
+
+def _training(options: argparse.Namespace) -> int:
+    from boltzmed.reports.training import draw_training, read_training, summarise_training
+
+    table = read_training(options.folder)
+    print(summarise_training(table))
+    if options.output:
+        draw_training(table, options.output)
+        print(options.output)
     return 0
 
 
