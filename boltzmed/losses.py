@@ -21,6 +21,8 @@ class PromptLoss(nn.Module):
 
     Where the network has a presence gate, the cross-entropy of its logits is added: present means one pixel or more.
 
+    `latest` holds the total and its parts of the last call, detached, for whoever watches a training.
+
     Args:
         presence_weight: of the gate's part.
     """
@@ -28,12 +30,15 @@ class PromptLoss(nn.Module):
     def __init__(self, presence_weight: float = 1.0) -> None:
         super().__init__()
         self.presence_weight = presence_weight
+        self.latest: dict[str, Tensor] = {}
 
     def forward(
         self, logits: Tensor | Mapping[str, Tensor | None], target: Tensor, prompt_valid: Tensor | None = None
     ) -> Tensor:
         """The total as a scalar; arguments and errors as in `parts`."""
-        return self.parts(logits, target, prompt_valid)["total"]
+        parts = self.parts(logits, target, prompt_valid)
+        self.latest = {name: part.detach() for name, part in parts.items()}
+        return parts["total"]
 
     def parts(
         self, logits: Tensor | Mapping[str, Tensor | None], target: Tensor, prompt_valid: Tensor | None = None

@@ -1,17 +1,24 @@
-"""Records what one prompt's queries sampled on a study's slices, and draws it. ``boltzmed sampling`` runs this."""
+"""Records what one prompt's queries sampled on slices, and draws it: ``boltzmed sampling``, and sheets of training."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.networks.utils import eval_mode
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.utils.data import Dataset
 
 from boltzmed.cards import load_card, look_up_prompt
-from boltzmed.reports.sampling import SampledSlice, draw_sampling, write_sampling_sheet
+from boltzmed.metrics.overlap import dice
+from boltzmed.reports.contact_sheet import Panel, make_contact_sheet
+from boltzmed.reports.sampling import SampledSlice, draw_sampling, make_sampling_figure, write_sampling_sheet
 from boltzmed.resources import resource_folder
 from boltzmed.transforms.channels import channel_indices
 from boltzmed.transforms.slices import SlicePlan
@@ -19,6 +26,9 @@ from boltzmed.transforms.square import SquareGrid
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.transforms.window import WindowIntensity
 from boltzmed.volumes import read_volume
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def show_sampling(
@@ -123,22 +133,83 @@ class _WatchedStudy:
         """Segment one slice and return what was sampled on it."""
         slices = self.plan.slices_at(self._volume, channel_indices(index, self.plan.count, self._channels))
         seen = self._grid.to_image(self._window(slices)[None])
-        features = self._network.encode_image(seen.to(self._device))
-        trace: dict[str, list[Any]] = {}
-        logits = self._network.decode(features, self._text, trace=trace)["mask_logits"]
-        sizes = [tuple(scale.shape[-2:]) for scale in features.scales]
-        masks = interpolate(logits.float(), seen.shape[-2:], mode="bilinear")
         reference = None
         if self._reference is not None:
             mask = torch.from_numpy(self.plan.slice_at(self._reference, index).copy())[None, None]
             reference = self._grid.to_target(mask)[0, 0].numpy() > 0.5
-        return SampledSlice(
-            index=index,
-            image=seen[0, 1].numpy(),
-            attended=[
-                sampled[0, 0].reshape(-1, *sizes[layer % len(sizes)]).cpu().numpy()
-                for layer, sampled in enumerate(trace["attended"])
-            ],
-            prediction=(masks[0, 0] > 0).cpu().numpy(),
-            reference=reference,
-        )
+        return _record(self._network, seen, self._text, index, reference)
+
+
+def _record(network: Any, image: Tensor, text: Any, index: int, reference: NDArray[np.bool_] | None) -> SampledSlice:
+    """Segment one image (1,3,S,S) by the text features of one prompt, and return what was sampled on it."""
+    features = network.encode_image(image.to(next(network.parameters()).device))
+    trace: dict[str, list[Any]] = {}
+    logits = network.decode(features, text, trace=trace)["mask_logits"]
+    sizes = [tuple(scale.shape[-2:]) for scale in features.scales]
+    masks = interpolate(logits.float(), image.shape[-2:], mode="bilinear")
+    return SampledSlice(
+        index=index,
+        image=image[0, 1].numpy(),
+        attended=[
+            sampled[0, 0].reshape(-1, *sizes[layer % len(sizes)]).cpu().numpy()
+            for layer, sampled in enumerate(trace["attended"])
+        ],
+        prediction=(masks[0, 0] > 0).cpu().numpy(),
+        reference=reference,
+    )
+
+
+class ValidationSheets:
+    """Draws what a network in training makes of some validation slices, always the same ones.
+
+    Args:
+        dataset: Of the validation's items.
+        batches: Lists of the dataset's keys, the same every time. Slices are taken evenly from all of them, so that no
+            data set is left out; of each its first prompt, which is the smallest target.
+        network: In training mode or not, which it keeps.
+        count: How many slices.
+        query: Whose samples are drawn, on the first of the slices.
+    """
+
+    def __init__(
+        self, dataset: Dataset, batches: Iterable[list[Any]], network: nn.Module, *, count: int = 8, query: int = 0
+    ) -> None:
+        self.dataset, self.batches, self.network = dataset, batches, network
+        self.count, self.query = count, query
+
+    def __call__(self, title: str) -> dict[str, Figure]:
+        """Return two figures, ``masks`` and ``sampling``."""
+        keys = [key for batch in self.batches for key in batch]
+        places = np.linspace(0, len(keys) - 1, min(self.count, len(keys))).round().astype(int)
+        with eval_mode(self.network):
+            looks = [self._look(self.dataset[keys[place]]) for place in places]
+        panels = [
+            Panel(
+                title=name,
+                image=seen.image[None],
+                window=(0.0, 255.0),
+                prediction=seen.prediction[None],
+                reference=None if seen.reference is None else seen.reference[None],
+                pixel_mm=(1.0, 1.0),
+                note=_score(seen),
+            )
+            for name, seen in looks
+        ]
+        name, first = looks[0]
+        heading = f"{title}: {name}, query {self.query + 1}"
+        return {
+            "masks": make_contact_sheet(panels, title=title),
+            "sampling": make_sampling_figure(first, title=heading, query=self.query),
+        }
+
+    def _look(self, item: dict[str, Any]) -> tuple[str, SampledSlice]:
+        network: Any = self.network
+        name = f"{item['target'][0]}, {item['case']} slice {item['slice_index']}"
+        text = network.encode_text(item["input_ids"][None, :1].to(next(network.parameters()).device))
+        return name, _record(network, item["image"][None], text, item["slice_index"], item["label"][0].numpy() > 0)
+
+
+def _score(seen: SampledSlice) -> str:
+    assert seen.reference is not None
+    value = dice(seen.prediction, seen.reference)
+    return "no target, no mask" if value is None else f"Dice {value:.2f}"

@@ -28,6 +28,7 @@ from boltzmed.losses import PromptLoss
 from boltzmed.metrics.overlap import dice
 from boltzmed.networks.literal import LiteralDecoder
 from boltzmed.networks.weights import load_checkpoint, save_checkpoint
+from boltzmed.reports.training import read_training
 from boltzmed.resources import resource_folder
 from boltzmed.results import read_results
 from boltzmed.transforms.tokenize import tokenize_prompts
@@ -139,19 +140,19 @@ def train(folder: Path, phantoms: Path, *arguments: str) -> list[str]:
 
 
 def test_training_goes_on_where_it_stopped(tmp_path: Path, phantoms: Path) -> None:
-    whole = train(tmp_path, phantoms, "--epochs", "2", "--train#handlers#6#iteration_log", "1")
+    whole = train(tmp_path, phantoms, "--epochs", "2", "--log_interval", "1")
     assert [line.split(",")[0] for line in whole] == ["1/2"] * 4 + ["2/2"] * 4
     run = tmp_path / "run"
     assert (run / "model.pt").is_file() and len(list(run.glob("events.*"))) >= 1
     (run / "checkpoint_epoch=2.pt").unlink()
-    assert train(tmp_path, phantoms, "--epochs", "2", "--train#handlers#6#iteration_log", "1") == whole[4:]
+    assert train(tmp_path, phantoms, "--epochs", "2", "--log_interval", "1") == whole[4:]
 
     # What it wrote is a checkpoint for inference, and for another training to start from.
     settings = {"config": network_settings(CONFIGS / "tiny.yaml", 64), "orientation": "axial"}
     network = build_network(CONFIGS / "tiny.yaml")
     load_checkpoint(run / "model.pt", network, channels="neighbours", **settings)
     again = ["--resume", "False", "--initial", str(run / "model.pt"), "--learning_rate", "0.0001"]
-    assert train(tmp_path, phantoms, "--epochs", "1", "--train#handlers#6#iteration_log", "1", *again)[0] != whole[0]
+    assert train(tmp_path, phantoms, "--epochs", "1", "--log_interval", "1", *again)[0] != whole[0]
 
 
 @pytest.mark.parametrize("size", sorted(PARAMETERS))
@@ -193,6 +194,29 @@ def run_training(parser: ConfigParser) -> list[float]:
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: losses.append(trainer.state.output["loss"].item()))
     trainer.run()
     return losses
+
+
+def test_what_is_tracked_changes_nothing_that_is_trained(tmp_path: Path, phantoms: Path) -> None:
+    """Without tracking, and with pictures after every epoch: the same weights, averages, draws and checkpoints."""
+    states = []
+    for name in ("untracked", "tracked"):
+        settings = {"tensorboard": name == "tracked", "sheet_interval": 1, "log_interval": 1, "size": "tiny_gated"}
+        losses = run_training(prepare_training(tmp_path / name, phantoms, epochs=2, samples_per_epoch=4, **settings))
+        run = tmp_path / name / "run"
+        states.append((torch.load(run / "checkpoint_epoch=2.pt", weights_only=True), torch.get_rng_state()))
+        assert len(list(run.glob("events.*"))) == (name == "tracked")
+    (untracked, draws), (tracked, other_draws) = states
+    assert torch.equal(draws, other_draws)
+    assert untracked.keys() == tracked.keys()
+    for part in ("network", "average"):
+        assert all(torch.equal(value, tracked[part][name]) for name, value in untracked[part].items())
+    assert untracked["trainer"] == tracked["trainer"] and untracked["best"] == tracked["best"]
+
+    table = read_training(run)
+    assert table["loss"].to_dict() == pytest.approx({1: np.mean(losses[:2]), 2: np.mean(losses[2:])})
+    assert {"val_loss", "val_dice", "learning_rate", "images_per_second"} <= set(table.columns)
+    parts = table["loss_dice"] + table["loss_bce"] + table["loss_presence"]
+    assert parts.to_list() == pytest.approx(table["loss"].to_list(), abs=1e-5)
 
 
 def test_validation_loss_is_the_mean_over_prompts(tmp_path: Path, phantoms: Path) -> None:
@@ -448,6 +472,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path: Path, p
     settings = ["--bundle_root", str(BUNDLE), "--datalist", str(phantoms), "--validation_datalist", str(phantoms)]
     settings += ["--image_size", "64", "--samples_per_epoch", "24", "--batch_size", "4", "--prompts_per_image", "2"]
     settings += ["--epochs", "4", "--validation_slices", "4", "--size", "tiny_gated", "--accumulate", "2"]
+    settings += ["--log_interval", "1"]
     start = ["-m", "monai.bundle", "run", "--config_file"]
     alone = [*start, str(CONFIGS / "train.yaml"), *settings, "--output_dir", str(tmp_path / "one")]
     configs = str([str(CONFIGS / name) for name in ("train.yaml", "multi_gpu_train.yaml")])

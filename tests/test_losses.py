@@ -23,6 +23,17 @@ def test_parts_by_their_formula():
     assert parts["total"] == parts["dice"] + parts["bce"] == PromptLoss()(logits, target)
 
 
+def test_the_latest_parts_are_kept_without_their_graph():
+    logits, target = batch(2, 3, 8, 10)
+    loss = PromptLoss(presence_weight=0.5)
+    output = {"mask_logits": logits.requires_grad_(), "presence_logits": torch.zeros(2, 3)}
+    total, parts = loss(output, target), loss.parts(output, target)
+    assert total.requires_grad and not any(part.requires_grad for part in loss.latest.values())
+    assert loss.latest == parts and loss.latest["total"] == total and set(parts) == {"total", "dice", "bce", "presence"}
+    loss(logits, target)
+    assert set(loss.latest) == {"total", "dice", "bce"} and not loss.state_dict()
+
+
 def test_logits_are_resized_and_targets_are_not():
     logits, _ = batch(2, 2, 8, 8)
     _, target = batch(2, 2, 20, 24)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from boltzmed import sampling
 from boltzmed.cli import main
 from boltzmed.data.phantom import make_phantom
+from boltzmed.engines.handlers import PromptDice
 from boltzmed.networks.decoder import Decoder
+from boltzmed.resources import resource_folder
+from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import write_image
+from boltzmed.workflow import build_network
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +106,47 @@ def test_what_a_sheet_cannot_be_of_is_told(folder, given, message):
     with pytest.raises(ValueError, match=message):
         sampling.show_sampling(folder / "study.nii", "liver", folder / "wrong.html", modality="CT", **given)
     assert not (folder / "wrong.html").exists()
+
+
+def make_item(index: int) -> dict:
+    """A validation item of 64 × 64 pixels: a bright square that is asked for, and something that is not drawn."""
+    image = 255 * torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(index))
+    label = torch.zeros(2, 64, 64)
+    label[0, 8 + index : 40 + index, 16:48] = 1
+    return {
+        "image": image,
+        "label": label,
+        "input_ids": tokenize_prompts(["liver in abdomen CT", "aorta"]),
+        "prompt_valid": torch.tensor([True, False]),
+        "case": "case",
+        "slice_index": index,
+        "target": ["liver", ""],
+    }
+
+
+def test_validation_sheets_show_what_validation_scores_and_leave_no_trace():
+    torch.manual_seed(0)
+    network = build_network(resource_folder("bundles") / "boltzformer" / "configs" / "tiny.yaml").train()
+    with torch.no_grad():  # some of an untrained network's masks, not none or all
+        output = [network.eval()(make_item(k)["image"][None], make_item(k)["input_ids"][None]) for k in range(10)]
+    network.train()
+    items = {(0, k, 0): make_item(k) for k in range(10)}
+    sheets = sampling.ValidationSheets(items, [list(items)[:7], list(items)[7:]], network, count=4, query=2)
+    weights, drawn = {k: v.clone() for k, v in network.state_dict().items()}, torch.get_rng_state()
+    figures = sheets("epoch 5")
+    assert network.training and torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in weights.items())
+
+    assert set(figures) == {"masks", "sampling"}
+    panels = [ax.get_title().split("\n") for ax in figures["masks"].axes]
+    assert [name for name, _ in panels] == [f"liver, case slice {k}" for k in (0, 3, 6, 9)]  # of all batches
+    for (_, score), index in zip(panels, (0, 3, 6, 9), strict=True):
+        metric, item = PromptDice(), items[(0, index, 0)]
+        metric.update((output[index], item["label"][None], item["prompt_valid"][None]))
+        assert score == f"Dice {metric.compute():.2f}"
+    assert figures["sampling"].get_suptitle() == "epoch 5: liver, case slice 0, query 3"
+    assert [ax.get_title().split(":")[0] for ax in figures["sampling"].axes] == [
+        "image",
+        *(f"layer {k}" for k in "123"),
+    ]
+    assert len(sampling.ValidationSheets(items, [[(0, 4, 0)]], network)("epoch 1")["masks"].axes) == 1

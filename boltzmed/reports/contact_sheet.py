@@ -48,15 +48,21 @@ def draw_contact_sheet(panels: Sequence[Panel], path: str | Path, *, title: str)
         path: Where the picture goes.
         title: Over the sheet.
     """
+    figure = make_contact_sheet(panels, title=title)
+    figure.text(0.01, 0.005, "patient's right is on the left", color="#bbbbbb", fontsize=9)
+    figure.savefig(path, facecolor="black", format="png")
+
+
+def make_contact_sheet(panels: Sequence[Panel], *, title: str) -> Figure:
+    """Return the figure of that file, which does not say how the slices lie."""
     columns = min(_COLUMNS, len(panels))
     lines = -(-len(panels) // columns)
     figure, axes = make_sheet(lines, columns, (4.2 * columns, 4.4 * lines + 0.7), title=title, font_size=14)
     for ax, panel in zip(axes, panels, strict=False):
         _draw_panel(ax, panel)
-    figure.text(0.01, 0.005, "patient's right is on the left", color="#bbbbbb", fontsize=9)
     figure.text(0.99, 0.005, "yellow outline: reference    blue: prediction", color="#bbbbbb", fontsize=9, ha="right")
     figure.tight_layout(rect=(0, 0.02, 1, 0.97))
-    figure.savefig(path, facecolor="black", format="png")
+    return figure
 
 
 def make_sheet(

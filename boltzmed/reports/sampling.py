@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from scipy.ndimage import binary_erosion
 
 from boltzmed.reports.contact_sheet import make_sheet
 from boltzmed.volumes.output import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _REFERENCE, _PREDICTION, _BOTH = "#ff5a4a", "#2f8fff", "#ffe14a"
 _UNSEEN = 0.25
@@ -99,6 +103,13 @@ def draw_sampling(seen: SampledSlice, path: str | Path, *, title: str, query: in
     Raises:
         OutputError: The folder cannot be written.
     """
+    figure = make_sampling_figure(seen, title=title, query=query)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, facecolor="black", format="png")
+
+
+def make_sampling_figure(seen: SampledSlice, *, title: str, query: int = 0) -> Figure:
+    """Return the figure of that file."""
     layers = [attended[query] for attended in seen.attended]
     columns = min(_COLUMNS, len(layers) + 1)
     lines = -(-(len(layers) + 1) // columns)
@@ -115,8 +126,7 @@ def draw_sampling(seen: SampledSlice, path: str | Path, *, title: str, query: in
     legend = ["bright: sampled", "blue: mask", *(["red: reference"] if seen.reference is not None else [])]
     figure.text(0.99, 0.005, "    ".join(legend), color="#bbbbbb", fontsize=9, ha="right")
     figure.tight_layout(rect=(0, 0.02, 1, 0.97))
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, facecolor="black", format="png")
+    return figure
 
 
 def write_sampling_sheet(slices: Iterable[SampledSlice], path: str | Path, *, title: str, query: int = 0) -> None:
