@@ -7,6 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
+from numpy.typing import NDArray
 
 import boltzmed
 from boltzmed.cards import PromptTarget
@@ -44,7 +46,7 @@ class StudyWriter:
         bundle: The bundle's folder; its version and the SHA-256 of its configs are recorded.
         checkpoint: Its SHA-256 is recorded.
         seed: Of the draws, recorded.
-        settings: Further plain values to record (size, image_size, plane, channels, threshold …).
+        settings: Further plain values to record (size, image_size, plane, channels, thresholds …).
         segmentation: Whether to write a DICOM SEG where the study allows it.
     """
 
@@ -186,7 +188,9 @@ class StudyWriter:
             "card": prompt.card,
             "file": file,
             "window": {"name": prompt.window_name, "range": masks.windows[index]},
-            "presence": None if masks.presence_PK is None else [round(float(p), 4) for p in masks.presence_PK[index]],
+            "frame": asdict(masks.frames[index]),
+            "presence": _round(masks.presence_PK, index),
+            **({} if masks.smoothed_PK is None else {"presence_smoothed": _round(masks.smoothed_PK, index)}),
             "volume_mm3": round(float(voxels.sum() * voxel_mm3), 3),
             "components": [
                 {
@@ -279,6 +283,10 @@ def _list_written(folder: Path) -> list[str]:
     except (OSError, ValueError, TypeError, LookupError):
         return []
     return [name for name in names if isinstance(name, str) and Path(name).name == name]
+
+
+def _round(curves_PK: NDArray[np.float32] | None, index: int) -> list[float] | None:
+    return None if curves_PK is None else [round(float(value), 4) for value in curves_PK[index]]
 
 
 def _segment(prompt: PromptTarget, masks: PackedMasks, index: int) -> Segment:

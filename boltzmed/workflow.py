@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ from monai.bundle import ConfigParser
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from boltzmed.networks.weights import load_checkpoint, load_sam2_image_encoder, load_seem_backbone, load_upstream
+from boltzmed.networks.weights import (
+    load_checkpoint,
+    load_sam2_image_encoder,
+    load_seem_backbone,
+    load_upstream,
+    read_config,
+)
 from boltzmed.resources import resource_folder
+from boltzmed.transforms.square import Frame, read_frames
 from boltzmed.volumes import OutputError
 from boltzmed.volumes.nifti import case_name
 
@@ -40,9 +48,32 @@ def build_network(config: str | Path, form: str | None = None, *, num_queries: i
     return parser.get_parsed_content("network_def")
 
 
-def network_settings(config: str | Path, image_size: int) -> dict[str, Any]:
-    """Return what a checkpoint records of the network it was trained as: its definition and image size."""
-    return {"network_def": _size_config(config).get("network_def"), "image_size": int(image_size)}
+def network_settings(config: str | Path, image_size: int, frames: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what a checkpoint records of the network it was trained as: its definition, image size and frames.
+
+    Args:
+        config: Of the size.
+        image_size: Of cards without a frame.
+        frames: Card → its frame or frames, of a training that had any.
+    """
+    settings = {"network_def": _size_config(config).get("network_def"), "image_size": int(image_size)}
+    if frames:
+        settings["frames"] = {card: [asdict(frame) for frame in own] for card, own in read_frames(frames).items()}
+    return settings
+
+
+def choose_frames(checkpoint: str | Path, frames: Mapping[str, Any] | None = None) -> dict[str, Frame]:
+    """Return card → how slices meet the network for its prompts, as the checkpoint was trained or as told.
+
+    Args:
+        checkpoint: One of ours.
+        frames: Instead of the checkpoint's: card → its frame; empty for none. Of several the first counts.
+
+    Raises:
+        ValueError: An unreadable checkpoint, or frames that are none.
+    """
+    chosen = read_frames(read_config(checkpoint).get("frames") if frames is None else frames)
+    return {card: several[0] for card, several in chosen.items()}
 
 
 def training_recipe(config: str | Path) -> dict[str, Any]:
@@ -140,7 +171,7 @@ def run_inference(
         output_dir: See :class:`StudyWriter`.
         report: Called after each study with its path and the folder of its masks, or with what was wrong with it; the
             others then go on. Without it the first error is raised.
-        **overrides: Any further value of ``inference.yaml``.
+        **overrides: Any further value of ``inference.yaml``. A ``size`` brings its image size and channels along.
 
     Returns:
         The folder of each segmented study's masks.
@@ -151,6 +182,9 @@ def run_inference(
     bundle = resource_folder("bundles") / "boltzformer"
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.yaml"))
+    if "size" in overrides:
+        size = _size_config(bundle / "configs" / f"{overrides['size']}.yaml")
+        parser.update({name: size[name] for name in ("image_size", "channels")})
     parser.update(
         {
             "bundle_root": str(bundle),

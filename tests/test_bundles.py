@@ -31,6 +31,7 @@ from boltzmed.networks.weights import load_checkpoint, save_checkpoint
 from boltzmed.reports.training import read_training
 from boltzmed.resources import resource_folder
 from boltzmed.results import read_results
+from boltzmed.transforms.square import Frame
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import write_image
 from boltzmed.workflow import build_network, network_settings, start_weights, training_recipe
@@ -140,17 +141,20 @@ def train(folder: Path, phantoms: Path, *arguments: str) -> list[str]:
 
 
 def test_training_goes_on_where_it_stopped(tmp_path: Path, phantoms: Path) -> None:
-    whole = train(tmp_path, phantoms, "--epochs", "2", "--log_interval", "1")
+    frames = {"phantom": [{"image_size": 64, "min_side": 64}]}
+    given = ["--epochs", "2", "--log_interval", "1", "--frames", str(frames)]
+    whole = train(tmp_path, phantoms, *given)
     assert [line.split(",")[0] for line in whole] == ["1/2"] * 4 + ["2/2"] * 4
     run = tmp_path / "run"
     assert (run / "model.pt").is_file() and len(list(run.glob("events.*"))) >= 1
     (run / "checkpoint_epoch=2.pt").unlink()
-    assert train(tmp_path, phantoms, "--epochs", "2", "--log_interval", "1") == whole[4:]
+    assert train(tmp_path, phantoms, *given) == whole[4:]
 
     # What it wrote is a checkpoint for inference, and for another training to start from.
     settings = {"config": network_settings(CONFIGS / "tiny.yaml", 64), "orientation": "axial"}
     network = build_network(CONFIGS / "tiny.yaml")
-    load_checkpoint(run / "model.pt", network, channels="neighbours", **settings)
+    held = load_checkpoint(run / "model.pt", network, channels="neighbours", **settings)
+    assert held["config"]["frames"] == frames
     again = ["--resume", "False", "--initial", str(run / "model.pt"), "--learning_rate", "0.0001"]
     assert train(tmp_path, phantoms, "--epochs", "1", "--log_interval", "1", *again)[0] != whole[0]
 
@@ -346,6 +350,25 @@ def test_evaluation_writes_results(tmp_path: Path, phantoms: Path, untrained: Pa
     predicted = lesions[lesions.kind == "prediction"]
     assert len(predicted) == sum(row.predicted_lesions or 0 for row in rows if row.level == "volume")
     assert ((predicted.score >= 0.5) & (predicted.score <= 1)).all()
+
+
+@pytest.mark.parametrize("config", ["inference", "evaluate"])
+def test_a_checkpoint_brings_the_frames_it_was_trained_with(config: str, tmp_path: Path, untrained: Path) -> None:
+    trained = {"lidc_idri": [{"image_size": 64, "min_side": 64}, {"image_size": 64}], "phantom": {"image_size": 96}}
+    recorded = tmp_path / "model.pt"
+    settings = network_settings(CONFIGS / "tiny.yaml", 64, trained)
+    network = build_network(CONFIGS / "tiny.yaml")
+    save_checkpoint(recorded, network, config=settings, orientation="axial", channels="neighbours")
+
+    def frames(checkpoint: Path, given: dict[str, object] | None) -> dict[str, Frame]:
+        parser = ConfigParser(ConfigParser.load_config_file(CONFIGS / f"{config}.yaml"))
+        parser.update({"bundle_root": str(BUNDLE), "checkpoint": checkpoint, "frames": given, "image_size": 64})
+        assert parser.get_parsed_content("network").seed == 0  # it loads, whatever frames it records
+        return parser.get_parsed_content("prepare_batch").frames
+
+    assert frames(recorded, None) == {"lidc_idri": Frame(64, 64), "phantom": Frame(96)}
+    assert frames(recorded, {}) == {} and frames(untrained, None) == {}
+    assert frames(recorded, {"lidc_idri": {"image_size": 64}}) == {"lidc_idri": Frame(64)}
 
 
 @pytest.mark.parametrize("folder", ["repository", "bundle"])

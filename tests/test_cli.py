@@ -18,7 +18,7 @@ from boltzmed.cli import main
 from boltzmed.networks.weights import save_checkpoint
 from boltzmed.resources import resource_folder
 from boltzmed.volumes import read_volume, write_ct_series
-from boltzmed.workflow import build_network, network_settings
+from boltzmed.workflow import build_network, network_settings, run_inference
 
 CONFIG = resource_folder("bundles") / "boltzformer" / "configs" / "tiny.yaml"
 PROMPT = "liver in abdomen CT"
@@ -304,6 +304,46 @@ def test_a_name_that_ct_and_mr_share_needs_a_modality(
     arguments = ["predict", str(study), "--prompt", "liver", "--output", str(tmp_path / "out")]
     assert main([*arguments, "--checkpoint", str(checkpoint)]) == 2
     assert "prompt 'liver': cards of CT and of MR list it; pass --modality CT or MR" in the_line(capfd)
+
+
+@pytest.fixture(scope="module")
+def jointly_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with a presence gate that records a frame, not trained."""
+    torch.manual_seed(0)
+    config = CONFIG.with_name("tiny_gated.yaml")
+    path = tmp_path_factory.mktemp("gated") / "model.pt"
+    settings = network_settings(config, 512, {"msd_hippocampus": {"image_size": 64}})
+    save_checkpoint(path, build_network(config), config=settings, orientation="axial", channels="neighbours")
+    return path
+
+
+def test_a_checkpoints_frames_and_gate_are_used_and_recorded(
+    jointly_trained: Path, study: Path, tmp_path: Path
+) -> None:
+    prompts = ["anterior hippocampus", "something else"]
+    arguments = ["predict", str(study), "--modality", "MR", "--output", str(tmp_path), "--card", "msd_hippocampus"]
+    arguments += ["--checkpoint", str(jointly_trained), "--size", "tiny_gated"]
+    arguments += [part for prompt in prompts for part in ("--prompt", prompt)]
+
+    def frames() -> list[tuple[int, int]]:
+        entries = json.loads((tmp_path / "study" / "run.json").read_text())["prompts"]
+        assert all(len(entry["presence"]) == 2 and "presence_smoothed" not in entry for entry in entries)
+        return [(entry["frame"]["image_size"], entry["frame"]["min_side"]) for entry in entries]
+
+    assert main(arguments) == 0 and frames() == [(64, 1), (512, 1)]
+    assert main([*arguments, "--image-size", "96", "--min-side", "32"]) == 0 and frames() == [(96, 32)] * 2
+
+
+def test_smoothed_presence_is_recorded_beside_the_raw_one(jointly_trained: Path, tmp_path: Path) -> None:
+    image = save_image(tmp_path / "study.nii.gz", np.random.default_rng(0).integers(0, 99, (16, 16, 4), np.int16))
+    given: dict[str, Any] = {"size": "tiny_gated", "checkpoint": jointly_trained, "modality": "MR", "min_side": 32}
+    given |= {"cards": ["msd_hippocampus"], "presence_threshold": 0.0, "presence_smoothing_mm": 500.0}
+    (folder,) = run_inference(image, "hippocampus", tmp_path / "out", **given)
+    record = json.loads((folder / "run.json").read_text())
+    (entry,) = record["prompts"]
+    raw, smoothed = entry["presence"], entry["presence_smoothed"]
+    assert len(raw) == len(smoothed) == 4 and np.ptp(smoothed) < np.ptp(raw)
+    assert record["settings"]["presence_threshold"] == 0 and record["settings"]["presence_smoothing_mm"] == 500
 
 
 def test_a_run_replaces_an_earlier_ones_masks_and_nothing_else(study: Path, checkpoint: Path, tmp_path: Path) -> None:

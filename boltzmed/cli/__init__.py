@@ -77,6 +77,16 @@ def _make_parser() -> argparse.ArgumentParser:
     predict.add_argument("--window", metavar="NAME|LOW,HIGH", help="overrides the prompt's window; numbers in HU")
     predict.add_argument("--series-uid", metavar="UID", help="which DICOM series, where a folder holds several")
     predict.add_argument("--checkpoint", metavar="FILE", help="weights; the bundle's own by default")
+    predict.add_argument("--size", metavar="NAME", help="of the checkpoint's network: tiny (default), tiny_gated, …")
+    predict.add_argument(
+        "--card", action="append", metavar="CARD", help="what knows the prompts, instead of the general cards"
+    )
+    predict.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="of what the network sees, whatever the prompts' cards say"
+    )
+    predict.add_argument(
+        "--min-side", type=int, metavar="PIXELS", help="pad smaller slices to it; equal to --image-size for true scale"
+    )
     predict.add_argument("--seed", type=int, default=0, help="of the attention's draws (default 0)")
     predict.add_argument("--no-seg", action="store_true", help="write no DICOM SEG")
     predict.set_defaults(run=_predict)
@@ -225,6 +235,13 @@ def _predict(options: argparse.Namespace) -> int:
     overrides = {"modality": options.modality, "window": options.window, "series_uid": options.series_uid}
     if options.checkpoint:
         overrides["checkpoint"] = options.checkpoint
+    if options.size:
+        overrides["size"] = options.size
+    if options.card:
+        overrides["cards"] = tuple(options.card)
+    sides = {"inferer#image_size": options.image_size, "min_side": options.min_side}
+    if any(side is not None for side in sides.values()):  # one frame for all prompts
+        overrides |= {"frames": {}, **{name: side for name, side in sides.items() if side is not None}}
     if options.no_seg:
         overrides["segmentation"] = False
 

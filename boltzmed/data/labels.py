@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from boltzmed.cards import DatasetCard, Target
+from boltzmed.cards import DatasetCard, Target, Window, load_card
 from boltzmed.volumes import VolumeError
 
 _SAME_GRID_MM = 1e-3
 """Largest difference between an image's and its label map's affines, for both to be one grid."""
+
+_REGIONS = {"lung": "chest", "colon": "abdomen", "liver": "abdomen", "pancreas": "abdomen"}
+"""A card's word for a body region -> the region that it lies in. One that is not named here is a region itself."""
 
 
 def check_grid(
@@ -57,3 +60,27 @@ def labelled_targets(card: DatasetCard, names: Sequence[str] | None = None) -> l
                 "one as datasets/phantom.yaml is, and name it by --card"
             )
     return targets
+
+
+def foreign_targets(card: DatasetCard, others: Iterable[DatasetCard]) -> list[tuple[Target, Window | None]]:
+    """Targets of other cards that a card's images cannot show, because they lie in body regions it has no target of.
+
+    Returns:
+        Each with the window that it is asked under, as inference does: a target of the card's modality has its own,
+        anything else the modality's default. Of several that are asked for by the same first phrasing, the first.
+    """
+    shown = {region_of(target.site) for target in card.targets.values()}
+    generic = load_card(f"generic_{card.modality.lower()}")
+    found: dict[str, tuple[Target, Window | None]] = {}
+    for other in others:
+        for target in other.targets.values():
+            if region_of(target.site) not in shown:
+                own = other.modality == card.modality
+                window = target.window if own else generic.windows[generic.default_window]
+                found.setdefault(target.prompts[0], (target, window))
+    return list(found.values())
+
+
+def region_of(site: str) -> str:
+    """Return the body region of a card's `site`: "lung" lies in the chest."""
+    return _REGIONS.get(site, site)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from boltzmed.cards import DatasetCard, load_card
+from boltzmed.cards import DatasetCard
+from boltzmed.data.labels import foreign_targets
 from boltzmed.data.slice_sources import SliceEntry, SliceSource
 from boltzmed.strata import assign_area_bins
 from boltzmed.transforms.augment import apply_augmentation, draw_augmentation
 from boltzmed.transforms.channels import channel_indices
-from boltzmed.transforms.square import SquareGrid
+from boltzmed.transforms.square import Frame, SquareGrid, read_frames
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.transforms.window import Window, WindowIntensity
 
@@ -33,17 +34,6 @@ _PURPOSES = {"order": 0, "targets": 1, "augmentation": 2, "draws": 3}
 def keyed_generator(seed: int, epoch: int, sample: int, purpose: str) -> np.random.Generator:
     """Return the generator of one (seed, epoch, sample, purpose); equal keys give equal streams."""
     return np.random.default_rng(np.random.SeedSequence([seed, epoch, sample, _PURPOSES[purpose]]))
-
-
-@dataclass(frozen=True)
-class Frame:
-    """How slices meet the network: padded to a square of ``min_side`` native pixels at least, then resized.
-
-    ``image_size`` alone magnifies a crop until it fills the image; ``min_side`` equal to it keeps a crop's true scale.
-    """
-
-    image_size: int
-    min_side: int = 1
 
 
 class PromptSliceDataset(Dataset):
@@ -90,10 +80,8 @@ class PromptSliceDataset(Dataset):
         self.augment_probability, self.quarter_turns = augment_probability, quarter_turns
         self.negative_probability = negative_probability
         self.phrasings, self.foreign_probability = phrasings, foreign_probability
-        self.frames = {source.card.name: [Frame(image_size)] for source in self.sources}
-        for name, given in (frames or {}).items():
-            if name in self.frames:
-                self.frames[name] = [Frame(**frame) for frame in ([given] if isinstance(given, Mapping) else given)]
+        asked = read_frames(frames)
+        self.frames = {s.card.name: asked.get(s.card.name, (Frame(image_size),)) for s in self.sources}
         self._foreign = {s.card.name: _foreign_prompts(s.card, self.sources) for s in self.sources}
         self.entries = [entry for source in self.sources for entry in source.entries]
         self._source_of = [source for source in self.sources for _ in source.entries]
@@ -218,19 +206,8 @@ class PromptSliceDataset(Dataset):
 def _foreign_prompts(
     card: DatasetCard, sources: Sequence[SliceSource]
 ) -> list[tuple[Window | None, list[tuple[str, tuple[str, ...]]]]]:
-    """What cannot be in a card's images: targets of other cards, whose body regions it has none of.
-
-    Returns:
-        Windows, each with the (name, phrasings) that are asked under it: as inference does, a CT prompt under its own,
-        anything else under the modality's default.
-    """
-    sites = {target.site for target in card.targets.values()}
-    default = load_card(f"generic_{card.modality.lower()}")
+    """Windows, each with the (name, phrasings) of the `foreign_targets` that are asked under it."""
     found: dict[Window | None, dict[str, tuple[str, ...]]] = {}
-    for other in [source.card for source in sources if source.card.name != card.name]:
-        for name, target in other.targets.items():
-            if target.site not in sites:
-                own = other.modality == card.modality
-                window = target.window if own else default.windows[default.default_window]
-                found.setdefault(window, {})[name] = target.prompts
+    for target, window in foreign_targets(card, [source.card for source in sources]):
+        found.setdefault(window, {})[target.name] = target.prompts
     return [(window, list(names.items())) for window, names in found.items()]

@@ -10,6 +10,8 @@ from monai.data import MetaTensor
 from monai.engines import PrepareBatch
 from torch import Tensor
 
+from boltzmed.transforms.square import Frame
+
 
 class PreparePromptBatch(PrepareBatch):
     """Image, target and the network's prompts; the target carries which prompts are valid, for loss and metrics.
@@ -38,7 +40,14 @@ class PreparePromptBatch(PrepareBatch):
 
 
 class PrepareStudy(PrepareBatch):
-    """Hand a study (a batch of one, uncollated) and its prompts to a :class:`PromptSliceInferer`."""
+    """Hand a study (a batch of one, uncollated) and its prompts to a :class:`PromptSliceInferer`.
+
+    Args:
+        frames: Card → how slices meet the network for its prompts; the inferer's own frame is for all others.
+    """
+
+    def __init__(self, frames: Mapping[str, Frame] | None = None) -> None:
+        self.frames = dict(frames or {})
 
     def __call__(  # type: ignore[override]
         self,
@@ -50,4 +59,5 @@ class PrepareStudy(PrepareBatch):
         (study,) = batchdata
         # The volume stays where it is: slices go to the device one batch at a time.
         windows = [prompt.window for prompt in study["prompts"]]
-        return study["image"], None, (), {"input_ids": study["input_ids"], "windows": windows}
+        frames = [self.frames.get(prompt.card) for prompt in study["prompts"]]
+        return study["image"], None, (), {"input_ids": study["input_ids"], "windows": windows, "frames": frames}

@@ -238,6 +238,18 @@ def load_checkpoint(
     return {key: value for key, value in content.items() if key != "model"}
 
 
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Return what one of our checkpoints records of its training (see ``save_checkpoint``); its weights stay unread.
+
+    Raises:
+        ValueError: The file is missing, can't be read, or is none of ours. One line.
+    """
+    content = _read(path, lazy=True)
+    if not isinstance(content, Mapping) or not isinstance(content.get("config"), Mapping):
+        raise ValueError(f"{Path(path).name}: expected a boltzmed checkpoint, received a file without config")
+    return dict(content["config"])
+
+
 def _first_line(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
 
@@ -267,7 +279,7 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _read(source: str | Path, *, check_sums: bool = False) -> Any:
+def _read(source: str | Path, *, check_sums: bool = False, lazy: bool = False) -> Any:
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"{path}: expected a checkpoint file, found none there; check the path")
@@ -281,7 +293,7 @@ def _read(source: str | Path, *, check_sums: bool = False) -> Any:
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip() is not None:
                     raise zipfile.BadZipFile
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=lazy)
     except Exception as error:  # what damaged bytes raise has no common family
         raise ValueError(
             f"{path.name}: expected a checkpoint of tensors, received a file that can't be read as one "

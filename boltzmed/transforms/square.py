@@ -16,6 +16,42 @@ from monai.transforms import MapTransform
 
 
 @dataclass(frozen=True)
+class Frame:
+    """How slices meet the network: padded to a square of ``min_side`` native pixels at least, then resized.
+
+    ``image_size`` alone magnifies a crop until it fills the image; ``min_side`` equal to it keeps a crop's true scale.
+    """
+
+    image_size: int
+    min_side: int = 1
+
+
+def read_frames(frames: Mapping[str, Any] | None) -> dict[str, tuple[Frame, ...]]:
+    """Card name -> its frames, as a config or a checkpoint has them: a mapping of `Frame`'s fields, or a list of such.
+
+    Raises:
+        ValueError: anything else; the line names the card.
+    """
+    if not isinstance(frames, Mapping | None):
+        raise ValueError(f"frames: expected a mapping of card names, received {frames!r}")
+    read: dict[str, tuple[Frame, ...]] = {}
+    for card, given in (frames or {}).items():
+        several = [given] if isinstance(given, Mapping) else given
+        try:
+            read[card] = tuple(Frame(**frame) for frame in several)
+            sides = [side for frame in read[card] for side in (frame.image_size, frame.min_side)]
+            valid = bool(sides) and all(type(side) is int and side >= 1 for side in sides)
+        except TypeError:
+            valid = False
+        if not valid:
+            raise ValueError(
+                f"frames: {card}: expected {{image_size: 128}}, perhaps with min_side, or a list of such, in whole "
+                f"pixels, received {given!r}"
+            )
+    return read
+
+
+@dataclass(frozen=True)
 class SquareGrid:
     """The square that a slice of `height` x `width` pixels is padded to, and its resized form.
 

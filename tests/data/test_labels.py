@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from boltzmed.cards import load_card
-from boltzmed.data.labels import as_labels, check_grid, labelled_targets
+from boltzmed.data.labels import as_labels, check_grid, foreign_targets, labelled_targets
 from boltzmed.volumes import VolumeError
 
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
@@ -44,3 +44,26 @@ def test_a_card_without_labels_scores_nothing():
         labelled_targets(load_card("generic_ct"))
     with pytest.raises(ValueError, match="no target 'gills'"):
         labelled_targets(load_card("phantom"), ["gills"])
+
+
+class TestForeignTargets:
+    @staticmethod
+    def ask(name: str, *others: str) -> dict[str, object]:
+        found = foreign_targets(load_card(name), [load_card(other) for other in others])
+        return {target.name: window for target, window in found}
+
+    def test_a_lung_lies_in_the_chest(self):
+        """A crop of a lung shows lung and nodule, whatever region another card files them under; no liver, though."""
+        assert set(self.ask("lidc_idri", "phantom")) == {"liver", "spleen", "right kidney", "left kidney"}
+        assert self.ask("phantom", "lidc_idri", "phantom") == {}
+
+    def test_each_is_asked_under_the_window_that_inference_would_take(self):
+        hippocampus = {"hippocampus", "anterior hippocampus", "posterior hippocampus"}
+        assert self.ask("lidc_idri", "msd_hippocampus") == dict.fromkeys(hippocampus, (-150.0, 250.0))
+        asked = self.ask("msd_hippocampus", "phantom", "lidc_idri")
+        assert set(asked) == set(load_card("phantom").targets) and set(asked.values()) == {None}
+        assert self.ask("amos22_ct", "phantom")["lung nodule"] == (-1000.0, 1000.0)
+
+    def test_what_two_cards_ask_alike_is_asked_once(self):
+        twice = foreign_targets(load_card("msd_hippocampus"), [load_card("phantom"), load_card("phantom")])
+        assert len(twice) == 10

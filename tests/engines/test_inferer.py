@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings, strategies
+from hypothesis.extra.numpy import arrays
 from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from boltzmed.engines.inferer import PackedMasks, PromptSliceInferer
+from boltzmed.engines.batches import PrepareStudy
+from boltzmed.engines.inferer import PackedMasks, PromptSliceInferer, smooth_presence
 from boltzmed.networks.boltzformer import BoltzFormer
 from boltzmed.networks.decoder import Decoder
 from boltzmed.networks.image_encoder import HieraEncoder
@@ -21,6 +25,7 @@ from boltzmed.networks.pigma import PiGMA
 from boltzmed.networks.pixel_decoder import PixelDecoder
 from boltzmed.networks.text_encoder import TextEncoder
 from boltzmed.transforms.slices import SlicePlan
+from boltzmed.transforms.square import Frame
 
 ABDOMEN, LUNG = (-150.0, 250.0), (-1000.0, 1000.0)
 LPS = ((0, 1, 2), (-1, -1, 1))  # slices are volume[:, :, k].T
@@ -107,6 +112,56 @@ def test_a_crop_is_segmented_at_its_own_scale_where_asked():
         assert masks.volume(0).shape == volume.shape
 
 
+class TestFrames:
+    """Prompts of one volume whose slices meet the network in different ways."""
+
+    def test_every_prompt_has_its_own_frame(self):
+        frames = [Frame(64), None, Frame(32, 32), Frame(64)]
+        volume = np.full((6, 6, 2), -150)
+        volume[2:4, 2:4] = 250
+        network, ids = Brightness(), torch.tensor([[10], [11], [12], [13]])
+        seen: list[tuple[int, ...]] = []
+        encode = network.encode_image
+        network.encode_image = lambda image: seen.append(tuple(image.shape)) or encode(image)  # type: ignore[method-assign]
+        windows = [ABDOMEN] * 3 + [LUNG]
+        masks = PromptSliceInferer(image_size=96, min_side=8)(place(volume), network, ids, windows, frames)
+        # Two prompts with the same window, or the same frame, still are two groups.
+        assert network.texts == [[10], [11], [12], [13]]
+        assert [shape[-1] for shape in seen] == [64, 96, 32, 64]
+        assert masks.frames == [Frame(64), Frame(96, 8), Frame(32, 32), Frame(64)]
+        for prompt in range(4):
+            alone = PromptSliceInferer(
+                image_size=masks.frames[prompt].image_size, min_side=masks.frames[prompt].min_side
+            )
+            expected = alone(place(volume), Brightness(), ids[:1], windows[prompt : prompt + 1])
+            assert np.array_equal(masks.volume(prompt), expected.volume(0))
+        assert np.array_equal(masks.volume(0), volume == 250)
+
+    def test_small_images_come_in_larger_batches_of_as_many_pixels(self):
+        network, ids = Brightness(), torch.zeros(3, 1, dtype=torch.int64)
+        inferer = PromptSliceInferer(image_size=64, batch_size=2)
+        inferer(place(np.zeros((16, 16, 12))), network, ids, [ABDOMEN] * 3, [Frame(32), Frame(64), Frame(96)])
+        assert network.images == [8, 4, *[2] * 6, *[2] * 6]
+
+    def test_large_slices_do_not_though_their_images_are_small(self):
+        """Their logits come back to their own size."""
+        network = Brightness()
+        inferer = PromptSliceInferer(image_size=64, batch_size=2)
+        ids = torch.zeros(1, 1, dtype=torch.int64)
+        inferer(place(np.zeros((64, 16, 4))), network, ids, [ABDOMEN], [Frame(32)])
+        assert network.images == [2, 2]
+
+    def test_a_card_has_its_frame(self):
+        prompts = [SimpleNamespace(window=None, card=name) for name in ("lidc_idri", "generic_ct", "lidc_idri")]
+        study = {"image": None, "input_ids": None, "prompts": prompts}
+        assert PrepareStudy({"lidc_idri": Frame(128, 128)})([study])[3]["frames"] == [
+            Frame(128, 128),
+            None,
+            Frame(128, 128),
+        ]
+        assert PrepareStudy()([study])[3]["frames"] == [None] * 3
+
+
 class TestGeometry:
     @pytest.mark.parametrize(
         "orientation",
@@ -159,7 +214,7 @@ class TestWindows:
         windows = [LUNG, ABDOMEN, LUNG, LUNG]
         inferer(place(np.zeros((16, 16, 5))), network, torch.tensor([[10], [11], [12], [13]]), windows)
         assert network.texts == [[10, 12, 13], [11]]
-        assert network.images == [2, 2, 2, 2, 1, 1]  # three batches, two windows
+        assert network.images == [2, 2, 1, 2, 2, 1]  # two windows, three batches
 
     def test_every_prompt_sees_its_own_window(self):
         # The middle of the lung window is 0 HU, that of the abdomen window 50 HU.
@@ -252,8 +307,73 @@ class TestPresence:
         strict = run_recorded(torch.full((3, 3, 8, 8), 3.0), (8, 8), presence_threshold=0.85, **options)
         assert [int(strict.slices(prompt).any((1, 2)).sum()) for prompt in range(3)] == [1, 0, 0]
 
-    def test_a_network_without_it_gives_none(self):
-        assert run_recorded(random_logits(2, 1, 8), (8, 8)).presence_PK is None
+    def test_a_network_without_it_gives_none_and_gates_nothing(self):
+        logits = random_logits(2, 1, 8)
+        masks = run_recorded(logits, (8, 8), presence_threshold=0.9, presence_smoothing_mm=20.0)
+        assert masks.presence_PK is None and masks.smoothed_PK is None
+        assert np.array_equal(masks.slices(0), logits[:, 0] >= 0)
+
+    def test_a_threshold_of_nothing_switches_the_gate_off(self):
+        logits, nowhere = random_logits(3, 1, 8), torch.full((3, 1), -50.0)
+        for smoothing_mm in (0.0, 10.0):
+            options = {"presence_threshold": 0.0, "presence_smoothing_mm": smoothing_mm}
+            masks = run_recorded(logits, (8, 8), presence=nowhere, **options)
+            assert np.array_equal(masks.slices(0), logits[:, 0] >= 0)
+
+    @settings(max_examples=25, deadline=None, derandomize=True)
+    @given(
+        arrays(np.float32, (7, 2), elements=strategies.floats(1 / 64, 63 / 64, width=32)),
+        strategies.sampled_from([0.2, 0.5, 0.8]),
+    )
+    def test_without_smoothing_each_slice_counts_for_itself(self, probability, threshold):
+        presence = torch.from_numpy(probability).logit()
+        masks = run_recorded(random_logits(7, 2, 8), (8, 8), presence=presence, presence_threshold=threshold)
+        ungated = run_recorded(random_logits(7, 2, 8), (8, 8), presence=presence, presence_threshold=0.0)
+        open_PK = np.float32(threshold) <= presence.sigmoid().numpy().T
+        assert masks.smoothed_PK is None
+        assert np.array_equal(masks.bits_PKHW, ungated.bits_PKHW * open_PK[..., None, None])
+
+    @settings(max_examples=25, deadline=None, derandomize=True)
+    @given(
+        strategies.floats(0, 1, width=32, allow_subnormal=False),
+        strategies.floats(0.01, 30),
+        strategies.integers(1, 40),
+    )
+    def test_a_constant_curve_stays_as_it_is(self, value, deviation, count):
+        curve = np.full((2, count), value, np.float32)
+        assert np.array_equal(smooth_presence(curve, deviation), curve)
+
+    @settings(max_examples=25, deadline=None, derandomize=True)
+    @given(
+        arrays(np.float32, (3, 12), elements=strategies.floats(0, 1, width=32, allow_subnormal=False)),
+        strategies.floats(0.1, 5),
+    )
+    def test_smoothing_keeps_prompts_apart_and_a_curves_range(self, curves, deviation):
+        smoothed = smooth_presence(curves, deviation)
+        assert np.array_equal(smoothed[1], smooth_presence(curves[1:2], deviation)[0])
+        assert (smoothed >= curves.min(1, keepdims=True)).all() and (smoothed <= curves.max(1, keepdims=True)).all()
+
+    def test_smoothing_fills_a_dropped_slice_and_drops_a_single_one(self):
+        probability = torch.tensor([[0.9, 0.9, 0.9, 0.1, 0.9, 0.9, 0.9], [0.1, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1]]).T
+        logits = torch.full((7, 2, 8, 8), 3.0)
+        gap_mm = 2.8  # of `place`'s slices
+        options = {"presence": probability.logit(), "batch_size": 2, "presence_smoothing_mm": gap_mm}
+        masks = run_recorded(logits, (8, 8), **options)
+        assert masks.slices(0).all() and not masks.slices(1).any()
+        assert not any(len(part) for part in masks.probabilities(1))
+        np.testing.assert_allclose(masks.presence_PK, probability.T, atol=1e-6)
+        # The Gaussian of one slice's width, with what is beyond four of them cut off: 0.399 of its weight is here.
+        weight = 1 / np.exp(-(np.arange(-4, 5) ** 2) / 2).sum()
+        assert masks.smoothed_PK[:, 3] == pytest.approx([0.9 - 0.8 * weight, 0.1 + 0.8 * weight], abs=1e-6)
+        narrow = run_recorded(logits, (8, 8), **{**options, "presence_smoothing_mm": gap_mm / 10})
+        assert narrow.slices(0).any((1, 2)).tolist() == [True] * 3 + [False] + [True] * 3
+
+    @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+    def test_impossible_settings_are_refused(self, value):
+        with pytest.raises(ValueError, match="presence_threshold: expected a probability from 0 to 1, received"):
+            PromptSliceInferer(image_size=64, presence_threshold=value)
+        with pytest.raises(ValueError, match="presence_smoothing_mm: expected 0 or more mm, received"):
+            PromptSliceInferer(image_size=64, presence_smoothing_mm=-1 if value == 1.1 else value)
 
 
 def test_progress_sees_every_step():

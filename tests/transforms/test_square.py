@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
-from boltzmed.transforms.square import SquareGrid, SquareResized
+from boltzmed.transforms.square import Frame, SquareGrid, SquareResized, read_frames
 
 sides = st.integers(1, 40)
 
@@ -124,3 +124,21 @@ def test_a_crop_keeps_its_scale_in_a_larger_square():
     assert SquareGrid(9, 5, 8, min_side=8) != SquareGrid(9, 5, 8) and SquareGrid(9, 5, 8, min_side=8).side == 9
     with pytest.raises(ValueError, match="expected min_side of at least 1, got 0"):
         SquareGrid(3, 5, 8, min_side=0)
+
+
+def test_frames_are_read_from_configs_and_checkpoints():
+    given = {"a": {"image_size": 64}, "b": [{"image_size": 128, "min_side": 128}, {"image_size": 96}]}
+    assert read_frames(given) == {"a": (Frame(64),), "b": (Frame(128, 128), Frame(96, 1))}
+    assert read_frames(None) == read_frames({}) == {}
+
+
+@pytest.mark.parametrize(
+    "wrong", [128, [], [128], {"size": 128}, {"min_side": 8}, {"image_size": 0}, {"image_size": 128.0}, "128", None]
+)
+def test_what_is_no_frame_is_told_by_card(wrong):
+    with pytest.raises(
+        ValueError, match=r"^frames: a: expected \{image_size: 128\}, perhaps with min_side, .*received"
+    ):
+        read_frames({"a": wrong})
+    with pytest.raises(ValueError, match=r"^frames: expected a mapping of card names, received 128$"):
+        read_frames(128)

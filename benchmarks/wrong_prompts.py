@@ -1,0 +1,181 @@
+"""Whether a network outlines nothing where there is nothing to find: ``python -m benchmarks.wrong_prompts``.
+
+``--caches``: every volume of a part is asked for each target of the other caches' cards (and of ``--cards``) that lies
+in a body region which its own card has no target of. How many of those masks are empty comes with a 95 % Wilson
+interval, as if volumes and prompts were independent. Beside it stands what the presence gate says of the card's own
+targets, slice by slice: sensitivity where the target is shown, specificity where it is not.
+
+``--studies PATH=chest,abdomen …``: whole studies without labels, each with the body regions that it shows. A study is
+asked for every target of the cards that lies elsewhere, or that its card knows in another modality, as `boltzmed
+predict` asks: such a prompt is free text then. All that is outlined is false.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from scipy.stats import binomtest
+from torch.utils.data import ConcatDataset
+from tqdm import tqdm
+
+from boltzmed.cards import DatasetCard, load_card, look_up_prompt
+from boltzmed.data.labels import foreign_targets, region_of
+from boltzmed.data.studies import LabelledStudyDataset, open_labelled_studies
+from boltzmed.engines.batches import PrepareStudy
+from boltzmed.engines.inferer import PackedMasks, PromptSliceInferer
+from boltzmed.geometry import voxel_volume_mm3
+from boltzmed.reports.tables import align_columns
+from boltzmed.resources import resource_folder
+from boltzmed.transforms.tokenize import tokenize_prompts
+from boltzmed.volumes import read_volume
+
+Line = tuple[torch.nn.Module, PromptSliceInferer, PrepareStudy]
+
+
+def build_line(size: str, settings: dict[str, Any]) -> Line:
+    """Network, inferer and what frames its cards, of the bundle's inference."""
+    bundle = resource_folder("bundles") / "boltzformer"
+    config = ConfigParser()
+    config.read_config([str(bundle / "configs" / f"{name}.yaml") for name in ("inference", size)])
+    config.update({"bundle_root": str(bundle), **settings})
+    config["inferer"]["progress"] = None
+    return tuple(config.get_parsed_content(name) for name in ("network", "inferer", "prepare_batch"))  # type: ignore[return-value]
+
+
+def format_share(count: int, total: int) -> list[str]:
+    """Number, share and its 95 % Wilson interval."""
+    if not total:
+        return ["0", "–", "–"]
+    interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
+    return [str(total), f"{count / total:.3f}", f"{interval.low:.3f} to {interval.high:.3f}"]
+
+
+def measure_cache(
+    line: Line, dataset: LabelledStudyDataset, cards: Sequence[DatasetCard], chosen: Iterable[int]
+) -> tuple[list[bool], dict[str, list[tuple[bool, bool]]]]:
+    """Whether each mask of a wrong prompt is empty; and by target, for each slice, whether it shows and is said to."""
+    network, inferer, prepare = line
+    foreign = foreign_targets(dataset.card, cards)
+    count = len(dataset.targets)  # what follows are other windows of the published protocol
+    wrong_ids = tokenize_prompts([target.prompts[0] for target, _ in foreign]) if foreign else dataset.input_ids[:0]
+    input_ids = torch.cat([dataset.input_ids[:count], wrong_ids])
+    frames = [prepare.frames.get(dataset.card.name)] * len(input_ids)
+    empty: list[bool] = []
+    seen: dict[str, list[tuple[bool, bool]]] = {target.name: [] for target in dataset.targets}
+    for index in tqdm(chosen, desc=dataset.card.name):
+        study = dataset[index]
+        own = study["prompts"][:count]
+        wrong = [own[0].window if own[0].window_name == "picture" else window for _, window in foreign]
+        masks: PackedMasks = inferer(
+            study["image"], network, input_ids, [*(prompt.window for prompt in own), *wrong], frames
+        )
+        empty += [not masks.bits_PKHW[prompt].any() for prompt in range(count, len(input_ids))]
+        presence = masks.presence_PK if masks.smoothed_PK is None else masks.smoothed_PK
+        if presence is None:
+            continue
+        for number, target in enumerate(dataset.targets):
+            shown = masks.plan.cut(np.isin(study["labels"], study["values"].get(target.name, ()))).any((1, 2))
+            said = presence[number] >= inferer.presence_threshold
+            seen[target.name] += zip(shown.tolist(), said.tolist(), strict=True)
+    return empty, seen
+
+
+def print_caches(line: Line, options: argparse.Namespace) -> list[DatasetCard]:
+    """Both tables of the caches; returns their cards and those that were asked for besides."""
+    studies = open_labelled_studies(caches=options.caches, part=options.part, card="phantom")
+    datasets = cast(list[LabelledStudyDataset], cast(ConcatDataset, studies).datasets)
+    cards = [*(dataset.card for dataset in datasets), *map(load_card, options.cards)]
+    silence = [["card", "volumes", "prompts", "pairs", "empty", "95 % interval"]]
+    gate = [["card", "target", "slices with", "sensitivity", "slices without", "specificity"]]
+    pooled: list[bool] = []
+    for dataset in datasets:
+        order = np.random.default_rng(options.seed).permutation(len(dataset))
+        chosen = sorted(order[: options.max_cases].tolist())
+        empty, seen = measure_cache(line, dataset, cards, chosen)
+        pooled += empty
+        asked = str(len(empty) // len(chosen))
+        silence.append([dataset.card.name, str(len(chosen)), asked, *format_share(sum(empty), len(empty))])
+        for target, pairs in seen.items():
+            said = np.array([said for shown, said in pairs if shown])
+            # Where a card is not exhaustive, a slice without the target's label may yet show it.
+            unsaid = np.array([not said for shown, said in pairs if not shown and dataset.card.exhaustive])
+            shares = [part for kind in (said, unsaid) for part in format_share(int(kind.sum()), len(kind))[:2]]
+            gate.append([dataset.card.name, target, *shares])
+    silence.append(["all", "", "", *format_share(sum(pooled), len(pooled))])
+    print("\nMasks of wrong prompts:\n")
+    print(align_columns(silence, [column == 0 for column in range(6)]))
+    print(f"\nPresence gate at {line[1].presence_threshold}:\n")
+    print(align_columns(gate, [column < 2 for column in range(6)]))
+    return cards
+
+
+def print_studies(line: Line, cards: Sequence[DatasetCard], options: argparse.Namespace) -> None:
+    """What wrong prompts outline in whole studies."""
+    network, inferer, prepare = line
+    rows = [["study", "prompt", "card", "wrong", "mm³", "ml"]]
+    empty = []
+    for given in tqdm(options.studies, desc="studies"):
+        path, _, regions = given.partition("=")
+        shown = {region_of(region) for region in regions.split(",")}
+        image = read_volume(path)
+        modality = image.meta["modality"] or options.modality
+        if modality is None:
+            raise ValueError(f"{path}: expected a file that says its modality, found none; pass --modality CT or MR")
+        asked = {}
+        for card in cards:
+            for target in card.targets.values():
+                reasons = ["region"] * (region_of(target.site) not in shown)
+                reasons += ["modality"] * (card.modality != modality)
+                if reasons:
+                    asked.setdefault(target.prompts[0], (card.name, " and ".join(reasons)))
+        prompts = [look_up_prompt(text, cards, modality=modality) for text in asked]
+        study = {"image": image, "input_ids": tokenize_prompts(list(asked)), "prompts": prompts}
+        masks = inferer(image, network, **prepare([study])[3])
+        voxel_mm3 = voxel_volume_mm3(np.asarray(image.affine))
+        for number, (text, (card_name, reason)) in enumerate(asked.items()):
+            volume_mm3 = float(masks.slices(number).sum()) * voxel_mm3
+            empty.append(volume_mm3 == 0)
+            measures = [f"{volume_mm3:.1f}", f"{volume_mm3 / 1000:.3f}"]
+            rows.append([Path(path).name, text, card_name, reason, *measures])
+    print("\nWhat wrong prompts outline:\n")
+    print(align_columns(rows, [column < 4 for column in range(6)]))
+    total, share, interval = format_share(sum(empty), len(empty))
+    print(f"\nempty: {share} of {total} prompts ({interval})")
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, help="the bundle's own by default")
+    parser.add_argument("--size", default="tiny", help="of the checkpoint's network")
+    parser.add_argument("--frames", type=ast.literal_eval, help="instead of the checkpoint's, as in inference.yaml")
+    parser.add_argument("--presence-threshold", type=float, default=0.5)
+    parser.add_argument("--presence-smoothing-mm", type=float, default=0.0)
+    parser.add_argument("--caches", nargs="+", default=[], help="made by `boltzmed prepare`")
+    parser.add_argument("--part", default="test", choices=["train", "validation", "test"])
+    parser.add_argument("--max-cases", type=int, help="so many of each cache, drawn by --seed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cards", nargs="+", default=[], help="further cards whose targets are asked for")
+    parser.add_argument("--studies", nargs="+", default=[], metavar="PATH=REGION,REGION", help="and what they show")
+    parser.add_argument("--modality", choices=["CT", "MR"], help="of studies that don't say")
+    options = parser.parse_args()
+    if not options.caches and not (options.studies and options.cards):
+        parser.error("expected --caches, or --studies with --cards")
+    settings = {name: getattr(options, name) for name in ("frames", "presence_threshold", "presence_smoothing_mm")}
+    if options.checkpoint:
+        settings["checkpoint"] = options.checkpoint
+    line = build_line(options.size, settings)
+    cards = print_caches(line, options) if options.caches else [load_card(card) for card in options.cards]
+    if options.studies:
+        print_studies(line, cards, options)
+
+
+if __name__ == "__main__":
+    main()
