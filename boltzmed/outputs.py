@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 import boltzmed
 from boltzmed.cards import PromptTarget
 from boltzmed.engines.inferer import PackedMasks
-from boltzmed.evaluation import Scoring, score_target
+from boltzmed.evaluation import Scoring, score_study
 from boltzmed.evaluation.mask_files import RUN_FILE
 from boltzmed.geometry import orientation_codes, spacing_mm, voxel_volume_mm3
-from boltzmed.results import LEVELS, CaseResult, LesionResult, write_lesions, write_results
+from boltzmed.results import CaseResult, LesionResult, write_lesions, write_results
 from boltzmed.slugs import slug_prompts
 from boltzmed.volumes import CodedTerm, OutputError, Segment, VolumeError, write_mask, write_segmentation
 from boltzmed.volumes.nifti import case_name
@@ -229,32 +229,19 @@ class ResultsWriter:
     def __call__(self, engine: Engine) -> None:
         (study,) = engine.state.batch  # type: ignore[misc]
         masks: PackedMasks = engine.state.output["pred"]  # type: ignore[index,call-overload]
-        for index, (prompt, asked) in enumerate(zip(study["prompts"], study["asked"], strict=True)):
-            # Another window of the published protocol makes another case, as in its file names.
-            again = prompt.target in (other.target for other in study["prompts"][:index])
-            identity = {
-                "method": self.method,
-                "dataset": prompt.card,
-                "patient": study["patient"],
-                "case": f"{study['case']}_{prompt.window_name}" if again else study["case"],
-                "target": prompt.target,
-                "prompt": prompt.prompt,
-                "seed": self.seed,
-            }
-            volume = asked is None  # the published protocol asks for slices alone
-            rows, lesions = score_target(
-                masks.volume(index),
-                np.isin(study["labels"], study["values"].get(prompt.target, ())).astype(np.uint8),
-                np.asarray(study["image"].affine),
-                identity=identity,
-                plane=self.plane,
-                presence=None if masks.presence_PK is None else masks.presence_PK[index].tolist(),
-                scoring=self.scoring,
-                levels=LEVELS if volume else ("slice",),
-                score_IJK=_list_probabilities(masks, index) if volume else None,
-            )
-            self.lesions += lesions
-            self.rows += rows if asked is None else [row for row in rows if row.slice_index in asked]
+        presence_PK = masks.presence_PK
+        rows, lesions = score_study(
+            study,
+            masks.volume,
+            method=self.method,
+            seed=self.seed,
+            plane=self.plane,
+            scoring=self.scoring,
+            presence=lambda index: None if presence_PK is None else presence_PK[index].tolist(),
+            score_IJK=lambda index: _list_probabilities(masks, index),
+        )
+        self.rows += rows
+        self.lesions += lesions
 
     def _check_output(self, engine: Engine) -> None:
         """Fail before the work, not after it, where nothing can be written."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,6 +145,55 @@ def score_target(
         **measured,
     )
     return [*rows, whole], _list_lesions(lesions, identity, voxel_mm3, score_IJK)
+
+
+def score_study(
+    study: Mapping[str, Any],
+    masks: Callable[[int], NDArray],
+    *,
+    method: str,
+    seed: int = 0,
+    plane: str = "axial",
+    scoring: Scoring | None = None,
+    presence: Callable[[int], Sequence[float] | None] = lambda index: None,
+    score_IJK: Callable[[int], NDArray[np.float32] | None] = lambda index: None,
+) -> tuple[list[CaseResult], list[LesionResult]]:
+    """Score every target that a labelled study is asked for.
+
+    Args:
+        study: An item of `boltzmed.data.studies.LabelledStudyDataset`.
+        masks, presence, score_IJK: The number of a prompt → its mask (I,J,K), and what `score_target` takes beside it.
+        method, seed: Of the rows.
+        plane, scoring: See `score_target`.
+    """
+    rows: list[CaseResult] = []
+    lesions: list[LesionResult] = []
+    for index, (prompt, asked) in enumerate(zip(study["prompts"], study["asked"], strict=True)):
+        # Another window of the published protocol makes another case, as in its file names.
+        again = prompt.target in (other.target for other in study["prompts"][:index])
+        volume = asked is None  # the published protocol asks for slices alone
+        scored, listed = score_target(
+            masks(index),
+            np.isin(study["labels"], study["values"].get(prompt.target, ())).astype(np.uint8),
+            np.asarray(study["image"].affine),
+            identity={
+                "method": method,
+                "dataset": prompt.card,
+                "patient": study["patient"],
+                "case": f"{study['case']}_{prompt.window_name}" if again else study["case"],
+                "target": prompt.target,
+                "prompt": prompt.prompt,
+                "seed": seed,
+            },
+            plane=plane,
+            presence=presence(index),
+            scoring=scoring,
+            levels=LEVELS if volume else ("slice",),
+            score_IJK=score_IJK(index) if volume else None,
+        )
+        rows += [row for row in scored if volume or row.slice_index in asked]
+        lesions += listed
+    return rows, lesions
 
 
 @dataclass(frozen=True)
