@@ -48,6 +48,7 @@ ADDED: dict[str, set[str]] = {
     "card_rules": {"card_fields"},  # how a card tells cases, patients and parts apart
     "cards": {"card_fields", "card_rules", "resources"},
     "export": {"volumes"},  # which write files whole
+    "nnunet": {"geometry", "metrics"},  # a sheared grid is none of nnU-Net's; its Dice is held against ours
     "data": {"slugs", "card_rules"},  # two studies of one name are told before the work; a card's rules are applied
     "engines": {"strata"},  # validation Dice by object size
     # A card tells whose cases are one patient's; pictures of cases are found, and cut as evaluation

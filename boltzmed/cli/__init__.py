@@ -11,6 +11,7 @@ from typing import Any
 
 import boltzmed
 from boltzmed.cli.evaluate import add_evaluate
+from boltzmed.cli.nnunet import add_nnunet
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,6 +123,7 @@ def _make_parser() -> argparse.ArgumentParser:
     prepare.set_defaults(run=_prepare)
 
     add_evaluate(commands)
+    add_nnunet(commands)
 
     stats = commands.add_parser("stats", help="object sizes by data set and target, of a cache or a table of results")
     stats.add_argument(

@@ -19,19 +19,25 @@ _REGIONS = {"lung": "chest", "colon": "abdomen", "liver": "abdomen", "pancreas":
 
 
 def check_grid(
-    case: str, image_shape: Sequence[int], image_affine: ArrayLike, label_shape: Sequence[int], label_affine: ArrayLike
+    case: str,
+    image_shape: Sequence[int],
+    image_affine: ArrayLike,
+    label_shape: Sequence[int],
+    label_affine: ArrayLike,
+    *,
+    what: str = "label",
 ) -> None:
-    """Raise VolumeError if an image (I,J,K) and its label map are not on one grid, in one voxel order."""
+    """Raise VolumeError if an image (I,J,K) and its label map or `what` are not on one grid, in one voxel order."""
     if tuple(label_shape) != tuple(image_shape):
         raise VolumeError(
-            f"case {case}: expected image and label on one grid, received {tuple(image_shape)} and "
-            f"{tuple(label_shape)} voxels; resample the label to the image"
+            f"case {case}: expected image and {what} on one grid, received {tuple(image_shape)} and "
+            f"{tuple(label_shape)} voxels; resample the {what} to the image"
         )
     apart = float(np.abs(np.asarray(label_affine, np.float64) - np.asarray(image_affine, np.float64)).max())
     if not apart <= _SAME_GRID_MM:
         raise VolumeError(
-            f"case {case}: expected image and label on one grid, received affines that differ by up to {apart:.4g} mm; "
-            "resample the label to the image"
+            f"case {case}: expected image and {what} on one grid, received affines that differ by up to {apart:.4g} "
+            f"mm; resample the {what} to the image"
         )
 
 
