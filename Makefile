@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 DONE   := $(VENV)/.installed
+NNUNET := .venv-nnunet
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow check format clean nnunet-env
 
 demo: $(DONE)
 	$(BIN)/boltzmed demo --output demo_output
@@ -32,5 +33,18 @@ $(DONE): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,dev]"
 	@touch $(DONE)
 
+# nnU-Net to compare with (docs/nnunet.md), apart: it wants an older timm. Beside a CPU build of torch, the registry's
+# torchvision does not import (boltzmed/compat.py says why); the same stand-in, for every command of this environment.
+nnunet-env: $(NNUNET)/.installed
+
+$(NNUNET)/.installed: benchmarks/nnunet/constraints.txt
+	$(PYTHON) -m venv $(NNUNET)
+	$(NNUNET)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< torch
+	$(NNUNET)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< torchvision nnunetv2
+	$(NNUNET)/bin/python -c 'import torchvision' 2>/dev/null || echo 'import sys, types; sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations")' \
+		> "$$($(NNUNET)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision_beside_cpu_torch.pth"
+	$(NNUNET)/bin/python -c 'import torchvision'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo_output
+	rm -rf $(VENV) $(NNUNET) build dist *.egg-info demo_output
