@@ -12,6 +12,7 @@ from typing import Any
 import boltzmed
 from boltzmed.cli.evaluate import add_evaluate
 from boltzmed.cli.nnunet import add_nnunet
+from boltzmed.cli.reports import add_reports
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,18 +123,6 @@ def _make_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--workers", type=int, default=1, help="processes, each with one volume in memory (default 1)")
     prepare.set_defaults(run=_prepare)
 
-    add_evaluate(commands)
-    add_nnunet(commands)
-
-    stats = commands.add_parser("stats", help="object sizes by data set and target, of a cache or a table of results")
-    stats.add_argument(
-        "table",
-        metavar="CACHE|RESULTS.csv",
-        help="what prepare wrote; or columns dataset, case, target, area_fraction, may be gzipped",
-    )
-    stats.add_argument("--output", metavar="DIR", help="save both tables there, as CSV")
-    stats.set_defaults(run=_stats)
-
     sampling = commands.add_parser("sampling", help="draw what the attention sampled, layer by layer")
     sampling.add_argument("input", metavar="INPUT", help=".nii, .nii.gz, folder or zip with a DICOM series")
     sampling.add_argument("--prompt", required=True, metavar="TEXT", help="what to find")
@@ -151,84 +140,14 @@ def _make_parser() -> argparse.ArgumentParser:
     sampling.add_argument("--checkpoint", metavar="FILE", help="weights; the bundle's own by default")
     sampling.set_defaults(run=_sampling)
 
-    training = commands.add_parser("training", help="summarise a training by epoch, from its TensorBoard events")
-    training.add_argument("folder", metavar="RUN_DIR", help="the training's output folder")
-    training.add_argument("--output", metavar="FILE.png", help="draw its curves there")
-    training.set_defaults(run=_training)
-
     series = commands.add_parser("series", help="list the DICOM series in a folder or zip")
     series.add_argument("input", metavar="PATH")
     series.set_defaults(run=_series)
 
-    for name, run, words in (
-        ("summarize", _summarize, "mean scores by data set, target and object size, with intervals"),
-        ("compare", _compare, "methods against one of them on what both were scored on, with intervals and tests"),
-    ):
-        scores = commands.add_parser(name, help=words)
-        scores.add_argument(
-            "tables",
-            nargs="+",
-            metavar="RESULTS.csv",
-            help="columns method, dataset, case, target, dice, area_fraction and any of results.csv; may be gzipped",
-        )
-        scores.add_argument("--metric", default="dice", metavar="COLUMN", help="which score (default dice)")
-        scores.add_argument(
-            "--by", default="area", choices=["area", "diameter", "volume"], help="what the strata go by (default area)"
-        )
-        scores.add_argument(
-            "--edges", type=_list_numbers, metavar="E,E,…", help="between strata, in percent of the image, mm or mm³"
-        )
-        scores.add_argument(
-            "--level", choices=["slice", "volume"], help="slices for strata by area, volumes for others by default"
-        )
-        scores.add_argument(
-            "--target", action="append", default=[], metavar="NAME", help="only this target; may be repeated"
-        )
-        scores.add_argument(
-            "--patient-pattern", metavar="REGEX", help="finds the patient in a case's name, where no column says it"
-        )
-        scores.add_argument("--seed", type=int, default=0, help="of the resampling (default 0)")
-        saved = "save the tables there, as CSV and LaTeX"
-        saved += "; and report.html, with figures" if name == "compare" else ""
-        scores.add_argument("--output", metavar="DIR", help=saved)
-        scores.set_defaults(run=run)
-    scores.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="which methods; all by default")
-    scores.add_argument("--reference-method", metavar="NAME", help="what they are compared with; the first by default")
-    pictures = scores.add_argument_group("pictures on the page of --output")
-    pictures.add_argument("--images", metavar="DIR", help="CASE.nii.gz, or a folder CASE with its DICOM series")
-    pictures.add_argument("--references", metavar="DIR", help="CASE.nii.gz label maps, or CASE/TARGET.nii.gz masks")
-    pictures.add_argument("--cache", metavar="DIR", help="of boltzmed prepare, instead of images and references")
-    pictures.add_argument(
-        "--predictions",
-        action="append",
-        default=[],
-        type=_split_pair,
-        metavar="METHOD=DIR",
-        help="a method's masks, as boltzmed predict writes them or named like references; may be repeated",
-    )
-    pictures.add_argument("--window", type=_list_numbers, metavar="LOW,HIGH", help="the target's card says by default")
-    pictures.add_argument("--worst", type=int, default=12, metavar="N", help="how many of the worst cases (default 12)")
-    pictures.add_argument(
-        "--case", action="append", default=[], metavar="NAME", help="for the volume viewer, instead of the worst four"
-    )
-    pictures.add_argument(
-        "--page-megabytes", type=float, default=30.0, metavar="MB", help="volumes are cropped to fit (default 30)"
-    )
+    add_evaluate(commands)
+    add_nnunet(commands)
+    add_reports(commands)
     return parser
-
-
-def _split_pair(text: str) -> tuple[str, str]:
-    method, equals, folder = text.partition("=")
-    if not (method and equals and folder):
-        raise argparse.ArgumentTypeError(f"expected METHOD=DIR, got {text!r}")
-    return method, folder
-
-
-def _list_numbers(text: str) -> list[float]:
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers such as 0.1,1,10, got {text!r}") from None
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -286,13 +205,6 @@ def _prepare(options: argparse.Namespace) -> int:
     return 2 if done.failed else 0
 
 
-def _stats(options: argparse.Namespace) -> int:
-    from boltzmed.reports.sizes import report_sizes
-
-    print(report_sizes(options.table, options.output))
-    return 0
-
-
 def _sampling(options: argparse.Namespace) -> int:
     from boltzmed.sampling import show_sampling
 
@@ -304,51 +216,9 @@ def _sampling(options: argparse.Namespace) -> int:
     return 0
 
 
-def _training(options: argparse.Namespace) -> int:
-    from boltzmed.reports.training import draw_training, read_training, summarise_training
-
-    table = read_training(options.folder)
-    print(summarise_training(table))
-    if options.output:
-        draw_training(table, options.output)
-        print(options.output)
-    return 0
-
-
 def _series(options: argparse.Namespace) -> int:
     from boltzmed.volumes import list_series
 
     for record in list_series(options.input):
         print(record)
     return 0
-
-
-def _summarize(options: argparse.Namespace) -> int:
-    from boltzmed.reports.summary import report_summary
-
-    print(report_summary(options.tables, options.output, **_score_settings(options)))
-    return 0
-
-
-def _compare(options: argparse.Namespace) -> int:
-    pair = {"methods": options.methods, "reference_method": options.reference_method}
-    settings = {**_score_settings(options), **pair}
-    if options.output is None:
-        from boltzmed.reports.comparison import report_comparison
-
-        print(report_comparison(options.tables, **settings))
-        return 0
-    from boltzmed.reports.report import report_methods
-
-    names = ("images", "references", "cache", "window", "worst", "page_megabytes")
-    shown = {name: getattr(options, name) for name in names}
-    shown |= {"predictions": dict(options.predictions), "cases": options.case}
-    print(report_methods(options.tables, options.output, **settings, **shown))
-    return 0
-
-
-def _score_settings(options: argparse.Namespace) -> dict[str, Any]:
-    percent = options.by == "area" and options.edges is not None
-    edges = [round(edge / 100, 12) for edge in options.edges] if percent else options.edges
-    settings = {name: getattr(options, name) for name in ("metric", "by", "level", "patient_pattern", "seed")}
-    return {**settings, "edges": edges, "targets": options.target}
