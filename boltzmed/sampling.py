@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from monai.networks.utils import eval_mode
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -19,13 +18,13 @@ from boltzmed.cards import load_card, look_up_prompt
 from boltzmed.metrics.overlap import dice
 from boltzmed.reports.contact_sheet import Panel, make_contact_sheet
 from boltzmed.reports.sampling import SampledSlice, draw_sampling, make_sampling_figure, write_sampling_sheet
-from boltzmed.resources import resource_folder
 from boltzmed.transforms.channels import channel_indices
 from boltzmed.transforms.slices import SlicePlan
 from boltzmed.transforms.square import SquareGrid
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.transforms.window import WindowIntensity
 from boltzmed.volumes import read_volume
+from boltzmed.workflow import read_inference
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +55,7 @@ def show_sampling(
         reference: A mask or label map on the study's grid, to be outlined.
         label: The value that is inside; by default all but 0.
         modality: ``"CT"`` or ``"MR"`` for files that don't say.
-        **overrides: Any value of ``inference.yaml``, such as ``checkpoint``, ``size`` or ``seed``.
+        **overrides: Any value of ``inference.yaml`` (``checkpoint``, ``cards``, ``seed`` …); see `read_inference`.
 
     Returns:
         The file.
@@ -100,17 +99,16 @@ class _WatchedStudy:
         modality: str | None,
         overrides: dict[str, Any],
     ) -> None:
-        bundle = resource_folder("bundles") / "boltzformer"
-        parser = ConfigParser()
-        parser.read_config(str(bundle / "configs" / "inference.yaml"))
-        parser.update({"bundle_root": str(bundle), **overrides})
+        parser = read_inference(**overrides)
         image = read_volume(study, modality=modality)
         cards = [load_card(card) for card in parser.get_parsed_content("cards")]
-        window = look_up_prompt(prompt, cards, modality=image.meta["modality"]).window
+        meaning = look_up_prompt(prompt, cards, modality=image.meta["modality"])
+        inferer, frames = (parser.get_parsed_content(name) for name in ("inferer", "prepare_batch#frames"))
+        frame = frames.get(meaning.card, inferer.frame)
         self.plan = SlicePlan.from_affine(np.asarray(image.affine), image.shape[1:], parser["plane"])
         self._volume = np.asarray(image[0])
-        self._window = WindowIntensity(window).measured_on(self._volume)
-        self._grid = SquareGrid(*self.plan.slice_shape, parser["image_size"])
+        self._window = WindowIntensity(meaning.window).measured_on(self._volume)
+        self._grid = SquareGrid(*self.plan.slice_shape, frame.image_size, frame.min_side)
         self._channels = parser["channels"]
         self._reference = None
         if reference is not None:

@@ -156,6 +156,22 @@ def start_weights(
     return network.to(device)
 
 
+def read_inference(**overrides: Any) -> ConfigParser:
+    """Return the bundle's ``inference.yaml`` with other values; a ``size`` brings its image size and channels along.
+
+    Raises:
+        ValueError: There is no such size, or a value is one that MONAI would evaluate.
+    """
+    bundle = resource_folder("bundles") / "boltzformer"
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.yaml"))
+    if "size" in overrides:
+        size = _size_config(bundle / "configs" / f"{overrides['size']}.yaml")
+        parser.update({name: size[name] for name in ("image_size", "channels")})
+    parser.update({"bundle_root": str(bundle), **{name: _protect(name, value) for name, value in overrides.items()}})
+    return parser
+
+
 def run_inference(
     studies: str | Path | Sequence[str | Path],
     prompts: str | Sequence[str],
@@ -171,7 +187,7 @@ def run_inference(
         output_dir: See :class:`StudyWriter`.
         report: Called after each study with its path and the folder of its masks, or with what was wrong with it; the
             others then go on. Without it the first error is raised.
-        **overrides: Any further value of ``inference.yaml``. A ``size`` brings its image size and channels along.
+        **overrides: See `read_inference`.
 
     Returns:
         The folder of each segmented study's masks.
@@ -179,15 +195,9 @@ def run_inference(
     Raises:
         ValueError: Wrong input, in one line (possibly as the cause of MONAI's error).
     """
-    bundle = resource_folder("bundles") / "boltzformer"
-    parser = ConfigParser()
-    parser.read_config(str(bundle / "configs" / "inference.yaml"))
-    if "size" in overrides:
-        size = _size_config(bundle / "configs" / f"{overrides['size']}.yaml")
-        parser.update({name: size[name] for name in ("image_size", "channels")})
+    parser = read_inference(**overrides)
     parser.update(
         {
-            "bundle_root": str(bundle),
             # MONAI evaluates texts that begin with "$", "@" or "%", in lists too. A caller's texts are data: paths and
             # tuples pass as they are.
             "image": (studies,) if isinstance(studies, str | Path) else tuple(studies),
@@ -195,7 +205,6 @@ def run_inference(
             "output_dir": Path(output_dir),
             # An evaluator a study, around the same network: one that an error stopped would go on with what is left.
             "evaluator#_mode_": "callable",
-            **{name: _protect(name, value) for name, value in overrides.items()},
         }
     )
     # Wrong input is told before the network is loaded.

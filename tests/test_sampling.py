@@ -50,6 +50,21 @@ def test_layers_are_drawn_as_the_decoder_sampled_them(folder, monkeypatch):
     assert drawn["title"] == "liver in abdomen CT: slice 2, query 6 of 12" and drawn["query"] == 5
 
 
+def test_the_frame_is_the_one_that_inference_takes(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sampling, "draw_sampling", lambda given, *_, **__: seen.append(given))
+    given = ["sampling", str(folder / "study.nii"), "--prompt", "liver", "--modality", "CT"]
+    given += ["--output", str(folder / "small.png")]
+    assert main([*given, "--image-size", "96", "--min-side", "128"]) == 0
+    frames = {"phantom": {"image_size": 32}}
+    show = {"modality": "CT", "frames": frames}
+    sampling.show_sampling(folder / "study.nii", "liver in abdomen CT", folder / "small.png", **show)
+    sampling.show_sampling(folder / "study.nii", "something else", folder / "small.png", **show)
+    assert [slice_.image.shape for slice_ in seen] == [(96, 96), (32, 32), (512, 512)]
+    rows = np.flatnonzero(seen[0].image.any(1))
+    assert len(rows) <= 48  # 64 pixels of the study in a square of 128
+
+
 @pytest.mark.parametrize("ending", ["png", "html"])
 def test_the_command_writes_the_same_file_twice(folder, capsys, ending):
     for name in ("one", "two"):

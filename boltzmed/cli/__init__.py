@@ -78,17 +78,7 @@ def _make_parser() -> argparse.ArgumentParser:
     predict.add_argument("--modality", choices=["CT", "MR"], help="for files that don't say")
     predict.add_argument("--window", metavar="NAME|LOW,HIGH", help="overrides the prompt's window; numbers in HU")
     predict.add_argument("--series-uid", metavar="UID", help="which DICOM series, where a folder holds several")
-    predict.add_argument("--checkpoint", metavar="FILE", help="weights; the bundle's own by default")
-    predict.add_argument("--size", metavar="NAME", help="of the checkpoint's network: tiny (default), tiny_gated, …")
-    predict.add_argument(
-        "--card", action="append", metavar="CARD", help="what knows the prompts, instead of the general cards"
-    )
-    predict.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="of what the network sees, whatever the prompts' cards say"
-    )
-    predict.add_argument(
-        "--min-side", type=int, metavar="PIXELS", help="pad smaller slices to it; equal to --image-size for true scale"
-    )
+    _add_network_options(predict)
     predict.add_argument("--seed", type=int, default=0, help="of the attention's draws (default 0)")
     predict.add_argument("--no-seg", action="store_true", help="write no DICOM SEG")
     predict.set_defaults(run=_predict)
@@ -137,7 +127,7 @@ def _make_parser() -> argparse.ArgumentParser:
     sampling.add_argument("--reference", metavar="MASK", help="a mask or label map on the study's grid, to be outlined")
     sampling.add_argument("--label", type=int, metavar="N", help="its value that is inside; all but 0 by default")
     sampling.add_argument("--modality", choices=["CT", "MR"], help="for files that don't say")
-    sampling.add_argument("--checkpoint", metavar="FILE", help="weights; the bundle's own by default")
+    _add_network_options(sampling)
     sampling.set_defaults(run=_sampling)
 
     series = commands.add_parser("series", help="list the DICOM series in a folder or zip")
@@ -150,19 +140,34 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_network_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--checkpoint", metavar="FILE", help="weights; the bundle's own by default")
+    command.add_argument("--size", metavar="NAME", help="of the checkpoint's network: tiny (default), tiny_gated, …")
+    command.add_argument(
+        "--card", action="append", metavar="CARD", help="what knows the prompts, instead of the general cards"
+    )
+    command.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="of what the network sees, whatever the prompts' cards say"
+    )
+    command.add_argument(
+        "--min-side", type=int, metavar="PIXELS", help="pad smaller slices to it; equal to --image-size for true scale"
+    )
+
+
+def _read_network_options(options: argparse.Namespace) -> dict[str, Any]:
+    overrides: dict[str, Any] = {"checkpoint": options.checkpoint, "size": options.size}
+    overrides["cards"] = tuple(options.card) if options.card else None
+    sides = {"inferer#image_size": options.image_size, "min_side": options.min_side}
+    if any(side is not None for side in sides.values()):  # one frame for all prompts
+        overrides |= {"frames": {}, **sides}
+    return {name: value for name, value in overrides.items() if value is not None}
+
+
 def _predict(options: argparse.Namespace) -> int:
     from boltzmed.workflow import run_inference
 
     overrides = {"modality": options.modality, "window": options.window, "series_uid": options.series_uid}
-    if options.checkpoint:
-        overrides["checkpoint"] = options.checkpoint
-    if options.size:
-        overrides["size"] = options.size
-    if options.card:
-        overrides["cards"] = tuple(options.card)
-    sides = {"inferer#image_size": options.image_size, "min_side": options.min_side}
-    if any(side is not None for side in sides.values()):  # one frame for all prompts
-        overrides |= {"frames": {}, **{name: side for name, side in sides.items() if side is not None}}
+    overrides |= _read_network_options(options)
     if options.no_seg:
         overrides["segmentation"] = False
 
@@ -210,8 +215,7 @@ def _sampling(options: argparse.Namespace) -> int:
 
     settings: dict[str, Any] = {"slice_index": options.slice, "query": options.query, "modality": options.modality}
     settings |= {"step": options.step, "reference": options.reference, "label": options.label}
-    if options.checkpoint:
-        settings["checkpoint"] = Path(options.checkpoint)
+    settings |= _read_network_options(options)
     print(show_sampling(options.input, options.prompt, options.output, **settings))
     return 0
 
