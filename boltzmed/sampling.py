@@ -121,6 +121,7 @@ class _WatchedStudy:
             self._reference = values != 0 if label is None else values == label
             if not self._reference.any():
                 raise ValueError(f"{Path(reference).name}: expected voxels of {label or 'some value'}, found none")
+        self._presence_threshold = inferer.presence_threshold
         self._network = parser.get_parsed_content("network")
         self._device = next(self._network.parameters()).device
         self._text = self._network.encode_text(tokenize_prompts([prompt])[None].to(self._device))
@@ -135,14 +136,23 @@ class _WatchedStudy:
         if self._reference is not None:
             mask = torch.from_numpy(self.plan.slice_at(self._reference, index).copy())[None, None]
             reference = self._grid.to_target(mask)[0, 0].numpy() > 0.5
-        return _record(self._network, seen, self._text, index, reference)
+        return _record(self._network, seen, self._text, index, reference, self._presence_threshold)
 
 
-def _record(network: Any, image: Tensor, text: Any, index: int, reference: NDArray[np.bool_] | None) -> SampledSlice:
+def _record(
+    network: Any,
+    image: Tensor,
+    text: Any,
+    index: int,
+    reference: NDArray[np.bool_] | None,
+    presence_threshold: float = 0.5,
+) -> SampledSlice:
     """Segment one image (1,3,S,S) by the text features of one prompt, and return what was sampled on it."""
     features = network.encode_image(image.to(next(network.parameters()).device))
     trace: dict[str, list[Any]] = {}
-    logits = network.decode(features, text, trace=trace)["mask_logits"]
+    output = network.decode(features, text, trace=trace)
+    logits, presence = output["mask_logits"], output["presence_logits"]
+    absent = presence is not None and float(presence[0, 0].sigmoid()) < presence_threshold
     sizes = [tuple(scale.shape[-2:]) for scale in features.scales]
     masks = interpolate(logits.float(), image.shape[-2:], mode="bilinear")
     return SampledSlice(
@@ -152,7 +162,7 @@ def _record(network: Any, image: Tensor, text: Any, index: int, reference: NDArr
             sampled[0, 0].reshape(-1, *sizes[layer % len(sizes)]).cpu().numpy()
             for layer, sampled in enumerate(trace["attended"])
         ],
-        prediction=(masks[0, 0] > 0).cpu().numpy(),
+        prediction=((masks[0, 0] > 0) & (not absent)).cpu().numpy(),
         reference=reference,
     )
 

@@ -239,6 +239,13 @@ def _protect(name: str, value: Any) -> Any:
     return value
 
 
+def check_flags(**flags: Any) -> None:
+    """Refuse options that are neither True nor False: on MONAI's command line ``false`` is a text, and so true."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name}: expected True or False, received {value!r}")
+
+
 def end_traceback_with_cause() -> None:
     """Let a traceback end with the line that says what was wrong, not with MONAI's about which expression failed."""
     shown = sys.excepthook

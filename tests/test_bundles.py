@@ -268,6 +268,42 @@ def test_training_stops_early_by_the_loss_and_keeps_the_best_dice(tmp_path: Path
     assert parser.get_parsed_content("train#trainer").state.epoch == 4
     assert saved == [0.1, 0.3, 0.4]
 
+    # Once more it has nothing left to do.
+    again = prepare_training(tmp_path, phantoms, **quick, **overrides)
+    run_training(again)
+    trainer = again.get_parsed_content("train#trainer")
+    assert trainer.state.epoch == 4 and trainer.state.iteration == 4
+    assert not (tmp_path / "run" / "checkpoint_epoch=5.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("half", "false", "half: expected True or False, received 'false'"),
+        ("quarter_turns", 1, "quarter_turns: expected True or False, received 1"),
+        ("negative_probability", 20, "negative_probability: expected 0 to 1, received 20"),
+        ("frames", {"fantom": {"image_size": 64}}, "frames: expected some of phantom, received fantom"),
+    ],
+)
+def test_options_that_are_none_are_told(tmp_path: Path, phantoms: Path, name: str, value: Any, line: str) -> None:
+    with pytest.raises(Exception) as told:
+        parser = prepare_training(tmp_path, phantoms, **{name: value})
+        parser.get_parsed_content("initialize#1")
+        run_training(parser)
+    causes = [told.value]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    assert any(line in str(cause) for cause in causes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("average_decay", 0.5), ("negative_probability", 0.9), ("balance", ["size"])]
+)
+def test_other_samples_or_averages_do_not_go_on(tmp_path: Path, phantoms: Path, name: str, value: Any) -> None:
+    run_training(prepare_training(tmp_path, phantoms, epochs=1))
+    with pytest.raises(ValueError, match=rf"a training with {name} "):
+        run_training(prepare_training(tmp_path, phantoms, epochs=1, **{name: value}))
+
 
 def test_training_in_bfloat16_has_nearly_the_same_loss(tmp_path: Path, phantoms: Path) -> None:
     losses = [

@@ -80,7 +80,16 @@ class PromptSliceDataset(Dataset):
         self.augment_probability, self.quarter_turns = augment_probability, quarter_turns
         self.negative_probability = negative_probability
         self.phrasings, self.foreign_probability = phrasings, foreign_probability
+        given = {"negative_probability": negative_probability, "foreign_probability": foreign_probability}
+        for name, value in {**given, "augment_probability": augment_probability}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected 0 to 1, received {value}")
         asked = read_frames(frames)
+        names = [source.card.name for source in self.sources]
+        if unknown := set(asked) - set(names):
+            raise ValueError(
+                f"frames: expected some of {', '.join(dict.fromkeys(names))}, received {', '.join(sorted(unknown))}"
+            )
         self.frames = {s.card.name: asked.get(s.card.name, (Frame(image_size),)) for s in self.sources}
         self._foreign = {s.card.name: _foreign_prompts(s.card, self.sources) for s in self.sources}
         self.entries = [entry for source in self.sources for entry in source.entries]

@@ -32,11 +32,24 @@ class FiniteLoss:
     def __call__(self, engine: Engine) -> None:
         loss = engine.state.output["loss"]  # type: ignore[index]
         if not torch.isfinite(loss):
-            cases = sorted(set(engine.state.batch.get("case", ["unknown"])))  # type: ignore[union-attr]
+            names = sorted(set(self._find_cases(engine)))
+            where = f"cases {', '.join(names)}" if names else "cases of another process, which names them"
             raise ValueError(
                 f"epoch {engine.state.epoch}, iteration {engine.state.iteration}: expected a finite loss, "
-                f"received {loss.item()} on the batch of cases {', '.join(cases)}; check those images or lower the rate"
+                f"received {loss.item()} on {where}; check those images or lower the rate"
             )
+
+    @staticmethod
+    def _find_cases(engine: Engine) -> list[str]:
+        """Cases of this process's batch with an image, target or logits that are not finite; all, if nothing tells."""
+        output: dict[str, Any] = engine.state.output  # type: ignore[assignment]
+        cases = list(engine.state.batch.get("case", ["unknown"]))  # type: ignore[union-attr]
+        tensors = [output.get("image")]
+        for part in (output.get("label"), output.get("pred")):
+            tensors += part.values() if isinstance(part, Mapping) else [part]
+        rows = [value for value in tensors if isinstance(value, Tensor) and len(value) == len(cases)]
+        found = [case for row, case in enumerate(cases) if not all(torch.isfinite(value[row]).all() for value in rows)]
+        return found if found or idist.get_world_size() > 1 else cases
 
 
 class PromptDice(Metric):
@@ -145,6 +158,10 @@ class TrainingCheckpoints:
             filename_pattern="{filename_prefix}_{score_name}={score}.{ext}",
             n_saved=None,  # it would remove an older file before it writes the new one
         )
+        if idist.get_rank() == 0:
+            for left in self.folder.glob("tmp????????"):  # a save that a kill cut off, under the saver's own name
+                if left.is_file():
+                    left.unlink(missing_ok=True)
         if self.resume and (saved := self._find_saved()):
             engine.add_event_handler(Events.STARTED, self._load, CheckpointLoader(str(saved[-1]), state))
         engine.add_event_handler(Events.EPOCH_COMPLETED, saver)
@@ -185,8 +202,9 @@ class _Settings:
         return self.values
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        saved = {**self.unrecorded, **saved}
         for name, value in self.values.items():
-            made_with = saved.get(name, self.unrecorded.get(name))
+            made_with = saved.get(name, value)  # what an older save says nothing of cannot be compared
             if made_with != value:
                 raise _OtherSettingsError(f"expected a training with {name} {value}, got one with {made_with}")
 
@@ -213,6 +231,8 @@ class EarlyStop(EarlyStopHandler):
         assert self._handler is not None, "set_trainer comes before training"
         if state.get("metric") == self.metric:
             self._handler.load_state_dict(state)
+            if self._handler.counter >= self._handler.patience:  # it had come to its end
+                self._handler.trainer.terminate()
 
 
 class BestCheckpoint:

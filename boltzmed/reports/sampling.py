@@ -114,14 +114,15 @@ def make_sampling_figure(seen: SampledSlice, *, title: str, query: int = 0) -> F
     columns = min(_COLUMNS, len(layers) + 1)
     lines = -(-(len(layers) + 1) // columns)
     figure, axes = make_sheet(lines, columns, (3.2 * columns, 3.5 * lines + 0.6), title=title, font_size=13)
-    pictures = [("image", np.ones((1, 1), bool)), *((f"layer {k + 1}", layer) for k, layer in enumerate(layers))]
+    pictures: list[tuple[str, NDArray[np.bool_] | None]] = [("image", None)]
+    pictures += [(f"layer {k + 1}", layer) for k, layer in enumerate(layers)]
     for ax, (name, layer) in zip(axes, pictures, strict=False):
-        shown = _darken(seen.image, layer)
+        shown = seen.image if layer is None else _darken(seen.image, layer)
         ax.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         for mask, colour in ((seen.prediction, _PREDICTION), (seen.reference, _REFERENCE)):
             if mask is not None and mask.any():
                 ax.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9)
-        share = f": {100 * layer.mean():.1f} % of {layer.shape[0]}×{layer.shape[1]}" if name != "image" else ""
+        share = f": {100 * layer.mean():.1f} % of {layer.shape[0]}×{layer.shape[1]}" if layer is not None else ""
         ax.set_title(f"{name}{share}", color="white", fontsize=9)
     legend = ["bright: sampled", "blue: mask", *(["red: reference"] if seen.reference is not None else [])]
     figure.text(0.99, 0.005, "    ".join(legend), color="#bbbbbb", fontsize=9, ha="right")

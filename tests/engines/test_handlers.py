@@ -73,8 +73,14 @@ class TestFiniteLoss:
     def test_each_case_is_named_once(self):
         options = {"loss_function": lambda output, target: output.sum() * torch.nan}
         options["train_data_loader"] = DataLoader(SAMPLES, batch_size=4)  # type: ignore[assignment,arg-type]
-        with pytest.raises(ValueError, match="on the batch of cases case0, case1; check those images"):
+        with pytest.raises(ValueError, match="on cases case0, case1; check those images"):
             build_trainer([FiniteLoss()], **options).run()
+
+    def test_only_the_case_that_spoils_it_is_named(self):
+        samples = [{**sample, "case": f"case{index}"} for index, sample in enumerate(SAMPLES)]
+        samples[2] = {**samples[2], "image": torch.full((3,), torch.inf)}
+        with pytest.raises(ValueError, match=r"received (nan|inf) on cases case2; check those images"):
+            build_trainer([FiniteLoss()], train_data_loader=DataLoader(samples, batch_size=4)).run()  # type: ignore[arg-type]
 
     def test_a_finite_loss_passes(self):
         trainer = build_trainer([FiniteLoss()], max_epochs=2)
@@ -301,12 +307,19 @@ class TestTrainingCheckpoints:
         for name, other in (("decay", 0.1), ("amp", True)):
             with pytest.raises(ValueError, match=rf"a training with {name} {other}, got one with {unrecorded[name]}; "):
                 self.train(tmp_path / "older", 4, settings={**unrecorded, name: other}, unrecorded=unrecorded)
-        with pytest.raises(ValueError, match=r"a training with size tiny, got one with None; "):
-            self.train(tmp_path / "older", 4, settings={"size": "tiny"}, unrecorded=unrecorded)
-        resumed, rates, _ = self.train(tmp_path / "older", 4, settings=unrecorded, unrecorded=unrecorded)
+        told = {**unrecorded, "size": "tiny"}  # of the size nothing is known
+        resumed, rates, _ = self.train(tmp_path / "older", 4, settings=told, unrecorded=unrecorded)
         assert torch.equal(resumed, whole) and len(rates) == 4
         with pytest.raises(ValueError, match=r"a training with amp True, got one with False; "):
             self.train(tmp_path / "older", 4, settings={**unrecorded, "amp": True}, unrecorded={"amp": True})
+
+    def test_what_a_kill_left_of_a_save_is_cleared_away(self, tmp_path):
+        self.train(tmp_path, 1)
+        for name in ("tmpabc_1234", "tmp.txt", "tmpfiles"):
+            (tmp_path / name).touch()
+        (tmp_path / "tmpfolders1").mkdir()
+        self.train(tmp_path, 2)
+        assert {path.name for path in tmp_path.glob("tmp*")} == {"tmp.txt", "tmpfiles", "tmpfolders1"}
 
     def test_a_write_that_was_cut_leaves_no_checkpoint(self, tmp_path, monkeypatch):
         self.train(tmp_path, 1)

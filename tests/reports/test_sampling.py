@@ -28,6 +28,8 @@ def test_sampled_patches_are_bright(tmp_path):
     draw_sampling(make_slice(image, [seen, np.ones((4, 4), bool)]), path, title="t")
     picture = np.asarray(Image.open(path).convert("L"))
     whole, patch, everything = np.array_split(picture, 3, axis=1)
+    draw_sampling(make_slice(np.full((64, 64), 100.0), [seen]), tmp_path / "grey.png", title="t")
+    assert (np.asarray(Image.open(tmp_path / "grey.png").convert("L")) == 100).sum() > 10_000  # the image as it is
     bright = [(part > 240).sum() for part in (whole, patch, everything)]
     assert bright[1] < 0.06 * bright[0] and bright[2] > 0.9 * bright[0]  # a patch of 64, and titles
     unseen = (patch > 50) & (patch < 80)
