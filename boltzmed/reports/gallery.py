@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,12 @@ import pandas as pd
 
 from boltzmed.reports.cases import CasePicture, PictureFolders, ScoredObject
 from boltzmed.reports.failures import choose_slice, choose_worst, draw_thumbnails
-from boltzmed.reports.page import FailureCase, redact_name
+from boltzmed.reports.names import ShownNames, redact_name
+from boltzmed.reports.page import FailureCase
 from boltzmed.reports.viewer import embed_case
 from boltzmed.volumes import VolumeError
 
+_CASE = ("dataset", "case", "target")
 _FIXED_MEGABYTES = 4.0  # NiiVue, tables and figures
 _THUMBNAILS_MEGABYTES = 0.3  # of one case
 
@@ -38,6 +40,7 @@ def make_gallery(
     pairs: pd.DataFrame,
     colours: Mapping[str, str],
     folders: PictureFolders,
+    names: ShownNames,
     *,
     scale: float,
     worst: int,
@@ -48,12 +51,13 @@ def make_gallery(
     """Show the worst objects of each target, and some cases' volumes.
 
     Args:
-        pairs: Of `pair_scores`.
+        pairs: Of `pair_scores`, with names as they are shown.
         colours: Of the methods, and of "reference".
-        folders: Where pictures lie; none are shown without.
+        folders: Where pictures lie, by the tables' own names; none are shown without.
+        names: What leads from the shown names to those.
         scale: What a score is multiplied by (100 for percent).
         worst: How many objects.
-        cases: Which cases' volumes; the worst `viewed` by default.
+        cases: Which cases' volumes, as they are shown; the worst `viewed` by default.
         viewed: See `cases`.
         page_megabytes: What the page may take.
 
@@ -61,51 +65,58 @@ def make_gallery(
         VolumeError: The pictures of one of `cases` are missing or broken.
     """
     gallery = Gallery()
+    places: dict[tuple[str, ...], int] = {}
     methods = [name for name in colours if name != "reference"]
-    asked = pairs[pairs["case"].isin(cases)].drop_duplicates(["dataset", "case", "target"])
+    asked = pairs[pairs["case"].isin(cases)].drop_duplicates(list(_CASE))
     room = page_megabytes - _FIXED_MEGABYTES - worst * _THUMBNAILS_MEGABYTES
     megabytes = max(0.5, room / max(1, len(asked) if cases else viewed))
 
-    def show(picture: CasePicture, index: int) -> int:
+    def show(row: Mapping[Any, Any], picture: CasePicture, index: int) -> None:
+        places[_key(row)] = len(gallery.volumes)
         gallery.volumes.append(embed_case(picture, colours, slice_index=index, megabytes=megabytes))
-        return len(gallery.volumes) - 1
 
     for row in asked.to_dict("records"):
-        picture = _read(folders, row, methods)
-        show(picture, choose_slice(picture, _slice_of(row)))
+        picture = _read(folders, names, row, methods)
+        show(row, picture, choose_slice(picture, _slice_of(row)))
     for row in choose_worst(pairs, worst).to_dict("records"):
         title, numbers = _describe(row, methods, scale)
         if not folders.given:
             gallery.failures.append(FailureCase(title, numbers))
             continue
         try:
-            picture = _read(folders, row, methods)
+            picture = _read(folders, names, row, methods)
         except VolumeError as error:
             reason = redact_name(str(error))
             gallery.failures.append(FailureCase(title, numbers, f"No picture: {reason}."))
             continue
         index = choose_slice(picture, _slice_of(row))
-        place = next((k for k, volume in enumerate(gallery.volumes) if volume["title"] == picture.title), None)
-        if place is None and not cases and len(gallery.volumes) < viewed:
-            place = show(picture, index)
+        if _key(row) not in places and not cases and len(gallery.volumes) < viewed:
+            show(row, picture, index)
         shown = draw_thumbnails(picture, index, colours)
         note = f"Slice {index} of {len(picture.image)}; the frame is what the other pictures show."
-        gallery.failures.append(FailureCase(title, numbers, note, shown, place))
+        gallery.failures.append(FailureCase(title, numbers, note, shown, places.get(_key(row))))
     if not folders.given:
         gallery.notes.append(
             "No pictures: --images and --references, or --cache, and --predictions METHOD=DIR say where they lie."
         )
-    without = [method for method in methods if method not in folders.predictions]
+    without = [method for method in methods if names.find_name("method", method) not in folders.predictions]
     if folders.given and without:
         gallery.notes.append(f"No masks to show of {', '.join(without)}: --predictions METHOD=DIR says where they lie.")
     return gallery
 
 
-def _read(folders: PictureFolders, row: Mapping[Any, Any], methods: Sequence[str]) -> CasePicture:
-    wanted = ScoredObject(row["dataset"], row["case"], row["target"], row["axis"], _slice_of(row), row["prompt"])
-    picture = folders.read(wanted, methods)
-    title = f"{redact_name(row['case'])}, {row['target']}"
-    return CasePicture(title, picture.image, picture.window, picture.reference, picture.predictions, picture.spacing_mm)
+def _read(folders: PictureFolders, names: ShownNames, row: Mapping[Any, Any], methods: Sequence[str]) -> CasePicture:
+    """A picture found by the tables' own names, with the shown ones."""
+    dataset, target = (names.find_name(column, row[column]) for column in ("dataset", "target"))
+    case = names.find_case(dataset, row["case"])
+    own = {names.find_name("method", method): method for method in methods}
+    picture = folders.read(ScoredObject(dataset, case, target, row["axis"], _slice_of(row), row["prompt"]), list(own))
+    predictions = {own[method]: mask for method, mask in picture.predictions.items()}
+    return replace(picture, title=", ".join(_key(row)), predictions=predictions)
+
+
+def _key(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in _CASE)
 
 
 def _slice_of(row: Mapping[Any, Any]) -> int | None:
@@ -115,9 +126,7 @@ def _slice_of(row: Mapping[Any, Any]) -> int | None:
 def _describe(row: Mapping[Any, Any], methods: Sequence[str], scale: float) -> tuple[str, str]:
     """A heading, and each method's score."""
     where = _slice_of(row)
-    title = f"{row['dataset']}: {row['target']}, {redact_name(row['case'])}" + (
-        f", slice {where}" if where is not None else ""
-    )
+    title = f"{row['dataset']}: {row['target']}, {row['case']}" + (f", slice {where}" if where is not None else "")
     scores = {name: row[f"score:{name}"] for name in methods}
     texts = [f"{name} {scale * score:.1f}" if not np.isnan(score) else f"{name} –" for name, score in scores.items()]
     return title, ", ".join(texts) + "."

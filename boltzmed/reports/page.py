@@ -19,9 +19,6 @@ from boltzmed.reports.viewer import encode_script
 from boltzmed.volumes.output import whole_file
 
 _PARTS = files("boltzmed.reports") / "html"
-# Names of cases are file names. Publishers and archives name files by UIDs and dates, which need not travel on.
-_UID = re.compile(r"\d+(?:\.\d+){4,}")
-_DATE = re.compile(r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?!\d)")
 
 
 @dataclass(frozen=True)
@@ -143,11 +140,6 @@ def write_page(page: Page, path: str | Path) -> Path:
     with whole_file(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return path
-
-
-def redact_name(name: str) -> str:
-    """Return a case's name without what looks like a UID or a date."""
-    return _DATE.sub("[date]", _UID.sub("[UID]", name))
 
 
 def as_svg_uri(svg: bytes) -> str:

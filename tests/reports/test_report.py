@@ -9,8 +9,9 @@ import pytest
 
 from boltzmed.cli import main
 from boltzmed.reports.published import format_numbers, tabulate_datasets, tabulate_sizes, tabulate_targets, write_latex
-from boltzmed.reports.report import TABLE_ROWS, write_report
+from boltzmed.reports.report import write_report
 from boltzmed.reports.scores import find_card, read_scores
+from boltzmed.reports.sections import TABLE_ROWS
 from boltzmed.reports.summary import summarise
 
 
@@ -67,7 +68,11 @@ def test_volumes_and_failures_are_on_the_page(small_report):
     volumes = [
         json.loads(text) for text in re.findall(r'<script type="application/json" id="volume-\d">(.*?)</script>', html)
     ]
-    assert [volume["title"] for volume in volumes] == ["case_1, nodule", "[UID], nodule", "case_2<b>, nodule"]
+    assert [volume["title"] for volume in volumes] == [
+        "set, case_1, nodule",
+        "set, [UID], nodule",
+        "set, case_2<b>, nodule",
+    ]
     assert html.count('class="thumbnails"') == 3
     assert html.index("case_1, slice") > 0 and "boltz &amp; co 100.0, " in html
     figures = {path.name for path in (small_report.folder / "report" / "figures").iterdir()}
@@ -102,7 +107,7 @@ def test_the_command_writes_all_of_it(small_report, tmp_path, capsys):
     assert f"{first} - {second}, by target".replace("&", "&amp;") in html.replace("&lt;", "<").replace(
         "&gt;", ">"
     ).replace("&#39;", "'")
-    assert html.count('type="application/json"') == 1 and '"title": "case_2\\u003cb\\u003e, nodule"' in html
+    assert html.count('type="application/json"') == 1 and '"title": "set, case_2\\u003cb\\u003e, nodule"' in html
     written = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"comparison.csv", "comparison_1.tex", "table_1.csv", "table_1.tex", "table_2.tex", "objects.csv"} <= written
     assert printed.startswith("dice of slices in percent")

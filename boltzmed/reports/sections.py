@@ -1,0 +1,168 @@
+"""The parts of a report: its tables in the paper's layout, figures by size and in pairs, failures, and the objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from boltzmed.reports.comparison import Comparison, print_comparison
+from boltzmed.reports.figures import draw_agreement, draw_pairs, draw_sizes, limits_of_agreement, save_figure
+from boltzmed.reports.page import Figure, Grid, ObjectTable, Section, as_svg_uri, mark_best
+from boltzmed.reports.published import format_numbers, tabulate_datasets, tabulate_sizes, tabulate_targets, write_latex
+from boltzmed.reports.scores import SHARES
+from boltzmed.reports.summary import ALL_SIZES, Summary, print_summary
+from boltzmed.reports.tables import write_tables
+
+TABLE_ROWS = 1000
+"""Objects in the page's table; `objects.csv` has them all."""
+
+_OVERLAPPING = ("<1 %", "≥1 %")  # the paper's two groups, beside the bins
+
+
+def make_tables(summary: Summary, folder: Path) -> Section:
+    """Tables 1 and 2, and the targets' in the same layout."""
+    unit = "%" if summary.metric in SHARES else summary.metric
+    tables = {f"Table 1. By data set ({unit})": tabulate_datasets(summary)}
+    tables |= {f"{name} ({unit})": table for name, table in tabulate_targets(summary)}
+    grids = {caption: Grid.of(format_numbers(table), _best(table, summary)) for caption, table in tables.items()}
+    for number, table in enumerate(tables.values()):
+        name = "table_1" if number == 0 else f"targets_{number}"
+        write_tables(folder, {name: table})
+        write_latex(table, folder / f"{name}.tex")
+    sizes = tabulate_sizes(summary)
+    if len(sizes):
+        grids = dict(
+            [
+                next(iter(grids.items())),
+                (f"Table 2. By object size ({unit}, 95 % interval)", Grid.of(sizes)),
+                *list(grids.items())[1:],
+            ]
+        )
+        write_tables(folder, {"table_2": sizes}, {"table_2": sizes})
+    texts = ["The layout is that of the paper's Tables 1 and 2. The highest of each column is bold."]
+    if len(summary.overall):
+        texts += [
+            "“Avg.” is the plain mean of the data sets' means. In Table 2 each data set counts by the group's share "
+            "of its objects; small is below 1 % of the image's area."
+        ]
+    return Section("summary", "Summary", texts, (), grids)
+
+
+def _best(table: pd.DataFrame, summary: Summary) -> frozenset[tuple[int, int]]:
+    return mark_best(table) if summary.metric in SHARES else frozenset()
+
+
+def make_sizes(summary: Summary, folder: Path, score: str) -> Section:
+    """Means by object size, drawn and in a table."""
+    cells = summary.cells
+    cells = cells[cells["target"].eq(cells.groupby("dataset")["target"].transform("first"))]
+    bins = cells[~cells["stratum"].isin((ALL_SIZES, *_OVERLAPPING))]
+    figures = []
+    if len(bins):
+        size = {"area": "share of the image's area", "diameter": "diameter", "volume": "volume"}[summary.by]
+        svg = save_figure(draw_sizes(bins, score=f"mean {score}", size=size), folder / "figures" / "sizes")
+        words = "; ".join(f"{row.method}, {row.dataset}, {row.stratum}: {row.mean:.2f}" for row in bins.itertuples())
+        figures = [
+            Figure(
+                as_svg_uri(svg),
+                f"Mean {score} by object size, with 95 % intervals (patients resampled); n is "
+                "the number of objects. No bar: fewer than two patients.",
+                f"Mean {score} by size. {words}",
+            )
+        ]
+    by_size = {title: Grid.of(table) for title, table in print_summary(summary).items() if title == f"By {summary.by}"}
+    return Section("sizes", f"{score} by object size", (), figures, by_size)
+
+
+def make_pairs(
+    pairs: pd.DataFrame, methods: Sequence[str], comparison: Comparison, folder: Path, score: str
+) -> Section:
+    """Methods against the reference method: drawn object by object, and the tests."""
+    first = comparison.reference_method
+    names = [first, *(method for method in methods if method != first)]
+    paired = pairs.dropna(subset=[f"score:{name}" for name in names])
+    tables = {title: Grid.of(table) for title, table in print_comparison(comparison).items()}
+    texts = [
+        f"Every method against {first}, on objects scored for both. p: Wilcoxon's test on patients' means, and "
+        "flipping the signs of whole patients; in brackets after Holm's correction over all tests of the data set. r: "
+        "rank-biserial correlation; d_z: Cohen's, both of patients' means."
+    ]
+    figures: list[Figure] = []
+    if comparison.metric in SHARES and len(paired):
+        scores = {name: paired[f"score:{name}"].to_numpy(dtype=np.float64) for name in names}
+        svg = save_figure(draw_pairs(scores, score=score), folder / "figures" / "pairs")
+        told = [
+            f"{name}: better {int((y > scores[first]).sum())}, worse {int((y < scores[first]).sum())}"
+            for name, y in scores.items()
+            if name != first
+        ]
+        figures.append(
+            Figure(
+                as_svg_uri(svg),
+                f"Each of {len(paired)} objects that all methods were scored on: above the "
+                f"dashed line a method is better than {first}.",
+                f"Paired scatter. {'; '.join(told)}",
+            )
+        )
+        svg = save_figure(draw_agreement(scores, score=score), folder / "figures" / "agreement")
+        limits = {name: limits_of_agreement(scores[first], y) for name, y in scores.items() if name != first}
+        told = [
+            f"{name} − {first}: mean difference {limit['mean']:+.3f}, limits of agreement "
+            f"{limit['lower limit']:+.3f} to {limit['upper limit']:+.3f}"
+            for name, limit in limits.items()
+        ]
+        figures.append(
+            Figure(
+                as_svg_uri(svg),
+                f"Bland–Altman: {'; '.join(told)} (mean ± 1.96 standard deviations over "
+                "objects, which takes objects of one patient for independent).",
+                f"Bland–Altman. {'; '.join(told)}",
+            )
+        )
+    return Section("pairs", "Paired comparison", texts, figures, tables)
+
+
+def make_failures(summary: Summary, folder: Path) -> Section:
+    """What was missed altogether; single cases come below it on the page."""
+    title = "Missed altogether (no overlap)"
+    table = print_summary(summary)[title]
+    write_tables(folder, {"missed": table}, {"missed": table})
+    texts = [
+        "Objects without any overlap between mask and reference (the paper estimates 1.4 % for its own model). Below, "
+        "the worst objects of each target: those that most methods missed first, then by the mean over methods."
+    ]
+    return Section("failures", "Failure analysis", texts, (), {title: Grid.of(table)})
+
+
+def list_objects(pairs: pd.DataFrame, methods: Sequence[str], summary: Summary) -> ObjectTable:
+    """The worst objects, their scores as the page shows them."""
+    shown = pairs.head(TABLE_ROWS)
+    size, factor = ("size (% of image)", 100.0) if summary.by == "area" else ("size (mm³)", 1.0)
+    rows = [
+        [
+            *(row["dataset"], row["target"], row["case"]),
+            str(int(row["slice_index"])) if row["slice_index"] >= 0 else "–",
+            f"{factor * row['size']:.3g}" if not np.isnan(row["size"]) else "–",
+            *(_number(scale_of(summary) * row[name]) for name in ("mean", *(f"score:{method}" for method in methods))),
+        ]
+        for row in shown.to_dict("records")
+    ]
+    text = (
+        f"The {len(rows)} worst of {len(pairs)}; objects.csv beside this page has them all."
+        if len(rows) < len(pairs)
+        else f"All {len(rows)}."
+    )
+    groups = sorted({f"{row[0]}: {row[1]}" for row in rows})
+    return ObjectTable(text, ["data set", "target", "case", "slice", size, "mean", *methods], rows, 3, groups)
+
+
+def _number(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.1f}"
+
+
+def scale_of(summary: Summary) -> float:
+    """What a score is multiplied by to be shown: 100 for percent."""
+    return 100.0 if summary.metric in SHARES else 1.0
