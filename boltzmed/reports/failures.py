@@ -14,7 +14,7 @@ from scipy.ndimage import binary_erosion
 
 from boltzmed.reports.cases import CasePicture
 from boltzmed.reports.figures import REFERENCE_COLOUR
-from boltzmed.reports.scores import OBJECT
+from boltzmed.reports.scores import ERRORS, OBJECT
 from boltzmed.reports.viewer import scale_grey
 
 _SIDE = 240  # pixels of a thumbnail
@@ -23,13 +23,15 @@ _LEAST_MM = 24.0
 _OPACITY = 0.45
 
 
-def pair_scores(rows: pd.DataFrame) -> pd.DataFrame:
+def pair_scores(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     """Return a row per object, worst first: identity, `size`, how many methods missed it, their mean, each score.
 
-    Objects that most methods missed altogether (score 0) stand first, then the lowest mean over methods.
+    Objects that most methods missed altogether stand first, then the worst mean over methods: the lowest, of `ERRORS`
+    the highest, of differences the one furthest from 0.
 
     Args:
-        rows: Of `select_rows`: a row per method and object, with `score` and `size`.
+        rows: Of `select_objects`: a row per method and object, with `score`, `size` and `missed`.
+        metric: What the score is.
 
     Returns:
         `OBJECT`, `prompt` ("" where the tables have none), `size`, `missed`, `mean`, then a column "score:METHOD" per
@@ -40,9 +42,12 @@ def pair_scores(rows: pd.DataFrame) -> pd.DataFrame:
     key = list(OBJECT)
     scores = rows.pivot(index=key, columns="method", values="score")[methods]
     known = rows.drop_duplicates(key).set_index(key)[["prompt", "size"]]
-    table = known.reindex(scores.index).assign(missed=scores.eq(0).sum(axis=1), mean=scores.mean(axis=1))
+    missed = rows.groupby(key)["missed"].sum().reindex(scores.index)
+    table = known.reindex(scores.index).assign(missed=missed, mean=scores.mean(axis=1))
     table = table.join(scores.add_prefix("score:"))
-    return table.sort_values(["missed", "mean"], ascending=[False, True], kind="stable").reset_index()
+    worse = -table["mean"] if metric in ERRORS else -table["mean"].abs() if "difference" in metric else table["mean"]
+    worst_first = table.assign(worse=worse).sort_values(["missed", "worse"], ascending=[False, True], kind="stable")
+    return worst_first.drop(columns="worse").reset_index()
 
 
 def choose_worst(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -53,9 +58,7 @@ def choose_worst(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
     first = pairs.drop_duplicates(["dataset", "case", "target"])
     turn = first.groupby(["dataset", "target"], sort=False).cumcount()
     chosen = first.assign(turn=turn).sort_values("turn", kind="stable").head(count)
-    return chosen.drop(columns="turn").sort_values(
-        ["dataset", "target", "missed", "mean"], ascending=[True, True, False, True]
-    )
+    return chosen.sort_values(["dataset", "target", "turn"]).drop(columns="turn")
 
 
 def choose_slice(picture: CasePicture, slice_index: int | None = None) -> int:

@@ -32,13 +32,14 @@ def colour_of(methods: Sequence[str], method: str) -> str:
     return METHOD_COLOURS[list(methods).index(method) % len(METHOD_COLOURS)]
 
 
-def draw_sizes(cells: pd.DataFrame, *, score: str, size: str) -> Figure:
+def draw_sizes(cells: pd.DataFrame, *, score: str, size: str, share: bool = True) -> Figure:
     """Draw the mean score of each stratum with its interval, a panel per data set, a marker per method.
 
     Args:
         cells: A row per dataset, stratum (in order, small to large) and method: mean, low, high (NaN: no interval), n.
         score: What is on the vertical axis.
         size: What the strata are of.
+        share: Whether the score goes from 0 to 1.
     """
     methods, datasets = list(cells["method"].unique()), list(cells["dataset"].unique())
     columns = min(_COLUMNS, len(datasets))
@@ -55,7 +56,8 @@ def draw_sizes(cells: pd.DataFrame, *, score: str, size: str) -> Figure:
         numbers = part.groupby("stratum", sort=False)["n"].max()
         ax.set_xticks(range(len(strata)), [f"{name}\nn={numbers[name]}" for name in strata], fontsize=8)
         ax.set_title(_plain(dataset), fontsize=10)
-        ax.set_ylim(0, 1.02)
+        if share:
+            ax.set_ylim(0, 1.02)
         ax.set_ylabel(score)
         ax.set_xlabel(size, fontsize=9)
         ax.grid(axis="y", color="#dddddd")

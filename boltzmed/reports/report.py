@@ -15,7 +15,7 @@ from boltzmed.reports.figures import REFERENCE_COLOUR, colour_of
 from boltzmed.reports.gallery import make_gallery
 from boltzmed.reports.names import ShownNames
 from boltzmed.reports.page import Page, write_page
-from boltzmed.reports.scores import OBJECT, SHARES, Scores, read_scores, select_rows
+from boltzmed.reports.scores import OBJECT, SHARES, Scores, read_scores, select_objects
 from boltzmed.reports.sections import list_objects, make_failures, make_pairs, make_sizes, make_tables, scale_of
 from boltzmed.reports.summary import Summary, summarise
 from boltzmed.reports.tables import write_tables
@@ -117,9 +117,9 @@ def write_report(
     comparison = None if comparison is None else names.redact_comparison(comparison)
     methods = [str(name) for name in summary.cells["method"].unique()]
     rows = scores.rows[scores.rows["method"].isin(methods)]
-    rows, _ = select_rows(rows, metric=summary.metric, by=summary.by, level=summary.level)
-    rows = rows[rows["target"].isin(summary.cells["target"].unique())] if "target" in rows else rows
-    pairs = pair_scores(rows)
+    rows, _ = select_objects(rows, metric=summary.metric, by=summary.by, level=summary.level)
+    rows = rows[rows["target"].isin(summary.cells["target"].unique()) & (rows["score"].notna() | rows["missed"])]
+    pairs = pair_scores(rows, summary.metric)
     score = "Dice" if summary.metric == "dice" else summary.metric
     sections = [make_tables(summary, folder), make_sizes(summary, folder, score)]
     if comparison is not None:
@@ -139,8 +139,10 @@ def write_report(
     )
     table = pairs.drop(columns="prompt")
     write_tables(folder, {"objects": table.rename(columns=lambda name: str(name).removeprefix("score:"))})
+    excluded = pd.concat([summary.excluded, *([comparison.excluded] if comparison is not None else [])])
     left_out = [
-        f"Left out: {r.rows} rows of {r.method}, {r.dataset}: {r.reason}." for r in summary.excluded.itertuples()
+        f"Left out: {r.rows} rows of {r.method}, {r.dataset}: {r.reason}."
+        for r in excluded[["method", "dataset", "reason", "rows"]].drop_duplicates().itertuples()
     ]
     page = Page(
         title=f"{score}: {', '.join(methods)}" if len(methods) < 4 else f"{score} of {len(methods)} methods",

@@ -28,6 +28,9 @@ OBJECT = ("dataset", "case", "level", "axis", "slice_index", "window", "target")
 SHARES = ("dice", "area_fraction", "presence_score", "iou", "nsd", "detection_f1", "panoptic_quality")
 """Columns of numbers from 0 to 1; scores among them are shown in percent."""
 
+ERRORS = ("hd95_mm", "assd_mm", "false_positive_mm3", "false_negative_mm3", "missed_lesions", "false_lesions")
+"""Columns of which the lower number is the better one."""
+
 LEVEL_OF = {"area": "slice", "diameter": "volume", "volume": "volume"}
 """Which rows an object's size is taken from: its share of a slice, or the volume of all of it."""
 
@@ -104,9 +107,27 @@ def select_rows(
     level: str | None = None,
     targets: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Choose the rows that a mean is over: objects that the reference shows, of one level, with a score.
+    """Choose the rows that a mean is over: those of `select_objects` that have a score.
 
-    Slices and volumes never meet in one mean.
+    Raises:
+        ValueError: See `select_objects`.
+    """
+    objects, excluded = select_objects(rows, metric=metric, by=by, level=level, targets=targets)
+    return objects.dropna(subset="score").drop(columns="missed"), excluded
+
+
+def select_objects(
+    rows: pd.DataFrame,
+    *,
+    metric: str = "dice",
+    by: str = "area",
+    level: str | None = None,
+    targets: Sequence[str] = (),
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Choose the objects that the reference shows, of one level, with a score or missed altogether.
+
+    Slices and volumes never meet in one mean. A distance to an empty mask is not defined, so that what a method missed
+    has no such score.
 
     Args:
         rows: Of `Scores`.
@@ -116,8 +137,9 @@ def select_rows(
         targets: Only these; all by default.
 
     Returns:
-        The rows, with their `score` and `size` (area fraction or volume in mm³, NaN where it isn't known); and how many
-        were left out: method, dataset, reason, rows.
+        The rows, with their `score` (NaN where there is none), `size` (area fraction or volume in mm³, NaN where it
+        isn't known) and whether they were `missed`: without any overlap; and how many have no part in means: method,
+        dataset, reason, rows.
 
     Raises:
         ValueError: No such column, target or level in these rows, or nothing is left.
@@ -138,23 +160,29 @@ def select_rows(
     nothing = ~rows["dice"].eq(0)
     if "prediction_empty" in rows:
         nothing |= rows["prediction_empty"].eq(True)
+    missed = rows["dice"].eq(0)
+    if "prediction_empty" in rows:
+        missed |= rows["prediction_empty"].eq(True)
     reasons = {
         f"a {other}'s row: these tables are of {level}s": rows["level"].ne(level),
         "the reference shows no object, and nothing was predicted": ~rows["shown"] & nothing,
         "the reference shows no object, but something was predicted": ~rows["shown"],
+        f"missed altogether, so without {metric}: leaving it out flatters the method": rows[metric].isna() & missed,
         f"no {metric}": rows[metric].isna(),
     }
     reason = pd.Series("", index=rows.index)
     for words, applies in reasons.items():
         reason[applies & reason.eq("")] = words
-    chosen = rows[reason.eq("")]
+    scored = reason.eq("")
+    # Objects of which a table says neither the score nor whether they were found are not counted.
+    chosen = rows[scored | (rows["shown"] & rows["level"].eq(level) & (rows["dice"].notna() | missed))]
     reason[reason.eq("") & rows[size].isna()] = f"no {size}: in no stratum, but among all sizes"
     counts = rows.assign(reason=reason)[reason.ne("")].groupby(["method", "dataset", "reason"], sort=False).size()
     excluded = counts.rename("rows").reset_index()
-    if chosen.empty:
+    if not scored.any():
         most = excluded.groupby("reason")["rows"].sum().idxmax()
         raise ValueError(f"expected rows to compute with, found none: {most}; --level {other} or --by may take them")
-    return chosen.assign(score=chosen[metric], size=chosen[size]), excluded
+    return chosen.assign(score=chosen[metric], size=chosen[size], missed=missed[chosen.index]), excluded
 
 
 def read_columns(path: Path, needed: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:

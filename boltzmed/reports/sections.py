@@ -63,8 +63,13 @@ def make_sizes(summary: Summary, folder: Path, score: str) -> Section:
     figures = []
     if len(bins):
         size = {"area": "share of the image's area", "diameter": "diameter", "volume": "volume"}[summary.by]
-        svg = save_figure(draw_sizes(bins, score=f"mean {score}", size=size), folder / "figures" / "sizes")
-        words = "; ".join(f"{row.method}, {row.dataset}, {row.stratum}: {row.mean:.2f}" for row in bins.itertuples())
+        svg = save_figure(
+            draw_sizes(bins, score=f"mean {score}", size=size, share=summary.metric in SHARES),
+            folder / "figures" / "sizes",
+        )
+        words = "; ".join(
+            f"{row.method}, {row.dataset}, {row.stratum}: {row.mean:.2f}" for row in bins.itertuples() if row.n
+        )
         figures = [
             Figure(
                 as_svg_uri(svg),
@@ -91,6 +96,13 @@ def make_pairs(
         "rank-biserial correlation; d_z: Cohen's, both of patients' means."
     ]
     figures: list[Figure] = []
+    if comparison.metric not in SHARES:
+        texts.append(
+            "No paired scatter and no Bland–Altman plot: they are drawn of scores from 0 to 1, and "
+            f"{comparison.metric} has no upper end."
+        )
+    elif not len(paired):
+        texts.append("No paired scatter and no Bland–Altman plot: no object was scored for all methods.")
     if comparison.metric in SHARES and len(paired):
         scores = {name: paired[f"score:{name}"].to_numpy(dtype=np.float64) for name in names}
         svg = save_figure(draw_pairs(scores, score=score), folder / "figures" / "pairs")
@@ -132,7 +144,8 @@ def make_failures(summary: Summary, folder: Path) -> Section:
     write_tables(folder, {"missed": table}, {"missed": table})
     texts = [
         "Objects without any overlap between mask and reference (the paper estimates 1.4 % for its own model). Below, "
-        "the worst objects of each target: those that most methods missed first, then by the mean over methods."
+        "the worst objects of each target: those that most methods missed first, then by the mean over methods, the "
+        "worst first."
     ]
     return Section("failures", "Failure analysis", texts, (), {title: Grid.of(table)})
 

@@ -19,7 +19,7 @@ from boltzmed.metrics.statistics import (
     percentile_interval,
     sum_by_patient,
 )
-from boltzmed.reports.scores import LEVEL_OF, SHARES, read_scores, select_rows
+from boltzmed.reports.scores import LEVEL_OF, SHARES, read_scores, select_objects
 from boltzmed.reports.tables import format_tables, write_tables
 from boltzmed.strata import split_by_size
 
@@ -39,7 +39,8 @@ class Summary:
 
     Attributes:
         cells: A row per dataset, target, stratum and method ("all targets", "all sizes" included): mean, low and high
-            (95 % interval), n rows, patients, missed (rows without any overlap), missed_share.
+            (95 % interval), n rows, patients; missed (without any overlap) of all objects that the reference shows,
+            with a score or without, and missed_share of them.
         overall: Over data sets: a row per weighting (`WEIGHTINGS`), stratum and method; empty for one data set.
         excluded: method, dataset, reason, rows.
         metric, level, by: What the score is, of which rows, and what the strata go by.
@@ -79,33 +80,36 @@ def summarise(
     Raises:
         ValueError: See `select_rows` and `split_by_size`.
     """
-    chosen, excluded = select_rows(rows, metric=metric, by=by, level=level, targets=targets)
-    methods = list(chosen["method"].unique())
+    objects, excluded = select_objects(rows, metric=metric, by=by, level=level, targets=targets)
+    methods = list(objects["method"].unique())
     records: list[dict] = []
     over_datasets = _OverDatasets(resamples)
-    for dataset, group in chosen.groupby("dataset", sort=False):
+    for dataset, group in objects.groupby("dataset", sort=False):
         patients = pd.Series(pd.factorize(group["patient"], sort=True)[0], index=group.index)
-        count = int(patients.max()) + 1
-        drawn_RP = draw_patients([count], resamples, make_generator(seed, "bootstrap", str(dataset)))
+        people = int(patients.max()) + 1
+        drawn_RP = draw_patients([people], resamples, make_generator(seed, "bootstrap", str(dataset)))
         for method, scored in group.groupby("method", sort=False):
             strata = {ALL_SIZES: np.ones(len(scored), bool), **split_by_size(by, scored["size"], edges)}
             names = list_targets(scored)
-            values, missed = scored["score"].to_numpy(), scored["dice"].to_numpy() == 0
+            values, missed = scored["score"].to_numpy(), scored["missed"].to_numpy()
             keys = [(name, stratum) for name in names for stratum in strata]
-            cells = [names[name] & strata[stratum] for name, stratum in keys]
-            sums_PC, counts_PC = sum_by_patient(values, patients[scored.index].to_numpy(), count, cells)
+            everything = [names[name] & strata[stratum] for name, stratum in keys]
+            cells = [cell & ~np.isnan(values) for cell in everything]
+            sums_PC, counts_PC = sum_by_patient(values, patients[scored.index].to_numpy(), people, cells)
             low, high = bootstrap_interval(sums_PC, counts_PC, drawn_RP)
             n = counts_PC.sum(axis=0)
             for index, (name, stratum) in enumerate(keys):
-                if n[index]:
+                if everything[index].any():
                     identity = {"dataset": dataset, "target": name, "stratum": stratum, "method": method}
-                    lost = int(missed[cells[index]].sum())
-                    numbers = {"mean": sums_PC[:, index].sum() / n[index], "low": low[index], "high": high[index]}
+                    lost, count = int(missed[everything[index]].sum()), int(everything[index].sum())
+                    mean = sums_PC[:, index].sum() / n[index] if n[index] else np.nan
+                    numbers = {"mean": mean, "low": low[index], "high": high[index]}
                     numbers |= {"n": int(n[index]), "patients": int((counts_PC[:, index] > 0).sum())}
-                    records.append({**identity, **numbers, "missed": lost, "missed_share": lost / n[index]})
+                    numbers |= {"missed": lost, "objects": count, "missed_share": lost / count}
+                    records.append({**identity, **numbers})
             whole = slice(0, len(strata))  # the first target of all is "all targets", or the only one
             over_datasets.add(str(method), list(strata), sums_PC[:, whole], counts_PC[:, whole], drawn_RP)
-    overall = over_datasets.table(methods) if chosen["dataset"].nunique() > 1 else pd.DataFrame()
+    overall = over_datasets.table(methods) if objects["dataset"].nunique() > 1 else pd.DataFrame()
     return Summary(pd.DataFrame(records), overall, excluded, metric, level or LEVEL_OF[by], by)
 
 
@@ -192,7 +196,7 @@ def print_summary(summary: Summary) -> dict[str, pd.DataFrame]:
     by_size = cells[cells["target"].eq(cells.groupby("dataset")["target"].transform("first"))]
     missed = by_size
     if len(overall):
-        together = by_size.groupby(["stratum", "method"], sort=False)[["missed", "n"]].sum().reset_index()
+        together = by_size.groupby(["stratum", "method"], sort=False)[["missed", "objects"]].sum().reset_index()
         missed = pd.concat([by_size, together.assign(dataset=ALL_DATASETS)], ignore_index=True)
     shown = partial(_show_mean, metric=summary.metric)
     tables = {
@@ -209,6 +213,8 @@ def print_summary(summary: Summary) -> dict[str, pd.DataFrame]:
 
 def format_interval(cell: Mapping[Hashable, Any], metric: str, value: str = "mean") -> str:
     """Return "73.77 [71.30, 76.22]" of a line of a table that has `value`, low and high; shares in percent."""
+    if np.isnan(cell[value]):
+        return "–"
     scale = 100 if metric in SHARES else 1
     low_high = f"[{scale * cell['low']:.2f}, {scale * cell['high']:.2f}]" if np.isfinite(cell["low"]) else "[–]"
     return f"{scale * cell[value]:.2f} {low_high}"
@@ -219,7 +225,7 @@ def _show_mean(cell: Mapping[Hashable, Any], metric: str) -> str:
 
 
 def _show_missed(cell: Mapping[Hashable, Any]) -> str:
-    return f"{100 * cell['missed'] / cell['n']:.2f} % ({cell['missed']} of {cell['n']})"
+    return f"{100 * cell['missed'] / cell['objects']:.2f} % ({cell['missed']} of {cell['objects']})"
 
 
 def list_notes(notes: Iterable[str], excluded: pd.DataFrame) -> str:

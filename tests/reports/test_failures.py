@@ -16,7 +16,7 @@ def make_rows(scores):
     """(target, case, {method: score}) → rows as `select_rows` gives them."""
     return pd.DataFrame(
         {"method": method, "dataset": "set", "case": case, "level": "slice", "axis": "", "slice_index": k, "window": "",
-         "target": target, "score": score, "size": 0.01, "prompt": "p"}
+         "target": target, "score": score, "missed": score == 0, "size": 0.01, "prompt": "p"}
         for target, case, k, found in scores
         for method, score in found.items()
     )  # fmt: skip
@@ -40,6 +40,19 @@ def test_what_most_methods_missed_comes_first():
     # Each target has its worst before any has its second, and a case is shown once for a target.
     assert choose_worst(pairs, 2)["case"].tolist() == ["3", "4"]
     assert choose_worst(pairs, 9)["case"].tolist() == ["3", "2", "1", "4"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "order"),
+    [("dice", ["missed", "low", "mid", "high"]), ("hd95_mm", ["missed", "high", "mid", "low"]),
+     ("volume_difference_mm3", ["missed", "low", "high", "mid"])],
+)  # fmt: skip
+def test_the_worst_is_the_metrics_worst_and_missed_is_no_score_of_it(metric, order):
+    scores = {"low": -9.0 if "difference" in metric else 0.0, "mid": 2.0, "high": 5.0, "missed": np.nan}
+    rows = make_rows([("liver", case, 0, {"a": score}) for case, score in scores.items()])
+    pairs = pair_scores(rows.assign(missed=rows["case"].eq("missed")), metric)
+    assert pairs["case"].tolist() == order and pairs["missed"].tolist() == [1, 0, 0, 0]
+    assert choose_worst(pairs, 9)["case"].tolist() == order
 
 
 @pytest.fixture

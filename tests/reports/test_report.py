@@ -79,6 +79,30 @@ def test_volumes_and_failures_are_on_the_page(small_report):
     assert figures == {f"{name}.{kind}" for name in ("sizes", "pairs", "agreement") for kind in ("png", "svg")}
 
 
+def test_a_distance_is_worst_when_high_and_what_was_missed_has_none(tmp_path, capsys):
+    lines = ["method,dataset,case,target,dice,area_fraction,level,volume_mm3,hd95_mm,prediction_empty"]
+    for method, missed in (("a", 3), ("b", 1)):
+        for number in range(1, 6):
+            lost = number <= missed
+            scores = f"{0 if lost else 0.8},0.1,volume,100,{'' if lost else number},{str(lost).lower()}"
+            lines.append(f"{method},set,p{number},liver,{scores}")
+    lines += ["b,set,p9,liver,0.5,0.1,volume,100,9,false"]
+    table = tmp_path / "r.csv"
+    table.write_text("\n".join(lines) + "\n")
+    command = ["compare", str(table), "--metric", "hd95_mm", "--by", "volume", "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "3 rows of a, set: missed altogether, so without hd95_mm: leaving it out flatters" in capsys.readouterr().out
+    objects = pd.read_csv(tmp_path / "out" / "objects.csv").set_index("case")
+    assert objects.index.tolist() == ["p1", "p3", "p2", "p9", "p5", "p4"]
+    assert objects["missed"].tolist() == [2, 1, 1, 0, 0, 0]
+    missed = pd.read_csv(tmp_path / "out" / "missed.csv").set_index("stratum")
+    assert missed.loc["all sizes", ["a", "b"]].tolist() == ["60.00 % (3 of 5)", "16.67 % (1 of 6)"]
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "No paired scatter and no Bland–Altman plot: they are drawn of scores from 0 to 1" in html
+    assert "Left out: 3 rows of b, set: no score by a to pair with." in html
+    assert html.count("Left out: 3 rows of a, set: missed altogether") == 1
+
+
 def test_cards_go_by_the_published_names():
     cards = {name: find_card(name) for name in ("AMOS22-CT", "AMOS22-MRI", "LIDC-IDRI", "my own")}
     assert {name: card and card.name for name, card in cards.items()} == {
