@@ -11,7 +11,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 import boltzmed
@@ -145,18 +144,6 @@ def write_page(page: Page, path: str | Path) -> Path:
 def as_svg_uri(svg: bytes) -> str:
     """Return an SVG file as a data URI: shown as a picture, its scripts, if any, never run."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
-
-
-def mark_best(values: pd.DataFrame, first: int = 1) -> frozenset[tuple[int, int]]:
-    """Return (row, column) of the highest number of each column from `first` on, ties included."""
-    best = set()
-    for column in range(first, len(values.columns)):
-        numbers = values.iloc[:, column].to_numpy(dtype=np.float64)
-        if len(numbers) > 1 and not np.isnan(numbers).all():
-            best |= {
-                (int(row), column) for row in np.flatnonzero(np.round(numbers, 1) == np.round(np.nanmax(numbers), 1))
-            }
-    return frozenset(best)
 
 
 def _read(name: str) -> str:

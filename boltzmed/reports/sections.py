@@ -10,8 +10,8 @@ import pandas as pd
 
 from boltzmed.reports.comparison import Comparison, print_comparison
 from boltzmed.reports.figures import draw_agreement, draw_pairs, draw_sizes, limits_of_agreement, save_figure
-from boltzmed.reports.page import Figure, Grid, ObjectTable, Section, as_svg_uri, mark_best
-from boltzmed.reports.published import format_numbers, tabulate_datasets, tabulate_sizes, tabulate_targets, write_latex
+from boltzmed.reports.page import Figure, Grid, ObjectTable, Section, as_svg_uri
+from boltzmed.reports.published import mark_best, tabulate_datasets, tabulate_sizes, tabulate_targets, write_latex
 from boltzmed.reports.scores import SHARES
 from boltzmed.reports.summary import ALL_SIZES, Summary, print_summary
 from boltzmed.reports.tables import write_tables
@@ -27,11 +27,13 @@ def make_tables(summary: Summary, folder: Path) -> Section:
     unit = "%" if summary.metric in SHARES else summary.metric
     tables = {f"Table 1. By data set ({unit})": tabulate_datasets(summary)}
     tables |= {f"{name} ({unit})": table for name, table in tabulate_targets(summary)}
-    grids = {caption: Grid.of(format_numbers(table), _best(table, summary)) for caption, table in tables.items()}
-    for number, table in enumerate(tables.values()):
+    grids = {}
+    for number, (caption, table) in enumerate(tables.items()):
         name = "table_1" if number == 0 else f"targets_{number}"
-        write_tables(folder, {name: table})
-        write_latex(table, folder / f"{name}.tex")
+        printed, best = table.print(), mark_best(table.means) if summary.metric in SHARES else frozenset()
+        grids[caption] = Grid.of(printed, best)
+        write_tables(folder, {name: table.join()})
+        write_latex(printed, folder / f"{name}.tex", best)
     sizes = tabulate_sizes(summary)
     if len(sizes):
         grids = dict(
@@ -42,17 +44,17 @@ def make_tables(summary: Summary, folder: Path) -> Section:
             ]
         )
         write_tables(folder, {"table_2": sizes}, {"table_2": sizes})
-    texts = ["The layout is that of the paper's Tables 1 and 2. The highest of each column is bold."]
+    texts = [
+        "The layout is that of the paper's Tables 1 and 2. These means are unpaired: each method's are over its own n "
+        "rows. “–”: the method lacks a data set or a target that another was scored on. The highest of each column is "
+        "bold where the score is a share."
+    ]
     if len(summary.overall):
         texts += [
             "“Avg.” is the plain mean of the data sets' means. In Table 2 each data set counts by the group's share "
             "of its objects; small is below 1 % of the image's area."
         ]
     return Section("summary", "Summary", texts, (), grids)
-
-
-def _best(table: pd.DataFrame, summary: Summary) -> frozenset[tuple[int, int]]:
-    return mark_best(table) if summary.metric in SHARES else frozenset()
 
 
 def make_sizes(summary: Summary, folder: Path, score: str) -> Section:

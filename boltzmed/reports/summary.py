@@ -125,6 +125,7 @@ class _OverDatasets:
     def __init__(self, resamples: int) -> None:
         self._resamples = resamples
         self._sums: dict[tuple[str, str], list[NDArray]] = {}
+        self._patients: dict[tuple[str, str], int] = {}
 
     def add(self, method: str, strata: list[str], sums_PC: NDArray, counts_PC: NDArray, drawn_RP: NDArray) -> None:
         """Adds one data set's; the first stratum is all sizes. Line 0 is what was seen, the rest are resamples."""
@@ -133,6 +134,8 @@ class _OverDatasets:
         for index, stratum in enumerate(strata):
             part = np.stack([sums_RC[:, index], counts_RC[:, index], counts_RC[:, 0]])
             self._sums.setdefault((stratum, method), []).append(part)
+            most = max(self._patients.get((stratum, method), 0), int((counts_PC[:, index] > 0).sum()))
+            self._patients[stratum, method] = most
 
     def table(self, methods: Sequence[str]) -> pd.DataFrame:
         """A row per weighting, stratum and method that has rows there."""
@@ -145,6 +148,8 @@ class _OverDatasets:
                 with np.errstate(invalid="ignore", divide="ignore"):
                     values = _weigh(weighting, *parts.transpose(1, 0, 2))
                 low, high = percentile_interval(values[1:, None])[:, 0]
+                if self._patients[stratum, method] < 2:  # one patient in each data set: there is nothing to resample
+                    low = high = np.nan
                 identity = {"weighting": weighting, "stratum": stratum, "method": method}
                 numbers = {"mean": values[0], "low": low, "high": high}
                 records.append({**identity, **numbers, "n": int(parts[:, 1, 0].sum()), "datasets": len(parts)})
@@ -186,7 +191,7 @@ def report_summary(
         kept = {name: table for name, table in tables.items() if len(table.columns)}
         write_tables(folder, kept, {f"summary_{index}": table for index, table in enumerate(printed.values(), 1)})
     about = f"{summary.metric} of {summary.level}s{' in percent' if summary.metric in SHARES else ''}: mean over rows "
-    about += "[95 % interval, patients resampled] n=rows"
+    about += "[95 % interval, patients resampled] n=rows; unpaired, each method over its own rows"
     return "\n\n".join([about, format_tables(printed), list_notes(scores.notes, summary.excluded)])
 
 

@@ -6,10 +6,11 @@ import io
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from boltzmed.reports.page import Grid, mark_best
+from boltzmed.reports.page import Grid
 from boltzmed.reports.viewer import find_niivue
 
 BLUE = (0, 114, 178)  # the first method's colour
@@ -142,10 +143,6 @@ def test_the_page_holds_no_addresses_and_no_words_of_headers(small_report):
     assert "default-src &#39;none&#39;" in html
 
 
-def test_numbers_stand_right_and_the_highest_is_bold():
-    import pandas as pd
-
-    table = pd.DataFrame({"Method": ["a", "b"], "x": [50.04, 50.0], "y": [1.0, float("nan")]})
-    assert mark_best(table) == {(0, 1), (1, 1), (0, 2)}  # equal as printed
+def test_numbers_stand_right():
     grid = Grid.of(pd.DataFrame({"Method": ["a", "b"], "x": ["50.0", "–"], "size": ["<1 %", "≥1 %"]}))
     assert grid.left == [True, False, True]

@@ -8,7 +8,14 @@ import pandas as pd
 import pytest
 
 from boltzmed.cli import main
-from boltzmed.reports.published import format_numbers, tabulate_datasets, tabulate_sizes, tabulate_targets, write_latex
+from boltzmed.reports.published import (
+    MeanTable,
+    mark_best,
+    tabulate_datasets,
+    tabulate_sizes,
+    tabulate_targets,
+    write_latex,
+)
 from boltzmed.reports.report import write_report
 from boltzmed.reports.scores import find_card, read_scores
 from boltzmed.reports.sections import TABLE_ROWS
@@ -33,21 +40,50 @@ def scores(tmp_path):
 def test_tables_have_the_papers_layout(scores, tmp_path):
     summary = summarise(scores.rows, resamples=20)
     rows = scores.rows
-    first = tabulate_datasets(summary)
+    table = tabulate_datasets(summary)
+    first = table.means
     assert list(first.columns) == ["Method", "Avg.", "A", "B_1"] and first["Method"].tolist() == ["x & y", "z"]
     means = rows.groupby(["method", "dataset"])["dice"].mean().unstack() * 100
     assert np.allclose(first[["A", "B_1"]], means) and np.allclose(first["Avg."], means.mean(axis=1))
     targets = dict(tabulate_targets(summary))  # A has one target, which Table 1 has already
     assert list(targets) == ["B_1, by target", "B_1, by target (continued)"]
-    assert [len(table.columns) for table in targets.values()] == [6, 7]  # ten targets, and all of them
+    assert [len(table.means.columns) for table in targets.values()] == [6, 7]  # ten targets, and all of them
     second = tabulate_sizes(summary)
     assert second["Objects"].tolist() == ["Small", "Large", "All"]
     assert re.fullmatch(r"\d\d\.\d\d \[\d\d\.\d\d, \d\d\.\d\d\]", second["z"][0])
-    assert format_numbers(first)["Avg."][0] == f"{first['Avg.'][0]:.1f}"
-    write_latex(first, tmp_path / "table.tex")
+    assert second["n"].tolist()[-1] == "1500"
+    assert table.print()["Avg. (n=1500)"][0] == f"{first['Avg.'][0]:.1f}"
+    write_latex(table.print(), tmp_path / "table.tex", mark_best(first))
     latex = (tmp_path / "table.tex").read_text()
-    assert r"Method & Avg. & A & B\_1 \\" in latex and r"x \& y &" in latex and r"\toprule" in latex
+    assert (
+        r"Method & Avg. (n=1500) & A (n=1000) & B\_1 (n=500) \\" in latex
+        and r"x \& y &" in latex
+        and r"\toprule" in latex
+    )
     assert latex.count(r"\textbf") == 3
+
+
+def test_a_method_that_lacks_a_target_has_no_mean_over_all(scores):
+    rows = scores.rows
+    summary = summarise(rows[~(rows["method"].eq("z") & rows["target"].eq("organ 3"))], resamples=20)
+    table = tabulate_datasets(summary)
+    assert table.means.set_index("Method").isna().loc["z"].tolist() == [True, False, True]
+    assert not table.means.iloc[0].isna().any() and mark_best(table.means) <= {(0, 2), (1, 2)}
+    targets = pd.concat([table.means.set_index("Method") for _, table in tabulate_targets(summary)], axis=1)
+    assert targets.columns[targets.loc["z"].isna()].tolist() == ["all targets", "organ 3"]
+    sizes = tabulate_sizes(summary).set_index("Objects")
+    assert set(sizes["z"]) == {"–"} and "–" not in set(sizes["x & y"])
+
+
+def test_rows_of_ones_own_have_a_number_each():
+    means = pd.DataFrame({"Method": ["a", "b"], "x": [50.04, 50.0], "y": [1.0, float("nan")], "w": [1.0, 2.0]})
+    counts = pd.DataFrame({"Method": ["a", "b"], "x": [3, 3], "y": [4, float("nan")], "w": [5, 6]})
+    assert mark_best(means) == {(0, 1), (1, 1), (1, 3)}  # x: equal as printed
+    table = MeanTable(means, counts)
+    assert table.print().to_dict("list") == {
+        "Method": ["a", "b"], "x (n=3)": ["50.0", "50.0"], "y (n=4)": ["1.0", "–"], "w": ["1.0 (n=5)", "2.0 (n=6)"],
+    }  # fmt: skip
+    assert list(table.join().columns) == ["Method", "x", "n: x", "y", "n: y", "w", "n: w"]
 
 
 def test_a_large_table_is_cut_on_the_page_and_whole_beside_it(scores, tmp_path):

@@ -111,6 +111,13 @@ class TestByHand:
         assert overall["table 2", "<1 %", "a"] == pytest.approx((0.5 * 0.3 + 1 * 0.7) / 1.5)
         assert overall["table 2", "≥1 %", "a"] == pytest.approx(0.45)  # one data set alone has such
 
+    def test_one_patient_in_each_data_set_gives_no_interval(self, tmp_path):
+        lines = [f"a,{name},p1,liver,{dice},0.02" for name, dice in (("one", 0.2), ("two", 0.6))]
+        overall = summarise_lines(tmp_path, *lines).overall
+        assert overall[["low", "high"]].isna().all(axis=None) and overall["mean"].notna().all()
+        wider = summarise_lines(tmp_path, *lines, "a,two,p2,liver,0.9,0.02").overall
+        assert (wider["low"] < wider["high"]).all()
+
     def test_every_printed_cell_shows_its_number(self, tmp_path):
         printed = print_summary(summarise_lines(tmp_path, *LINES))
         table = printed["By target"].set_index(["dataset", "target"])
