@@ -24,6 +24,9 @@ SMALLEST_SPACING_MM = 1e-6
 #: Smallest volume of the cell spanned by the three unit axes. 1 for right angles, 0.5 for a shear by 60 degrees.
 SMALLEST_UNIT_CELL = 1e-3
 
+#: How far apart a corner may lie on two grids that are one: writers round their headers.
+SAME_GRID_MM = 1e-2
+
 
 class ImagePlane(NamedTuple):
     """One DICOM image plane (PS3.3 C.7.6.2), in LPS millimetres."""
@@ -123,6 +126,24 @@ def image_plane(affine_ras: ArrayLike, slice_index: int = 0) -> ImagePlane:
         row_gap_mm=float(gaps[1]),
         column_gap_mm=float(gaps[0]),
     )
+
+
+def is_same_grid(
+    shape: Sequence[int], affine_ras: NDArray[np.float64], other_shape: Sequence[int], other_ras: NDArray[np.float64]
+) -> bool:
+    """Whether two volumes (I,J,K) have the same voxels: one shape, and no corner further apart than a rounding."""
+    if tuple(shape) != tuple(other_shape):
+        return False
+    corners = np.stack([*np.meshgrid(*((0, size - 1) for size in shape), indexing="ij"), np.ones((2, 2, 2))])
+    apart = (affine_ras - other_ras)[:3] @ corners.reshape(4, -1)
+    return bool(np.linalg.norm(apart, axis=0).max() <= SAME_GRID_MM)
+
+
+def describe_grid(shape: Sequence[int], affine_ras: NDArray[np.float64]) -> str:
+    """Shape, voxel edges and position in words."""
+    edges = " x ".join(f"{edge:.4g}" for edge in spacing_mm(affine_ras))
+    origin = ", ".join(f"{value:.4g}" for value in affine_ras[:3, 3])
+    return f"{tuple(int(size) for size in shape)} voxels of {edges} mm from ({origin})"
 
 
 def _list_mm(values: Sequence[float] | NDArray[np.float64]) -> str:

@@ -12,8 +12,10 @@ from scipy.spatial.transform import Rotation
 
 from boltzmed.geometry import (
     check_affine,
+    describe_grid,
     flip_lps_ras,
     image_plane,
+    is_same_grid,
     obliquity_degrees,
     orientation_codes,
     shear_degrees,
@@ -102,3 +104,23 @@ def test_shear_counts_in_volume_and_angle() -> None:
 def test_affine_that_places_nothing_is_refused(affine: np.ndarray, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         check_affine(affine)
+
+
+OFF_CENTRE = np.array([[-0.7, 0, 0, 90], [0, 0.7, 0, -120], [0, 0, 5, 40], [0, 0, 0, 1]], float)
+
+
+def test_one_grid_but_for_rounding():
+    shape = (512, 512, 40)
+    assert is_same_grid(shape, OFF_CENTRE, shape, OFF_CENTRE.astype(np.float32).astype(float))
+    assert not is_same_grid(shape, OFF_CENTRE, (512, 512, 41), OFF_CENTRE)
+    turned = OFF_CENTRE.copy()
+    turned[0, 1] = 1e-4  # 0.05 mm at the far corner
+    assert not is_same_grid(shape, OFF_CENTRE, shape, turned)
+    assert is_same_grid((20, 20, 20), OFF_CENTRE, (20, 20, 20), turned)
+    moved = OFF_CENTRE.copy()
+    moved[2, 3] += 0.02
+    assert not is_same_grid(shape, OFF_CENTRE, shape, moved)
+
+
+def test_grids_in_words():
+    assert describe_grid((4, 5, 6), OFF_CENTRE) == "(4, 5, 6) voxels of 0.7 x 0.7 x 5 mm from (90, -120, 40)"

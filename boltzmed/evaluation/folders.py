@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from boltzmed.cards import DatasetCard, load_card
-from boltzmed.evaluation.grids import describe_grid, is_same_grid, resample_nearest
+from boltzmed.evaluation.grids import resample_nearest
 from boltzmed.evaluation.mask_files import CaseMasks, LabelMap, MaskFile, find_target, list_cases, read_labels
 from boltzmed.evaluation.mask_scores import LesionScores, read_lesion_scores, recorded_scores, spread_scores
 from boltzmed.evaluation.scores import Scoring, score_target
+from boltzmed.geometry import describe_grid, is_same_grid
 from boltzmed.metrics.lesions import number_lesions
 from boltzmed.results import LEVELS, CaseResult, LesionResult, write_lesions, write_results
 from boltzmed.transforms.slices import PLANES

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boltzmed.cards import DatasetCard, Window
 from boltzmed.data.cache import SliceCache
-from boltzmed.geometry import spacing_mm
+from boltzmed.geometry import describe_grid, is_same_grid, spacing_mm
 from boltzmed.reports.scores import find_card
 from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.slices import SlicePlan
@@ -102,13 +102,14 @@ class PictureFolders:
         card = self.cards.get(shown.dataset)
         if self.cache is not None:
             card, plane = self.cache.card, self.cache.plane
-            image, reference, space_mm, window = self._read_cached(self.cache, shown)
+            image, reference, grid, window = self._read_cached(self.cache, shown)
         else:
             plane, window = shown.axis or "axial", None
-            image, space_mm = _read_slices(_find_image(self.images or Path(), shown.case), plane)
-            reference = _read_mask(self.references, "references", shown, card, plane, image.shape)
+            image, affine_ras = _read_slices(_find_image(self.images or Path(), shown.case), plane)
+            grid = _Grid(image.shape, affine_ras)
+            reference = _read_mask(self.references, "references", shown, card, plane, grid)
         predictions = {
-            method: _read_mask(self.predictions[method], method, shown, card, plane, image.shape)
+            method: _read_mask(self.predictions[method], method, shown, card, plane, grid)
             for method in methods
             if method in self.predictions
         }
@@ -119,13 +120,13 @@ class PictureFolders:
             window=window or self.window or (target and target.window) or _measure_window(image),
             reference=reference,
             predictions=predictions,
-            spacing_mm=space_mm,
+            spacing_mm=grid.spacing_mm,
         )
 
     @staticmethod
     def _read_cached(
         cache: SliceCache, shown: ScoredObject
-    ) -> tuple[NDArray[Any], NDArray[np.bool_], Spacing, Window | None]:
+    ) -> tuple[NDArray[Any], NDArray[np.bool_], _Grid, Window | None]:
         if shown.case not in cache.cases:
             raise VolumeError(
                 f"{shown.case}: expected a case of the cache {cache.folder.name}, found none of that name"
@@ -136,7 +137,8 @@ class PictureFolders:
             raise VolumeError(f"{shown.case}: expected a target of the cache's card, got {shown.target}")
         reference = np.isin(np.moveaxis(volume.labels, -1, 0), facts.targets[shown.target])
         # Pictures have no spacing, and went through their window already.
-        return np.moveaxis(volume.image[0].numpy(), -1, 0), reference, facts.spacing_mm or (1.0, 1.0, 1.0), facts.window
+        grid = _Grid(tuple(facts.shape), np.array(facts.affine_ras) if facts.spacing_mm else None)
+        return np.moveaxis(volume.image[0].numpy(), -1, 0), reference, grid, facts.window
 
 
 def open_pictures(
@@ -176,27 +178,46 @@ def open_pictures(
     )
 
 
-def _read_slices(path: Path, plane: str) -> tuple[NDArray[Any], Spacing]:
-    """Slices (K,H,W) of a file, and the spacing of slices, rows and columns in mm."""
+class _Grid(NamedTuple):
+    """Where slices lie: their shape (K,H,W), and the affine from (k, h, w) to RAS mm; None for pictures."""
+
+    shape: tuple[int, ...]
+    affine_ras: NDArray[np.float64] | None
+
+    @property
+    def spacing_mm(self) -> Spacing:
+        """Of slices, rows and columns."""
+        if self.affine_ras is None:
+            return 1.0, 1.0, 1.0
+        slices_mm, rows_mm, columns_mm = (float(size) for size in spacing_mm(self.affine_ras))
+        return slices_mm, rows_mm, columns_mm
+
+
+def _read_slices(path: Path, plane: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Slices (K,H,W) of a file, and their affine to RAS mm."""
     volume = read_volume(path)
     affine_ras = np.asarray(volume.affine, dtype=np.float64)
     plan = SlicePlan.from_affine(affine_ras, tuple(volume.shape), plane)
-    slices_mm, rows_mm, columns_mm = (float(size) for size in spacing_mm(plan.slices_affine(affine_ras)))
-    return plan.cut(volume[0].numpy()), (slices_mm, rows_mm, columns_mm)
+    return plan.cut(volume[0].numpy()), plan.slices_affine(affine_ras)
 
 
 def _read_mask(
-    folder: Path | None, whose: str, shown: ScoredObject, card: DatasetCard | None, plane: str, shape: tuple[int, ...]
+    folder: Path | None, whose: str, shown: ScoredObject, card: DatasetCard | None, plane: str, grid: _Grid
 ) -> NDArray[np.bool_]:
     slugs = [slug_prompts([text])[0] for text in (shown.prompt, shown.target) if text.strip()]
     names = [f"{shown.case}/{slug}" for slug in slugs] + [f"{shown.case}_{slug}" for slug in slugs] + [shown.case]
     path = _find_file(folder, names)
     if path is None:
         raise VolumeError(f"{shown.case}, {shown.target}: expected a mask among the {whose}, found none")
-    mask, _ = _read_slices(path, plane)
-    if mask.shape != shape:
+    mask, affine_ras = _read_slices(path, plane)
+    if mask.shape != grid.shape:
         raise VolumeError(
-            f"{path.name} of {whose}: expected the image's {shape} slices, rows and columns, got {mask.shape}"
+            f"{path.name} of {whose}: expected the image's {grid.shape} slices, rows and columns, got {mask.shape}"
+        )
+    if grid.affine_ras is not None and not is_same_grid(grid.shape, grid.affine_ras, mask.shape, affine_ras):
+        raise VolumeError(
+            f"{path.name} of {whose}: expected the image's grid, {describe_grid(grid.shape, grid.affine_ras)}, got "
+            f"{describe_grid(mask.shape, affine_ras)}"
         )
     values = np.unique(mask[mask != 0])
     target = card.targets.get(shown.target) if card else None

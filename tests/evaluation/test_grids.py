@@ -1,26 +1,13 @@
-"""Grids: what is one, and nearest neighbours onto another."""
+"""Nearest neighbours onto another grid."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from boltzmed.evaluation.grids import describe_grid, is_same_grid, resample_nearest
+from boltzmed.evaluation.grids import resample_nearest
 
 AFFINE = np.array([[-0.7, 0, 0, 90], [0, 0.7, 0, -120], [0, 0, 5, 40], [0, 0, 0, 1]], float)
-
-
-def test_one_grid_but_for_rounding():
-    shape = (512, 512, 40)
-    assert is_same_grid(shape, AFFINE, shape, AFFINE.astype(np.float32).astype(float))
-    assert not is_same_grid(shape, AFFINE, (512, 512, 41), AFFINE)
-    turned = AFFINE.copy()
-    turned[0, 1] = 1e-4  # 0.05 mm at the far corner
-    assert not is_same_grid(shape, AFFINE, shape, turned)
-    assert is_same_grid((20, 20, 20), AFFINE, (20, 20, 20), turned)
-    moved = AFFINE.copy()
-    moved[2, 3] += 0.02
-    assert not is_same_grid(shape, AFFINE, shape, moved)
 
 
 def test_onto_itself_and_onto_other_orders_of_its_axes():
@@ -49,7 +36,3 @@ def test_outside_is_nothing():
     far[:3, 3] += 1000
     assert not resample_nearest(np.ones((3, 3, 3), bool), AFFINE, (4, 4, 4), far).any()
     assert np.isneginf(resample_nearest(np.ones((3, 3, 3), np.float32), AFFINE, (4, 4, 4), far)).all()
-
-
-def test_words():
-    assert describe_grid((4, 5, 6), AFFINE) == "(4, 5, 6) voxels of 0.7 x 0.7 x 5 mm from (90, -120, 40)"

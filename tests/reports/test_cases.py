@@ -68,6 +68,19 @@ def test_a_mask_of_another_size_is_refused(folders, tmp_path):
         folders[0].read(LIVER, ["ours"])
 
 
+def test_a_mask_elsewhere_is_refused(folders, tmp_path):
+    """A mask of the image's size, shifted or of other voxels, would be drawn where it does not lie."""
+    path = tmp_path / "ours" / "one" / "liver-in-abdomen-ct.nii.gz"
+    for matrix in (AFFINE + np.array([[0, 0, 0, 5.0], *np.zeros((3, 4))]), AFFINE @ np.diag([1, 1, 2, 1])):
+        write_image(np.ones((20, 24, 5), np.uint8), matrix, path)
+        with pytest.raises(VolumeError, match=r"of ours: expected the image's grid, .* 1 x 1 mm from"):
+            folders[0].read(LIVER, ["ours"])
+    rounded = AFFINE.copy()
+    rounded[0, 3] += 1e-3
+    write_image(np.ones((20, 24, 5), np.uint8), rounded, path)
+    assert folders[0].read(LIVER, ["ours"]).predictions["ours"].all()
+
+
 def test_a_cache_brings_images_and_references(folders, tmp_path):
     pictures, image, _ = folders
     labels = np.zeros_like(image, np.uint8)
