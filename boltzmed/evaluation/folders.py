@@ -12,7 +12,15 @@ import numpy as np
 
 from boltzmed.cards import DatasetCard, load_card
 from boltzmed.evaluation.grids import resample_nearest
-from boltzmed.evaluation.mask_files import CaseMasks, LabelMap, MaskFile, find_target, list_cases, read_labels
+from boltzmed.evaluation.mask_files import (
+    CaseMasks,
+    LabelMap,
+    MaskFile,
+    find_target,
+    list_cases,
+    list_values,
+    read_labels,
+)
 from boltzmed.evaluation.mask_scores import LesionScores, read_lesion_scores, recorded_scores, spread_scores
 from boltzmed.evaluation.scores import Scoring, score_target
 from boltzmed.geometry import describe_grid, is_same_grid
@@ -33,7 +41,7 @@ class FolderScores:
     Attributes:
         rows, lesions: what was scored.
         cases: names of the cases with a row.
-        excluded: a line for each case, or target of a case, that has no row.
+        excluded: a line for each case, or target of a case, that has no row, and for label values without a name.
         passed_over: a line for each prediction that has no reference.
     """
 
@@ -142,6 +150,11 @@ def score_folder(
             done.lesions += lesions
             if case not in done.cases:
                 done.cases.append(case)
+        # A card refuses such a file; --labels may name a part on purpose, and has to be told of the rest.
+        for path, unnamed in files.list_unnamed(labels or {}) if read_card is None else ():
+            tell(
+                f"case {case}: nobody named the label values {unnamed} of {path}; name them by --labels", done.excluded
+            )
     if not done.rows:
         raise VolumeError(f"nothing could be scored, all of {len(wanted)} references are excluded; mend what is listed")
     return done
@@ -185,6 +198,14 @@ class _CaseFiles:
         if len(others) == len(beside) == 1 and not (mask.names and others[0].names):
             return list(others)  # one thing on either side, and a side that does not name it
         return [other for other in others if mask.slugs & other.slugs]
+
+    def list_unnamed(self, labels: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, str]]:
+        """(folder and file, values) of each label map that holds values without a name, of what was read."""
+        named = {0, *(value for values in labels.values() for value in values)}
+        maps = {mask.path for mask in (*self.reference.masks, *self.prediction.masks) if mask.values is not None}
+        for path, read in self._read.items():
+            if path in maps and (unnamed := read.values - named):
+                yield f"{path.parent.name}/{path.name}", list_values(unnamed)
 
     def read(self, mask: MaskFile) -> LabelMap:
         """A mask's file."""

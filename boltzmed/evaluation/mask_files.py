@@ -146,21 +146,22 @@ def find_target(mask: MaskFile, read: LabelMap, known: Collection[int] | None = 
     if mask.values is None:
         if len(several := read.values - {0}) > 1:
             raise VolumeError(
-                f"{mask.path.name}: expected a mask of one label value, received {_list(several)}; name them by "
+                f"{mask.path.name}: expected a mask of one label value, received {list_values(several)}; name them by "
                 "--labels 1=NAME,2=NAME or --card"
             )
         return read.labels_IJK != 0
     if known is not None and (odd := read.values - {*known, 0}):
         raise VolumeError(
-            f"{mask.path.name}: expected the card's labels {_list(known)}, received {_list(odd)}; pass the card of "
-            "this data set"
+            f"{mask.path.name}: expected the card's labels {list_values(known)}, received {list_values(odd)}; pass the "
+            "card of this data set"
         )
     if len(mask.values) == 1:
         return read.labels_IJK == mask.values[0]
     return np.isin(read.labels_IJK, mask.values)
 
 
-def _list(values: Collection[int]) -> str:
+def list_values(values: Collection[int]) -> str:
+    """Label values in words, the first nine."""
     return ", ".join(map(str, sorted(values)[:9])) + (" …" if len(values) > 9 else "")
 
 

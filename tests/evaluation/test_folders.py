@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from boltzmed.cli import main
 from boltzmed.evaluation import FolderScores, Scoring, score_folder, write_scores
 from boltzmed.results import read_results
 from boltzmed.volumes import write_image
@@ -96,6 +97,23 @@ def test_masks_of_one_thing_need_no_name(pair):
 def test_label_maps_without_names_are_refused(pair):
     with pytest.raises(ValueError, match="nothing could be scored, all of 2 references are excluded"):
         score(pair)
+
+
+def test_label_values_that_nobody_named_are_told(pair):
+    lines: list[str] = []
+    done = score(pair, labels={"head": (1,)}, levels=("volume",), report=lines.append)
+    assert [row.dice for row in done.rows] == [1, 1]
+    assert done.excluded == lines == [
+        f"case hippocampus_00{case}: nobody named the label values 2 of {file}; name them by --labels"
+        for case, file in (
+            ("1", "references/hippocampus_001.nii.gz"),
+            ("1", "predictions/hippocampus_001.nii"),
+            ("2", "references/hippocampus_002.nii.gz"),
+        )
+    ]  # fmt: skip
+    command = ["evaluate", "--predictions", str(pair / "predictions"), "--references", str(pair / "references")]
+    assert main([*command, "--labels", "1=head"]) == 2
+    assert main([*command, "--labels", "1=head,2=tail"]) == 0
 
 
 def write_run(folder: Path, *, plane: str = "axial") -> np.ndarray:

@@ -94,8 +94,19 @@ class TestByHand:
         assert pooled[["n", "patients", "permutation_p"]].tolist() == [8, 6, 2 / 64]
 
     def test_other_references_are_no_pairs(self, tmp_path):
-        with pytest.raises(ValueError, match=r"p1_1: liver has size 0.02 for a and 0.03 for b; .* same references"):
-            compare_lines(tmp_path, *A, B[0].replace("0.02", "0.03"), *B[1:])
+        comparison = compare_lines(tmp_path, *A, B[0].replace("0.02", "0.03"), *B[1:])
+        assert only(comparison, stratum="all sizes")["n"] == 3
+        assert comparison.excluded[["method", "reason", "rows"]].values.tolist() == [
+            ["b", "another size of the reference than for a", 1]
+        ]
+        message = r"p1_1: liver has size 0.02 for a and 0.03 for b, and so have 3 of 4; .* same references"
+        with pytest.raises(ValueError, match=message):
+            compare_lines(tmp_path, *A, *(line.replace("0.02", "0.03") for line in B))
+
+    def test_rounded_sizes_are_the_same(self, tmp_path):
+        rounded = [line.replace("0.0002", "0.000201").replace("0.02", "0.0201") for line in B]
+        comparison = compare_lines(tmp_path, *A, *rounded)
+        assert only(comparison, stratum="all sizes")["n"] == 4 and comparison.excluded.empty
 
     @pytest.mark.parametrize(
         ("lines", "settings", "message"),
