@@ -13,7 +13,7 @@ import math
 import os
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,12 @@ FIRST_COLUMNS: tuple[str, ...] = COLUMNS[: COLUMNS.index("iou")]
 
 def write_lesions(path: str | Path, rows: Iterable[LesionResult]) -> None:
     """Writes lesions as `write_results` writes rows."""
-    _write_table(Path(path), LESION_COLUMNS, rows)
+    _write_table(Path(path), LESION_COLUMNS, map(astuple, rows))
+
+
+def write_exclusions(path: str | Path, lines: Mapping[str, Iterable[str]]) -> None:
+    """Writes why something has no rows, as `write_results` writes rows: columns `kind` (a key) and `line`."""
+    _write_table(Path(path), ("kind", "line"), ((kind, line) for kind in lines for line in lines[kind]))
 
 
 def write_results(path: str | Path, rows: Iterable[CaseResult]) -> None:
@@ -172,11 +177,11 @@ def write_results(path: str | Path, rows: Iterable[CaseResult]) -> None:
     Raises:
         ValueError: the file cannot be written (no such folder, read-only, full).
     """
-    _write_table(Path(path), COLUMNS, rows)
+    _write_table(Path(path), COLUMNS, map(astuple, rows))
 
 
-def _write_table(path: Path, columns: Sequence[str], rows: Iterable[CaseResult] | Iterable[LesionResult]) -> None:
-    lines = [_line(columns), *(_line(_cell(value) for value in astuple(row)) for row in rows)]
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    lines = [_line(columns), *(_line(_cell(value) for value in row) for row in rows)]
     content = "".join(lines).encode("utf-8")
     if path.suffix == ".gz":
         content = gzip.compress(content, mtime=0)

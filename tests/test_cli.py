@@ -476,7 +476,9 @@ def test_evaluate_prints_writes_and_lists(masks: Path, capfd: pytest.CaptureFixt
     )
     lines = printed.err.splitlines()
     assert len(lines) == 2 and all(line.startswith("boltzmed: case b: expected a prediction of") for line in lines)
-    assert sorted(path.name for path in (masks / "out").iterdir()) == ["lesions.csv", "results.csv"]
+    assert sorted(path.name for path in (masks / "out").iterdir()) == [
+        *("excluded.csv", "lesions.csv", "results.csv", "summary.csv")
+    ]
     assert evaluate(masks, "--labels", "1=liver,2=nodule", "--missing", "empty", "--level", "slice") == 0
     printed = capfd.readouterr()
     assert "Outlines on slices" in printed.out and "Volumes" not in printed.out and printed.err == ""

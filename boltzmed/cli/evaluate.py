@@ -23,7 +23,9 @@ def add_evaluate(commands: Any) -> None:
     named = evaluate.add_mutually_exclusive_group()
     named.add_argument("--labels", metavar="1=NAME,2=NAME", help="targets in CASE.nii.gz files; 1+2=NAME for a union")
     named.add_argument("--card", help="dataset card, or a .yaml of your own, that says the same")
-    evaluate.add_argument("--output", metavar="DIR", help="write results.csv and lesions.csv there")
+    evaluate.add_argument(
+        "--output", metavar="DIR", help="write results.csv, lesions.csv, summary.csv and excluded.csv there"
+    )
     evaluate.add_argument("--method", metavar="NAME", help="in the table; the predictions' folder's name by default")
     evaluate.add_argument(
         "--dataset", metavar="NAME", help="in the table; the card's or references' folder's by default"
@@ -70,7 +72,7 @@ def add_evaluate(commands: Any) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     from boltzmed.evaluation import Scoring, score_folder, write_scores
     from boltzmed.evaluation.mask_files import parse_labels
-    from boltzmed.reports.evaluation import summarise_scores
+    from boltzmed.reports.evaluation import summarise_scores, write_summary
     from boltzmed.volumes.output import check_writable
 
     levels = ("slice", "volume") if options.level == "both" else (options.level,)
@@ -98,6 +100,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         f"\nLesions: {options.connectivity} neighbours, match {options.match}. {len(done.cases)} cases scored", end=""
     )
     print(f", {len(done.excluded)} times excluded, {len(done.passed_over)} predictions without a reference")
-    for path in write_scores(done, options.output) if options.output else ():
-        print(path)
+    if options.output:
+        summary = Path(options.output) / "summary.csv"
+        written = write_scores(done, options.output)
+        write_summary(summary, done.rows, done.lesions)
+        print(*written, summary, sep="\n")
     return 2 if done.excluded else 0

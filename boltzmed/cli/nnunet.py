@@ -24,7 +24,9 @@ def add_nnunet(commands: Any) -> None:
     back = ways.add_parser("import", help="score nnU-Net's masks as ours, and check its own Dice")
     back.add_argument("folders", nargs="+", metavar="FOLDER", help="fold_0/validation, or what nnUNetv2_predict wrote")
     back.add_argument("--cache", required=True, metavar="DIR", help="the cache that was exported")
-    back.add_argument("--output", required=True, metavar="DIR", help="results.csv and lesions.csv are written there")
+    back.add_argument(
+        "--output", required=True, metavar="DIR", help="results.csv, lesions.csv and excluded.csv go there"
+    )
     back.add_argument(
         "--part",
         choices=["train", "validation", "test"],

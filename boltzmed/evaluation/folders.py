@@ -25,7 +25,7 @@ from boltzmed.evaluation.mask_scores import LesionScores, read_lesion_scores, re
 from boltzmed.evaluation.scores import Scoring, score_target
 from boltzmed.geometry import describe_grid, is_same_grid
 from boltzmed.metrics.lesions import number_lesions
-from boltzmed.results import LEVELS, CaseResult, LesionResult, write_lesions, write_results
+from boltzmed.results import LEVELS, CaseResult, LesionResult, write_exclusions, write_lesions, write_results
 from boltzmed.transforms.slices import PLANES
 from boltzmed.volumes import VolumeError
 from boltzmed.volumes.output import check_writable
@@ -161,13 +161,15 @@ def score_folder(
 
 
 def write_scores(scores: FolderScores, output: str | Path) -> list[Path]:
-    """Write ``results.csv`` and ``lesions.csv`` into a folder, which is made; returns their paths."""
+    """Write ``results.csv``, ``lesions.csv`` and ``excluded.csv`` into a folder, which is made; returns their paths."""
     output = Path(output)
     check_writable(output)
     output.mkdir(parents=True, exist_ok=True)
     write_results(output / "results.csv", scores.rows)
     write_lesions(output / "lesions.csv", scores.lesions)
-    return [output / "results.csv", output / "lesions.csv"]
+    left_out = {"excluded": scores.excluded, "passed over": scores.passed_over}
+    write_exclusions(output / "excluded.csv", left_out)
+    return [output / name for name in ("results.csv", "lesions.csv", "excluded.csv")]
 
 
 class _CaseFiles:

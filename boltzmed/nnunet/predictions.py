@@ -19,7 +19,7 @@ from boltzmed.metrics.overlap import dice
 from boltzmed.nnunet.labels import PredictedDataset, read_predicted_dataset
 from boltzmed.nnunet.raw_dataset import ENDING, name_case
 from boltzmed.nnunet.summary import SUMMARY_JSON, disagree, read_summary
-from boltzmed.results import CaseResult, LesionResult, write_lesions, write_results
+from boltzmed.results import CaseResult, LesionResult, write_exclusions, write_lesions, write_results
 from boltzmed.volumes import VolumeError, read_volume
 from boltzmed.volumes.output import check_writable
 
@@ -57,7 +57,7 @@ def import_predictions(
     Args:
         folders: nnU-Net's `fold_0/validation`, or what `nnUNetv2_predict` wrote; several, where each has other targets.
         cache: What the raw data set was exported from, or another cache of the same cases.
-        output: Folder for `results.csv` and `lesions.csv`, if they are to be written.
+        output: Folder for `results.csv`, `lesions.csv` and `excluded.csv`, if they are to be written.
         part: Which part of the cache was predicted; "validation" for a folder of that name by default, else "test".
         method: What the rows call it.
 
@@ -83,6 +83,8 @@ def import_predictions(
         Path(output).mkdir(parents=True, exist_ok=True)
         write_results(Path(output) / "results.csv", done.rows)
         write_lesions(Path(output) / "lesions.csv", done.lesions)
+        left_out = {"excluded": done.excluded, "disagreement": done.disagreements}
+        write_exclusions(Path(output) / "excluded.csv", left_out)
     return done
 
 

@@ -2,17 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from boltzmed.metrics.lesions import FROC_RATES, detection_f1, find_sensitivities
 from boltzmed.metrics.presence import auroc, sensitivity, specificity
 from boltzmed.reports.tables import align_columns
 from boltzmed.results import CaseResult, LesionResult
+from boltzmed.volumes.output import whole_file
+
+
+class Cell(NamedTuple):
+    """A number of a table: how many rows it is of (None: it is a count or a share of counts), digits to print."""
+
+    value: float | str | None
+    n: int | None = None
+    digits: int = 3
+
+    def __str__(self) -> str:
+        if self.value is None or isinstance(self.value, str):
+            return self.value or "–"
+        return f"{self.value:.{self.digits}f}" + (f" ({self.n})" if self.n is not None else "")
 
 
 def summarise_scores(rows: Iterable[CaseResult], lesions: Iterable[LesionResult] = ()) -> str:
+    """Return the tables of `tabulate_scores` as text."""
+    tables = tabulate_scores(rows, lesions)
+    return "\n\n".join(f"{title}\n\n{_print(lines)}" for title, lines in tables.items())
+
+
+def write_summary(path: str | Path, rows: Iterable[CaseResult], lesions: Iterable[LesionResult] = ()) -> None:
+    """Write the tables of `tabulate_scores` as CSV: table, target, measure, value (not rounded), n.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    records = [
+        {"table": title, "target": target, "measure": name, "value": cell.value, "n": cell.n}
+        for title, lines in tabulate_scores(rows, lesions).items()
+        for target, cells in lines.items()
+        for name, cell in cells.items()
+    ]
+    table = pd.DataFrame(records, columns=["table", "target", "measure", "value", "n"]).astype({"n": "Int64"})
+    with whole_file(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def tabulate_scores(
+    rows: Iterable[CaseResult], lesions: Iterable[LesionResult] = ()
+) -> dict[str, dict[str, dict[str, Cell]]]:
     """Return tables by target: volumes' overlap and distances, their lesions, slices' overlap, presence in both.
 
     A cell is a mean with the number of rows that it is of, "–" where there is none. Dice stands there by both
@@ -24,7 +66,7 @@ def summarise_scores(rows: Iterable[CaseResult], lesions: Iterable[LesionResult]
     slices = [row for row in rows if row.level == "slice"]
     scored = {(lesion.method, lesion.target) for lesion in lesions if lesion.score is not None}
 
-    def list_froc(group: Sequence[CaseResult]) -> dict[str, str]:
+    def list_froc(group: Sequence[CaseResult]) -> dict[str, Cell]:
         of = [lesion for lesion in lesions if (lesion.method, lesion.target) == (group[0].method, group[0].target)]
         return _froc_columns(of, scans=len(group))
 
@@ -42,23 +84,25 @@ def summarise_scores(rows: Iterable[CaseResult], lesions: Iterable[LesionResult]
         ("Outlines on slices", [row for row in slices if row.nsd_tolerance_mm is not None], _distance_columns),
         ("Presence in slices", slices, _presence_columns),
     ]
-    return "\n\n".join(f"{title}\n\n{_tabulate(chosen, describe)}" for title, chosen, describe in tables if chosen)
+    return {title: _tabulate(chosen, describe) for title, chosen, describe in tables if chosen}
 
 
-def _tabulate(rows: Sequence[CaseResult], describe: Callable[[Sequence[CaseResult]], dict[str, str]]) -> str:
-    lines = []
-    for target in dict.fromkeys(row.target for row in rows):
-        group = [row for row in rows if row.target == target]
-        lines.append({"target": target, **describe(group)})
-    names = list(lines[0])
-    return align_columns(
-        [names, *([line[name] for name in names] for line in lines)], [True, *[False] * (len(names) - 1)]
-    )
+def _tabulate(
+    rows: Sequence[CaseResult], describe: Callable[[Sequence[CaseResult]], dict[str, Cell]]
+) -> dict[str, dict[str, Cell]]:
+    targets = dict.fromkeys(row.target for row in rows)
+    return {target: describe([row for row in rows if row.target == target]) for target in targets}
 
 
-def _overlap_columns(rows: Sequence[CaseResult]) -> dict[str, str]:
+def _print(lines: Mapping[str, Mapping[str, Cell]]) -> str:
+    names = list(next(iter(lines.values())))
+    cells = [[target, *(str(line[name]) for name in names)] for target, line in lines.items()]
+    return align_columns([["target", *names], *cells], [True, *[False] * len(names)])
+
+
+def _overlap_columns(rows: Sequence[CaseResult]) -> dict[str, Cell]:
     return {
-        "rows": str(len(rows)),
+        "rows": _count(len(rows)),
         "Dice, both empty left out": _mean([row.dice for row in rows]),
         "Dice, both empty 1": _mean([1.0 if row.dice is None else row.dice for row in rows]),
         "IoU": _mean([row.iou for row in rows]),
@@ -68,38 +112,38 @@ def _overlap_columns(rows: Sequence[CaseResult]) -> dict[str, str]:
     }
 
 
-def _distance_columns(rows: Sequence[CaseResult]) -> dict[str, str]:
+def _distance_columns(rows: Sequence[CaseResult]) -> dict[str, Cell]:
     tolerances = {row.nsd_tolerance_mm for row in rows if row.nsd_tolerance_mm is not None}
     return {
         "NSD": _mean([row.nsd for row in rows]),
-        "at mm": "/".join(f"{tolerance:g}" for tolerance in sorted(tolerances)),
+        "at mm": Cell("/".join(f"{tolerance:g}" for tolerance in sorted(tolerances))),
         "HD95 mm": _mean([row.hd95_mm for row in rows], 2),
         "ASSD mm": _mean([row.assd_mm for row in rows], 2),
-        "one mask empty": str(sum(row.reference_empty != row.prediction_empty for row in rows)),
-        "both empty": str(sum(row.reference_empty and row.prediction_empty for row in rows)),
+        "one mask empty": _count(sum(row.reference_empty != row.prediction_empty for row in rows)),
+        "both empty": _count(sum(row.reference_empty and row.prediction_empty for row in rows)),
     }
 
 
-def _lesion_columns(rows: Sequence[CaseResult]) -> dict[str, str]:
+def _lesion_columns(rows: Sequence[CaseResult]) -> dict[str, Cell]:
     matched, missed, false = (
         sum(getattr(row, f"{name}_lesions") or 0 for row in rows) for name in ("matched", "missed", "false")
     )
     return {
-        "scans": str(len(rows)),
-        "reference": str(sum(row.reference_lesions or 0 for row in rows)),
-        "predicted": str(sum(row.predicted_lesions or 0 for row in rows)),
-        "matched": str(matched),
-        "missed": str(missed),
-        "false": str(false),
+        "scans": _count(len(rows)),
+        "reference": _count(sum(row.reference_lesions or 0 for row in rows)),
+        "predicted": _count(sum(row.predicted_lesions or 0 for row in rows)),
+        "matched": _count(matched),
+        "missed": _count(missed),
+        "false": _count(false),
         "sensitivity": _share(matched / (matched + missed) if matched + missed else None),
         "F1": _share(detection_f1(matched, missed, false)),
         "F1 by scan": _mean([row.detection_f1 for row in rows]),
         "PQ by scan": _mean([row.panoptic_quality for row in rows]),
-        "false a scan": f"{false / len(rows):.2f}",
+        "false a scan": Cell(false / len(rows), digits=2),
     }
 
 
-def _froc_columns(lesions: Sequence[LesionResult], *, scans: int) -> dict[str, str]:
+def _froc_columns(lesions: Sequence[LesionResult], *, scans: int) -> dict[str, Cell]:
     reference = [lesion for lesion in lesions if lesion.kind == "reference"]
     false = [lesion for lesion in lesions if lesion.kind == "prediction" and not lesion.matched]
     # What has no score is surest to go: below every limit.
@@ -108,31 +152,35 @@ def _froc_columns(lesions: Sequence[LesionResult], *, scans: int) -> dict[str, s
     shares = find_sensitivities(found, len(reference) - len(found), false_scores, scans)
     cells: Sequence[float | None] = shares or [None] * len(FROC_RATES)
     return {
-        "scans": str(scans),
-        "lesions": str(len(reference)),
+        "scans": _count(scans),
+        "lesions": _count(len(reference)),
         **{f"{rate:g}": _share(share) for rate, share in zip(FROC_RATES, cells, strict=True)},
         "mean": _share(None if shares is None else float(np.mean(shares))),
     }
 
 
-def _presence_columns(rows: Sequence[CaseResult]) -> dict[str, str]:
+def _presence_columns(rows: Sequence[CaseResult]) -> dict[str, Cell]:
     shown = [not row.reference_empty for row in rows]
     found = [not row.prediction_empty for row in rows]
     asked = [row for row in rows if row.presence_score is not None]
     area = auroc([not row.reference_empty for row in asked], [row.presence_score or 0.0 for row in asked])
     return {
-        "with target": str(sum(shown)),
+        "with target": _count(sum(shown)),
         "sensitivity": _share(sensitivity(shown, found)),
-        "without": str(len(rows) - sum(shown)),
+        "without": _count(len(rows) - sum(shown)),
         "specificity": _share(specificity(shown, found)),
-        "AUROC of presence score": _share(area) + (f" ({len(asked)})" if asked else ""),
+        "AUROC of presence score": Cell(area, len(asked) or None),
     }
 
 
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _count(number: int) -> Cell:
+    return Cell(number, digits=0)
 
 
-def _mean(values: Iterable[float | None], digits: int = 3) -> str:
+def _share(value: float | None) -> Cell:
+    return Cell(value)
+
+
+def _mean(values: Iterable[float | None], digits: int = 3) -> Cell:
     defined = [value for value in values if value is not None]
-    return f"{np.mean(defined):.{digits}f} ({len(defined)})" if defined else "–"
+    return Cell(float(np.mean(defined)), len(defined), digits) if defined else Cell(None)

@@ -112,7 +112,12 @@ def test_label_values_that_nobody_named_are_told(pair):
         )
     ]  # fmt: skip
     command = ["evaluate", "--predictions", str(pair / "predictions"), "--references", str(pair / "references")]
-    assert main([*command, "--labels", "1=head"]) == 2
+    assert main([*command, "--labels", "1=head", "--output", str(pair / "out")]) == 2
+    excluded = pd.read_csv(pair / "out" / "excluded.csv")
+    assert excluded["kind"].tolist() == ["excluded"] * 3 and excluded["line"].tolist() == lines
+    summary = pd.read_csv(pair / "out" / "summary.csv").set_index(["table", "target", "measure"])
+    assert summary.loc[("Presence in slices", "head", "specificity"), "value"] == 1
+    assert summary.loc[("Volumes", "head", "IoU")].tolist() == [1, 2]
     assert main([*command, "--labels", "1=head,2=tail"]) == 0
 
 
@@ -288,7 +293,8 @@ def test_other_arguments_are_refused(pair, options, message):
 def test_tables_are_written(pair):
     done = score(pair, labels=LABELS, scoring=Scoring(match="iou:0.5"))
     paths = write_scores(done, pair / "new" / "folder")
-    assert [path.name for path in paths] == ["results.csv", "lesions.csv"]
+    assert [path.name for path in paths] == ["results.csv", "lesions.csv", "excluded.csv"]
+    assert paths[2].read_text() == "kind,line\n"
     assert read_results(paths[0]) == done.rows
     table = pd.read_csv(paths[1])
     assert len(table) == len(done.lesions) and table.matched.sum() == 10  # only the missed tail is not

@@ -110,6 +110,9 @@ def test_a_dice_that_differs_is_reported(toy, validation: Path, tmp_path: Path, 
     out, err = capsys.readouterr()
     assert f"boltzmed: {found}" in err and out.splitlines()[0].endswith("2 Dice compared with summary.json, 1 disagree")
     assert read_results(output / "results.csv") == done.rows
+    kinds = [line.partition(",")[0] for line in (output / "excluded.csv").read_text().splitlines()]
+    assert kinds == ["kind", *["excluded"] * len(done.excluded), *["disagreement"] * len(done.disagreements)]
+    assert len(kinds) > 1
 
 
 def test_cases_that_only_one_side_has_are_listed(toy, validation: Path) -> None:

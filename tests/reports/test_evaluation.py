@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 
+import pandas as pd
+import pytest
+
 from boltzmed.metrics.lesions import FROC_RATES
-from boltzmed.reports.evaluation import summarise_scores
+from boltzmed.reports.evaluation import summarise_scores, write_summary
 from boltzmed.results import CaseResult, LesionResult
 
 VOLUME = CaseResult(
@@ -146,3 +149,18 @@ def test_froc_where_there_are_scores():
     assert line["mean"] == "0.571"
     without = summarise_scores(ROWS, [dataclasses.replace(lesion, score=None) for lesion in lesions])
     assert "FROC" not in without
+
+
+def test_the_tables_are_kept_unrounded(tmp_path):
+    """F1 and sensitivity of all lesions, presence and FROC, each with its n where it is a mean."""
+    path = tmp_path / "out" / "summary.csv"
+    write_summary(path, ROWS, [LESION])
+    table = pd.read_csv(path).set_index(["table", "target", "measure"]).sort_index()
+    lesions = table.loc[("Lesions", "nodule")]
+    assert lesions.loc["F1", "value"] == pytest.approx(2 * 2 / (2 * 2 + 2 + 1)) and lesions.loc["scans", "value"] == 3
+    presence = table.loc[("Presence in volumes", "nodule")]
+    assert presence.loc["sensitivity", "value"] == 0.5 and presence.loc["specificity", "value"] == 1
+    assert presence.loc["AUROC of presence score"].tolist() == [1, 3]
+    froc = table.loc[("Lesion sensitivity at false positives a scan (FROC)", "nodule")]
+    assert {f"{rate:g}" for rate in FROC_RATES} < set(froc.index) and froc.loc["1", "value"] == 1
+    assert table.loc[("Surfaces of volumes", "nodule", "HD95 mm")].tolist() == [3, 1]
