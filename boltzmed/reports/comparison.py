@@ -21,6 +21,7 @@ from boltzmed.metrics.statistics import (
     sum_by_patient,
     wilcoxon_p,
 )
+from boltzmed.reports.folder import whole_report
 from boltzmed.reports.scores import LEVEL_OF, OBJECT, SHARES, Scores, read_scores, select_rows
 from boltzmed.reports.summary import ALL_DATASETS, ALL_SIZES, ALL_TARGETS, format_interval, list_notes, list_targets
 from boltzmed.reports.tables import format_tables, write_tables
@@ -211,7 +212,11 @@ def report_comparison(
         ValueError: See `read_scores` and `compare`; or the folder cannot be written.
     """
     scores = read_scores(paths, patient_pattern=patient_pattern)
-    return describe_comparison(scores, compare(scores.rows, **settings), folder)
+    comparison = compare(scores.rows, **settings)
+    if folder is None:
+        return describe_comparison(scores, comparison)
+    with whole_report(folder, "compare") as temporary:
+        return describe_comparison(scores, comparison, temporary)
 
 
 def describe_comparison(scores: Scores, comparison: Comparison, folder: str | Path | None = None) -> str:

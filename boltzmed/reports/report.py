@@ -12,6 +12,7 @@ from boltzmed.reports.cases import PictureFolders, open_pictures
 from boltzmed.reports.comparison import Comparison, compare, describe_comparison
 from boltzmed.reports.failures import pair_scores
 from boltzmed.reports.figures import REFERENCE_COLOUR, colour_of
+from boltzmed.reports.folder import whole_report
 from boltzmed.reports.gallery import make_gallery
 from boltzmed.reports.names import ShownNames
 from boltzmed.reports.page import Page, write_page
@@ -43,6 +44,8 @@ def report_methods(
 ) -> str:
     """Compare methods as `report_comparison` does, and write the report of them into the same folder.
 
+    What an earlier run left there, and this one does not write, is removed (`whole_report`).
+
     Args:
         paths: CSV files, of one method each or of several.
         folder: Where everything goes.
@@ -73,10 +76,13 @@ def report_methods(
     ordered = pd.concat([scores.rows[scores.rows["method"].eq(name)] for name in order])
     scores = Scores(ordered, scores.notes)
     names = ShownNames.of(scores.rows)
-    text = describe_comparison(names.redact_scores(scores), names.redact_comparison(comparison), folder)
     summary = summarise(ordered, **settings)
     shown: dict[str, Any] = {"cases": cases, "worst": worst, "page_megabytes": page_megabytes}
-    return f"{text}\n\n{write_report(scores, summary, comparison, folder, pictures=pictures, **shown)}"
+    redacted = (names.redact_scores(scores), names.redact_comparison(comparison))
+    with whole_report(folder, "compare") as temporary:
+        text = describe_comparison(*redacted, temporary)
+        write_report(scores, summary, comparison, temporary, pictures=pictures, **shown)
+    return f"{text}\n\n{Path(folder) / PAGE}"
 
 
 def write_report(

@@ -19,6 +19,7 @@ from boltzmed.metrics.statistics import (
     percentile_interval,
     sum_by_patient,
 )
+from boltzmed.reports.folder import whole_report
 from boltzmed.reports.scores import LEVEL_OF, SHARES, read_scores, select_objects
 from boltzmed.reports.tables import format_tables, write_tables
 from boltzmed.strata import split_by_size
@@ -189,7 +190,9 @@ def report_summary(
     if folder is not None:
         tables = {"summary": summary.cells, "summary_over_data_sets": summary.overall, "excluded": summary.excluded}
         kept = {name: table for name, table in tables.items() if len(table.columns)}
-        write_tables(folder, kept, {f"summary_{index}": table for index, table in enumerate(printed.values(), 1)})
+        with whole_report(folder, "summarize") as temporary:
+            latex = {f"summary_{index}": table for index, table in enumerate(printed.values(), 1)}
+            write_tables(temporary, kept, latex)
     about = f"{summary.metric} of {summary.level}s{' in percent' if summary.metric in SHARES else ''}: mean over rows "
     about += "[95 % interval, patients resampled] n=rows; unpaired, each method over its own rows"
     return "\n\n".join([about, format_tables(printed), list_notes(scores.notes, summary.excluded)])

@@ -48,6 +48,11 @@ def check_writable(folder: Path) -> None:
         probe.write_bytes(b"0")
         probe.unlink()
     except OSError as error:
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise OutputError(
+                f"{folder}: expected a folder to write into, got a file or a folder inside one; choose another "
+                "output folder"
+            ) from error
         raise OutputError(
             f"{folder}: expected a folder to write into, got {error.strerror or error}; free space there or choose "
             "another output folder"
