@@ -6,6 +6,7 @@ are never zeros.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -214,7 +215,10 @@ def read_text(path: Path) -> str:
     """Returns the text (UTF-8) of a file, gzipped or not; ValueError if it has none."""
     try:
         content = path.read_bytes()
-        return (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8")
+        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise ValueError(f"{path}: expected text in UTF-8, found UTF-16; save it as UTF-8")
+        return content.decode("utf-8")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or f"not a text or complete gzip file ({type(error).__name__})"
         raise ValueError(f"{path}: cannot be read: {reason}") from error

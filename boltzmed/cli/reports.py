@@ -44,7 +44,7 @@ def add_reports(commands: Any) -> None:
         scores.add_argument(
             "--patient-pattern", metavar="REGEX", help="finds the patient in a case's name, where no column says it"
         )
-        scores.add_argument("--seed", type=int, default=0, help="of the resampling (default 0)")
+        scores.add_argument("--seed", type=_read_count, default=0, help="of the resampling (default 0)")
         saved = "save the tables there, as CSV and LaTeX"
         saved += "; and report.html, with figures" if name == "compare" else ""
         scores.add_argument("--output", metavar="DIR", help=saved)
@@ -64,12 +64,18 @@ def add_reports(commands: Any) -> None:
         help="a method's masks, as boltzmed predict writes them or named like references; may be repeated",
     )
     pictures.add_argument("--window", type=_list_numbers, metavar="LOW,HIGH", help="the target's card says by default")
-    pictures.add_argument("--worst", type=int, default=12, metavar="N", help="how many of the worst cases (default 12)")
+    pictures.add_argument(
+        "--worst", type=_read_count, default=12, metavar="N", help="how many of the worst cases (default 12)"
+    )
     pictures.add_argument(
         "--case", action="append", default=[], metavar="NAME", help="for the volume viewer, instead of the worst four"
     )
     pictures.add_argument(
-        "--page-megabytes", type=float, default=30.0, metavar="MB", help="volumes are cropped to fit (default 30)"
+        "--page-megabytes",
+        type=_read_megabytes,
+        default=30.0,
+        metavar="MB",
+        help="volumes are cropped to fit (default 30)",
     )
 
     training = commands.add_parser("training", help="summarise a training by epoch, from its TensorBoard events")
@@ -83,6 +89,22 @@ def _split_pair(text: str) -> tuple[str, str]:
     if not (method and equals and folder):
         raise argparse.ArgumentTypeError(f"expected METHOD=DIR, got {text!r}")
     return method, folder
+
+
+def _read_count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
+    return int(text)
+
+
+def _read_megabytes(text: str) -> float:
+    try:
+        megabytes = float(text)
+    except ValueError:
+        megabytes = 0.0
+    if not 0 < megabytes < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a size in megabytes above 0, got {text!r}")
+    return megabytes
 
 
 def _list_numbers(text: str) -> list[float]:

@@ -38,6 +38,7 @@ _TYPES = {field.name: str(field.type) for field in fields(CaseResult)}
 _FLAGS = {name for name, kind in _TYPES.items() if kind == "bool"}
 _NUMBERS = {name for name, kind in _TYPES.items() if kind.startswith(("float", "int"))} | {"used"}
 _KNOWN = {*_TYPES, "window", "used"}  # a cache's index has these two besides
+_OTHER_MARKS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _NOTHING = ("", "nan", "na", "none", "null")
 
 
@@ -189,7 +190,7 @@ def read_columns(path: Path, needed: Sequence[str]) -> tuple[pd.DataFrame, list[
     """Read the known columns of one table, and say which others it has.
 
     Args:
-        path: CSV, gzipped or not.
+        path: CSV (UTF-8, commas), gzipped or not; blanks around columns' names, and capitals in them, do not matter.
         needed: Columns without which it won't do.
 
     Returns:
@@ -199,9 +200,11 @@ def read_columns(path: Path, needed: Sequence[str]) -> tuple[pd.DataFrame, list[
     Raises:
         ValueError: See `read_scores`.
     """
-    reader = csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline=""), strict=True)
+    text = io.StringIO(read_text(path).removeprefix("\ufeff"), newline="")
+    reader = csv.reader(text, strict=True, skipinitialspace=True)
     try:
-        header = next(reader, [])
+        header = [_read_heading(name) for name in next(reader, [])]
+        _expect_commas(header)
         lines = list(_read_lines(reader, len(header)))
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read as a CSV table: {error}") from error
@@ -233,6 +236,19 @@ def find_card(dataset: str) -> DatasetCard | None:
     # The published tables write AMOS22-CT and AMOS22-MRI for the cards amos22_ct and amos22_mr.
     name = re.sub("_mri$", "_mr", re.sub(r"[-\s]+", "_", dataset.strip().lower()))
     return load_card(name) if name in list_cards() else None
+
+
+def _read_heading(name: str) -> str:
+    name = name.strip()
+    return name.lower() if name.lower() in _KNOWN else name
+
+
+def _expect_commas(header: Sequence[str]) -> None:
+    found = [words for mark, words in _OTHER_MARKS.items() if len(header) == 1 and header[0].count(mark) > 1]
+    if found:
+        raise ValueError(
+            f"expected cells separated by commas, found {found[0]}; save it with commas and decimal points"
+        )
 
 
 def _read_lines(reader: Any, cells: int) -> Iterator[tuple[int | str, ...]]:
@@ -280,7 +296,9 @@ def _find_patients(rows: pd.DataFrame, pattern: str | None) -> tuple[pd.Series, 
             names[missing] = group.loc[missing, "case"].map({case: patient for case, (patient, _) in told.items()})
             found[missing] = group.loc[missing, "case"].map({case: source for case, (_, source) in told.items()})
         patients = names[group.index].groupby(found, sort=False).nunique()
-        notes += [f"{dataset}: {count} patients, by {source}" for source, count in patients.items()]
+        notes += [
+            f"{dataset}: {count} patient{'s' if count != 1 else ''}, by {source}" for source, count in patients.items()
+        ]
     return names, notes
 
 

@@ -139,6 +139,21 @@ def test_a_distance_is_worst_when_high_and_what_was_missed_has_none(tmp_path, ca
     assert html.count("Left out: 3 rows of a, set: missed altogether") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seed", "-1"], "argument --seed: expected a whole number from 0, got '-1'"),
+        (["--worst", "-1"], "argument --worst: expected a whole number from 0, got '-1'"),
+        (["--page-megabytes", "-4"], "argument --page-megabytes: expected a size in megabytes above 0, got '-4'"),
+        (["--page-megabytes", "nan"], "argument --page-megabytes: expected a size in megabytes above 0, got 'nan'"),
+    ],
+)
+def test_numbers_out_of_range_are_told_with_their_option(options, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", "results.csv", *options])
+    assert capsys.readouterr().err.splitlines()[-1].endswith(message)
+
+
 def test_cards_go_by_the_published_names():
     cards = {name: find_card(name) for name in ("AMOS22-CT", "AMOS22-MRI", "LIDC-IDRI", "my own")}
     assert {name: card and card.name for name, card in cards.items()} == {

@@ -66,6 +66,28 @@ class TestReading:
         (tmp_path / "two.csv").write_bytes(plain.replace(b"a,set", b"b,set"))
         assert read_scores([tmp_path / "one.csv.gz", tmp_path / "two.csv"]).rows["method"].tolist() == ["a", "b"]
 
+    def test_blanks_and_capitals_of_a_header_do_not_matter(self, tmp_path):
+        header = "Method, Dataset ,CASE, target, Dice, area_fraction, Volume_mm3, My Column"
+        scores = read_scores([write(tmp_path / "r.csv", header, 'a, set, "c, 1", liver, 0.5, 0.02, 7, x')])
+        row = scores.rows.iloc[0]
+        assert row[[*SCORES, "volume_mm3"]].tolist() == ["a", "set", "c, 1", "liver", 0.5, 0.02, 7]
+        assert "r.csv: columns that are not known were left out: My Column" in scores.notes
+
+    @pytest.mark.parametrize(
+        ("mark", "encoding", "message"),
+        [
+            (";", "utf-8", "expected cells separated by commas, found semicolons; save it with commas"),
+            ("\t", "utf-8", "expected cells separated by commas, found tabs"),
+            (",", "utf-16", "expected text in UTF-8, found UTF-16; save it as UTF-8"),
+        ],
+    )
+    def test_other_marks_and_encodings_are_named(self, mark, encoding, message, tmp_path):
+        lines = [HEADER, "a,set,1,liver,0.5,0.02"]
+        (tmp_path / "r.csv").write_text("\n".join(lines).replace(",", mark), encoding=encoding)
+        with pytest.raises(ValueError, match=message) as caught:
+            read_scores([tmp_path / "r.csv"])
+        assert "r.csv" in str(caught.value) and "\n" not in str(caught.value)
+
     def test_columns_in_any_order_and_unknown_ones_named_once(self, tmp_path):
         header = "note,dice,area_fraction,target,case,dataset,method,extra"
         table = write(tmp_path / "r.csv", header, "x,0.5,0.02,liver,1,set,a,y", "x,0.6,0.02,liver,2,set,a,y")
@@ -131,7 +153,7 @@ class TestPatients:
         rows += ["a,AMOS22-CT,amos_0233_161_CT_abdomen_liver,liver,0.5,0.02,"]
         found, notes = patients(tmp_path, *rows, header=f"{HEADER},patient", pattern=r"amos_\d")
         assert found == ["someone", "amos_0"]
-        assert notes == ["AMOS22-CT: 1 patients, by the column patient", "AMOS22-CT: 1 patients, by --patient-pattern"]
+        assert notes == ["AMOS22-CT: 1 patient, by the column patient", "AMOS22-CT: 1 patient, by --patient-pattern"]
 
     @pytest.mark.parametrize(
         ("dataset", "case", "patient"),
@@ -148,7 +170,7 @@ class TestPatients:
     )
     def test_a_cards_pattern(self, dataset, case, patient, tmp_path):
         found, notes = patients(tmp_path, f"a,{dataset},{case},liver,0.5,0.02")
-        assert found == [patient] and notes[0].startswith(f"{dataset}: 1 patients, by card ")
+        assert found == [patient] and notes[0].startswith(f"{dataset}: 1 patient, by card ")
 
     def test_a_pattern_of_ones_own(self, tmp_path):
         rows = [f"a,set,site1_p{number}_s{slice_}_x,liver,0.5,0.02" for number in (1, 2) for slice_ in (1, 2)]
