@@ -36,7 +36,7 @@ from benchmarks.dynunet_patches import (
 )
 from boltzmed.data.cache import SliceCache
 from boltzmed.data.studies import open_labelled_studies
-from boltzmed.evaluation import score_mask
+from boltzmed.evaluation.scores import score_study
 from boltzmed.results import write_results
 from boltzmed.volumes.output import check_writable, whole_file
 
@@ -124,28 +124,17 @@ def score_studies(
     rows = []
     for index in tqdm(range(len(studies)), desc="scored"):
         study = studies[index]
-        masks, done = segment(study), set()
-        for prompt, asked in zip(study["prompts"], study["asked"], strict=True):
-            if prompt.target in done:
-                continue
-            done.add(prompt.target)
-            identity = {
-                "method": method,
-                "dataset": prompt.card,
-                "patient": study["patient"],
-                "case": study["case"],
-                "target": prompt.target,
-                "prompt": prompt.prompt,
-                "seed": seed,
-            }
-            found = score_mask(
-                masks[prompt.target].astype(np.uint8),
-                np.isin(study["labels"], study["values"].get(prompt.target, ())).astype(np.uint8),
-                np.asarray(study["image"].affine),
-                identity=identity,
-                plane=plane,
-            )
-            rows += [row for row in found if row.level == "volume" or asked is None or row.slice_index in asked]
+        masks = segment(study)
+        first = {p.target: (p, k) for p, k in reversed([*zip(study["prompts"], study["asked"], strict=True)])}
+        prompts = [p for p in study["prompts"] if p is first[p.target][0]]
+        whole = {**study, "prompts": prompts, "asked": [None] * len(prompts)}
+        found, _ = score_study(
+            whole, lambda k, p=prompts, m=masks: m[p[k].target].astype(np.uint8), method=method, seed=seed, plane=plane
+        )
+        for row in found:
+            kept = first[row.target][1]
+            if row.level == "volume" or kept is None or row.slice_index in kept:
+                rows.append(row)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_results(path, rows)
     for target in dict.fromkeys(row.target for row in rows):

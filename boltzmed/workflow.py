@@ -139,8 +139,7 @@ def start_weights(
     published = {"upstream": load_upstream, "sam2": load_sam2_image_encoder, "seem": load_seem_backbone}
     if kind != "boltzmed" and kind not in published:
         raise ValueError(f"initial_kind: expected one of boltzmed, {', '.join(published)}, received {kind!r}")
-    if not isinstance(freeze_text, bool):  # on MONAI's command line false is a text
-        raise ValueError(f"freeze_text: expected True or False, received {freeze_text!r}")
+    check_flags(freeze_text=freeze_text)
     if freeze_text and (checkpoint is None or kind not in ("boltzmed", "upstream")):
         given = "no checkpoint" if checkpoint is None else f"one of kind {kind}"
         raise ValueError(
