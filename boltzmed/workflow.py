@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
+from boltzmed.networks.boltzformer import STRIDE
 from boltzmed.networks.weights import (
     load_checkpoint,
     load_sam2_image_encoder,
@@ -25,6 +27,8 @@ from boltzmed.resources import resource_folder
 from boltzmed.transforms.square import Frame, read_frames
 from boltzmed.volumes import OutputError
 from boltzmed.volumes.nifti import case_name
+
+SIZES = ("tiny", "tiny_gated", "hiera_s", "hiera_bp", "focal_l")
 
 
 def build_network(config: str | Path, form: str | None = None, *, num_queries: int | None = None) -> nn.Module:
@@ -55,10 +59,19 @@ def network_settings(config: str | Path, image_size: int, frames: Mapping[str, A
         config: Of the size.
         image_size: Of cards without a frame.
         frames: Card → its frame or frames, of a training that had any.
+
+    Raises:
+        ValueError: An image size that the network cannot take.
     """
-    settings = {"network_def": _size_config(config).get("network_def"), "image_size": int(image_size)}
+    settings = {"network_def": _size_config(config).get("network_def"), "image_size": image_size}
+    sizes = [("image_size", image_size)]
     if frames:
-        settings["frames"] = {card: [asdict(frame) for frame in own] for card, own in read_frames(frames).items()}
+        read = read_frames(frames)
+        sizes += [(f"frames: {card}: image_size", frame.image_size) for card, own in read.items() for frame in own]
+        settings["frames"] = {card: [asdict(frame) for frame in own] for card, own in read.items()}
+    for name, size in sizes:
+        if not isinstance(size, int) or size < STRIDE or size % STRIDE:
+            raise ValueError(f"{name}: expected a multiple of {STRIDE}, received {size!r}")
     return settings
 
 
@@ -88,7 +101,7 @@ def training_recipe(config: str | Path) -> dict[str, Any]:
 def _size_config(config: str | Path) -> ConfigParser:
     path = Path(config)
     if not path.is_file():
-        raise ValueError(f"{path}: no such size of network; sizes are tiny, tiny_gated, hiera_s, hiera_bp and focal_l")
+        raise ValueError(f"{path}: no such size of network; sizes are {', '.join(SIZES[:-1])} and {SIZES[-1]}")
     parser = ConfigParser()
     parser.read_config(str(path))
     if "network_def" not in parser:
@@ -156,12 +169,19 @@ def start_weights(
 
 
 def read_inference(**overrides: Any) -> ConfigParser:
-    """Return the bundle's ``inference.yaml`` with other values; a ``size`` brings its image size and channels along.
+    """Return the bundle's ``inference.yaml`` with other values.
+
+    A ``checkpoint`` is a file or the name of one that the bundle brings (``joint``). It brings its ``size`` along where
+    none is given, and a size its image size and channels.
 
     Raises:
-        ValueError: There is no such size, or a value is one that MONAI would evaluate.
+        ValueError: There is no such size, an unreadable checkpoint, or a value is one that MONAI would evaluate.
     """
     bundle = resource_folder("bundles") / "boltzformer"
+    if "checkpoint" in overrides:
+        overrides["checkpoint"] = _find_checkpoint(bundle, overrides["checkpoint"])
+        if "size" not in overrides and (found := _size_of(bundle, overrides["checkpoint"])):
+            overrides["size"] = found
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.yaml"))
     if "size" in overrides:
@@ -230,9 +250,22 @@ def run_inference(
     return folders
 
 
+def _find_checkpoint(bundle: Path, given: str | Path) -> Path:
+    """The file of that name, or else one of the bundle's own."""
+    own = bundle / "models" / f"{given}.pt"
+    return own if not Path(given).exists() and own.parent == bundle / "models" and own.is_file() else Path(given)
+
+
+def _size_of(bundle: Path, checkpoint: Path) -> str | None:
+    """The size that has the checkpoint's network, if any has."""
+    network_def = read_config(checkpoint).get("network_def")
+    configs = (bundle / "configs" / f"{size}.yaml" for size in SIZES)
+    return next((path.stem for path in configs if _size_config(path).get("network_def") == network_def), None)
+
+
 def _protect(name: str, value: Any) -> Any:
-    if name == "checkpoint":
-        return Path(value)
+    if isinstance(value, Path):
+        return value
     if isinstance(value, str) and value.startswith(("$", "@", "%")):
         raise ValueError(f"{name}: expected a plain value, received {value!r}; it may not begin with $, @ or %")
     return value
@@ -243,6 +276,20 @@ def check_flags(**flags: Any) -> None:
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise ValueError(f"{name}: expected True or False, received {value!r}")
+
+
+def check_counts(**counts: Any) -> None:
+    """Refuse options that are no whole numbers from 0, by name, before something else fails at them."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{name}: expected a whole number, received {value!r}")
+
+
+def check_numbers(**numbers: Any) -> None:
+    """Refuse options that are no finite numbers, by name."""
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise ValueError(f"{name}: expected a number, received {value!r}")
 
 
 def end_traceback_with_cause() -> None:

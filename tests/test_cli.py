@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from boltzmed.cli import main
 from boltzmed.networks.weights import save_checkpoint
 from boltzmed.resources import resource_folder
 from boltzmed.volumes import read_volume, write_ct_series
-from boltzmed.workflow import build_network, network_settings, run_inference
+from boltzmed.workflow import build_network, network_settings, read_inference, run_inference
 
 CONFIG = resource_folder("bundles") / "boltzformer" / "configs" / "tiny.yaml"
 PROMPT = "liver in abdomen CT"
@@ -322,7 +323,7 @@ def test_a_checkpoints_frames_and_gate_are_used_and_recorded(
 ) -> None:
     prompts = ["anterior hippocampus", "something else"]
     arguments = ["predict", str(study), "--modality", "MR", "--output", str(tmp_path), "--card", "msd_hippocampus"]
-    arguments += ["--checkpoint", str(jointly_trained), "--size", "tiny_gated"]
+    arguments += ["--checkpoint", str(jointly_trained)]  # which brings its size along
     arguments += [part for prompt in prompts for part in ("--prompt", prompt)]
 
     def frames() -> list[tuple[int, int]]:
@@ -332,6 +333,17 @@ def test_a_checkpoints_frames_and_gate_are_used_and_recorded(
 
     assert main(arguments) == 0 and frames() == [(64, 1), (512, 1)]
     assert main([*arguments, "--image-size", "96", "--min-side", "32"]) == 0 and frames() == [(96, 32)] * 2
+
+
+def test_the_bundles_checkpoints_go_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = CONFIG.parents[1] / "models"
+    parser = read_inference(checkpoint="model")
+    assert parser["checkpoint"] == models / "model.pt" and parser["size"] == "tiny"
+    shutil.copy(models / "model.pt", tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    assert read_inference(checkpoint="model")["checkpoint"] == Path("model")  # a file comes first
+    with pytest.raises(ValueError, match=r"^\.\./models/model: "):
+        read_inference(checkpoint="../models/model")
 
 
 def test_smoothed_presence_is_recorded_beside_the_raw_one(jointly_trained: Path, tmp_path: Path) -> None:

@@ -141,8 +141,10 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _add_network_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--checkpoint", metavar="FILE", help="weights; the bundle's own by default")
-    command.add_argument("--size", metavar="NAME", help="of the checkpoint's network: tiny (default), tiny_gated, …")
+    command.add_argument("--checkpoint", metavar="FILE", help="weights; or joint, the bundle's second ones")
+    command.add_argument(
+        "--size", metavar="NAME", help="of the network: tiny, tiny_gated …; as the checkpoint has it by default"
+    )
     command.add_argument(
         "--card", action="append", metavar="CARD", help="what knows the prompts, instead of the general cards"
     )
