@@ -7,7 +7,9 @@ targets, slice by slice: sensitivity where the target is shown, specificity wher
 
 ``--studies PATH=chest,abdomen …``: whole studies without labels, each with the body regions that it shows. A study is
 asked for every target of the cards that lies elsewhere, or that its card knows in another modality, as `boltzmed
-predict` asks: such a prompt is free text then. All that is outlined is false.
+predict` asks: such a prompt is free text then, and each is seen in its own card's frame (in ``--caches``: in the frame
+of the images' card). What is outlined of another region is false; of the right one in another modality's words it is no
+answer to what was asked, but may be the organ.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from scipy.stats import binomtest
 from torch.utils.data import ConcatDataset
 from tqdm import tqdm
@@ -32,19 +33,19 @@ from boltzmed.engines.batches import PrepareStudy
 from boltzmed.engines.inferer import PackedMasks, PromptSliceInferer
 from boltzmed.geometry import voxel_volume_mm3
 from boltzmed.reports.tables import align_columns
-from boltzmed.resources import resource_folder
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import read_volume
+from boltzmed.workflow import read_inference
+
+FURTHER_REGIONS = ("head", "neck", "pelvis", "limbs")
+"""That no card may have a target of."""
 
 Line = tuple[torch.nn.Module, PromptSliceInferer, PrepareStudy]
 
 
-def build_line(size: str, settings: dict[str, Any]) -> Line:
+def build_line(settings: dict[str, Any]) -> Line:
     """Network, inferer and what frames its cards, of the bundle's inference."""
-    bundle = resource_folder("bundles") / "boltzformer"
-    config = ConfigParser()
-    config.read_config([str(bundle / "configs" / f"{name}.yaml") for name in ("inference", size)])
-    config.update({"bundle_root": str(bundle), **settings})
+    config = read_inference(**settings)
     config["inferer"]["progress"] = None
     return tuple(config.get_parsed_content(name) for name in ("network", "inferer", "prepare_batch"))  # type: ignore[return-value]
 
@@ -58,11 +59,11 @@ def format_share(count: int, total: int) -> list[str]:
 
 
 def measure_cache(
-    line: Line, dataset: LabelledStudyDataset, cards: Sequence[DatasetCard], chosen: Iterable[int]
+    line: Line, dataset: LabelledStudyDataset, cards: Sequence[DatasetCard], chosen: Iterable[int], *, crops: bool
 ) -> tuple[list[bool], dict[str, list[tuple[bool, bool]]]]:
     """Whether each mask of a wrong prompt is empty; and by target, for each slice, whether it shows and is said to."""
     network, inferer, prepare = line
-    foreign = foreign_targets(dataset.card, cards)
+    foreign = foreign_targets(dataset.card, cards, crops=crops)
     count = len(dataset.targets)  # what follows are other windows of the published protocol
     wrong_ids = tokenize_prompts([target.prompts[0] for target, _ in foreign]) if foreign else dataset.input_ids[:0]
     input_ids = torch.cat([dataset.input_ids[:count], wrong_ids])
@@ -98,7 +99,7 @@ def print_caches(line: Line, options: argparse.Namespace) -> list[DatasetCard]:
     for dataset in datasets:
         order = np.random.default_rng(options.seed).permutation(len(dataset))
         chosen = sorted(order[: options.max_cases].tolist())
-        empty, seen = measure_cache(line, dataset, cards, chosen)
+        empty, seen = measure_cache(line, dataset, cards, chosen, crops=options.crops)
         pooled += empty
         asked = str(len(empty) // len(chosen))
         silence.append([dataset.card.name, str(len(chosen)), asked, *format_share(sum(empty), len(empty))])
@@ -111,19 +112,24 @@ def print_caches(line: Line, options: argparse.Namespace) -> list[DatasetCard]:
     silence.append(["all", "", "", *format_share(sum(pooled), len(pooled))])
     print("\nMasks of wrong prompts:\n")
     print(align_columns(silence, [column == 0 for column in range(6)]))
-    print(f"\nPresence gate at {line[1].presence_threshold}:\n")
-    print(align_columns(gate, [column < 2 for column in range(6)]))
+    if line[0].presence is not None:
+        print(f"\nPresence gate at {line[1].presence_threshold}:\n")
+        print(align_columns(gate, [column < 2 for column in range(6)]))
     return cards
 
 
 def print_studies(line: Line, cards: Sequence[DatasetCard], options: argparse.Namespace) -> None:
     """What wrong prompts outline in whole studies."""
     network, inferer, prepare = line
+    regions_known = sorted({region_of(target.site) for card in cards for target in card.targets.values()})
     rows = [["study", "prompt", "card", "wrong", "mm³", "ml"]]
-    empty = []
+    empty: dict[str, list[bool]] = {}
     for given in tqdm(options.studies, desc="studies"):
         path, _, regions = given.partition("=")
         shown = {region_of(region) for region in regions.split(",")}
+        if not all(region in (*regions_known, *FURTHER_REGIONS) for region in shown):
+            expected = ", ".join(dict.fromkeys((*regions_known, *FURTHER_REGIONS)))
+            raise ValueError(f"--studies {given}: expected PATH=REGION,REGION of {expected}, received {regions!r}")
         image = read_volume(path)
         modality = image.meta["modality"] or options.modality
         if modality is None:
@@ -141,25 +147,28 @@ def print_studies(line: Line, cards: Sequence[DatasetCard], options: argparse.Na
         voxel_mm3 = voxel_volume_mm3(np.asarray(image.affine))
         for number, (text, (card_name, reason)) in enumerate(asked.items()):
             volume_mm3 = float(masks.slices(number).sum()) * voxel_mm3
-            empty.append(volume_mm3 == 0)
+            empty.setdefault(reason, []).append(volume_mm3 == 0)
             measures = [f"{volume_mm3:.1f}", f"{volume_mm3 / 1000:.3f}"]
             rows.append([Path(path).name, text, card_name, reason, *measures])
     print("\nWhat wrong prompts outline:\n")
     print(align_columns(rows, [column < 4 for column in range(6)]))
-    total, share, interval = format_share(sum(empty), len(empty))
-    print(f"\nempty: {share} of {total} prompts ({interval})")
+    for reason, found in empty.items():
+        total, share, interval = format_share(sum(found), len(found))
+        print(f"\nwrong {reason}: {share} of {total} masks are empty ({interval})")
 
 
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, help="the bundle's own by default")
-    parser.add_argument("--size", default="tiny", help="of the checkpoint's network")
     parser.add_argument("--frames", type=ast.literal_eval, help="instead of the checkpoint's, as in inference.yaml")
     parser.add_argument("--presence-threshold", type=float, default=0.5)
     parser.add_argument("--presence-smoothing-mm", type=float, default=0.0)
     parser.add_argument("--caches", nargs="+", default=[], help="made by `boltzmed prepare`")
     parser.add_argument("--part", default="test", choices=["train", "validation", "test"])
+    parser.add_argument(
+        "--crops", action="store_true", help="their images are crops that show their targets' regions alone"
+    )
     parser.add_argument("--max-cases", type=int, help="so many of each cache, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cards", nargs="+", default=[], help="further cards whose targets are asked for")
@@ -171,7 +180,7 @@ def main() -> None:
     settings = {name: getattr(options, name) for name in ("frames", "presence_threshold", "presence_smoothing_mm")}
     if options.checkpoint:
         settings["checkpoint"] = options.checkpoint
-    line = build_line(options.size, settings)
+    line = build_line(settings)
     cards = print_caches(line, options) if options.caches else [load_card(card) for card in options.cards]
     if options.studies:
         print_studies(line, cards, options)

@@ -86,6 +86,7 @@ class DatasetCard:
 
     Attributes (`datasets/README.md` has all):
         exhaustive: a target without a mask is truly absent from the image.
+        shows: body regions that its images show besides those of its targets.
         protocol: which slices count, see `boltzmed.data.index`.
         layout: how the publisher ships the files: its `reader` in `boltzmed.data.layouts`, and that reader's options.
         cases: what a case's name says of its number and patient.
@@ -106,11 +107,7 @@ class DatasetCard:
     protocol: str = "volume"
     layout: Mapping[str, Any] = field(default_factory=dict)
     cases: CaseRule = field(default_factory=CaseRule)
-
-    @property
-    def label_values(self) -> Mapping[str, int]:
-        """Label name -> value."""
-        return {name: value for value, name in self.labels.items()}
+    shows: tuple[str, ...] = ()
 
     def target(self, name: str) -> Target:
         """Returns a target by name; one the card does not have is refused with those it has (ValueError)."""
@@ -174,7 +171,7 @@ def _load_file(path: Path, _modified_ns: int) -> DatasetCard:
     reader = CardReader.open(path)
     reader.only(
         *("name", "title", "modality", "licence", "citation", "source", "exhaustive", "labels", "targets", "windows"),
-        *("default_window", "split", "protocol", "layout", "cases"),
+        *("default_window", "split", "protocol", "layout", "cases", "shows"),
     )
     name = reader.text("name")
     if name != path.stem:
@@ -217,6 +214,7 @@ def _load_file(path: Path, _modified_ns: int) -> DatasetCard:
         protocol=protocol,
         layout=read_layout(reader),
         cases=read_case_rule(reader),
+        shows=reader.texts("shows", required=False),
     )
 
 

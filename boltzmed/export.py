@@ -93,7 +93,7 @@ class DrawnNetwork(nn.Module):
 def export_onnx(network: BoltzFormer, path: str | Path, *, image_size: int) -> Path:
     """Write a network as an ONNX program: `image` (B, 3, S, S) and `input_ids` (B, P, 77) → `mask_logits`.
 
-    Any number of images and prompts; the draws are those of the network's seed. Needs the extra ``boltzmed[onnx]``.
+    Any number of images and prompts; the draws are those of the network's seed. Needs the extra ``onnx``.
 
     Args:
         network: In evaluation mode, on the CPU.

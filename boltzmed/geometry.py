@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from nibabel.affines import obliquity
 from nibabel.orientations import aff2axcodes
 from numpy.typing import ArrayLike, NDArray
 
@@ -85,11 +84,6 @@ def orientation_codes(affine_ras: ArrayLike) -> tuple[str, str, str]:
     """The anatomical direction closest to each voxel axis, such as ``("L", "P", "S")``; each axis is used once."""
     first, second, third = aff2axcodes(np.asarray(affine_ras, dtype=np.float64))
     return str(first), str(second), str(third)
-
-
-def obliquity_degrees(affine_ras: ArrayLike) -> float:
-    """Largest angle between a voxel axis and the anatomical axis closest to it; 0 for an axis-aligned volume."""
-    return float(np.degrees(obliquity(np.asarray(affine_ras, dtype=np.float64)).max()))
 
 
 def shear_degrees(affine_ras: ArrayLike) -> float:

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 from boltzmed.cards import load_card, look_up_prompt
+from boltzmed.geometry import describe_grid, is_same_grid
 from boltzmed.metrics.overlap import dice
 from boltzmed.reports.contact_sheet import Panel, make_contact_sheet
 from boltzmed.reports.sampling import SampledSlice, draw_sampling, make_sampling_figure, write_sampling_sheet
@@ -100,9 +101,9 @@ class _WatchedStudy:
         overrides: dict[str, Any],
     ) -> None:
         parser = read_inference(**overrides)
-        image = read_volume(study, modality=modality)
+        image = read_volume(study, modality=modality, series_uid=parser["series_uid"])
         cards = [load_card(card) for card in parser.get_parsed_content("cards")]
-        meaning = look_up_prompt(prompt, cards, modality=image.meta["modality"])
+        meaning = look_up_prompt(prompt, cards, modality=image.meta["modality"], window=parser["window"])
         inferer, frames = (parser.get_parsed_content(name) for name in ("inferer", "prepare_batch#frames"))
         frame = frames.get(meaning.card, inferer.frame)
         self.plan = SlicePlan.from_affine(np.asarray(image.affine), image.shape[1:], parser["plane"])
@@ -113,9 +114,11 @@ class _WatchedStudy:
         self._reference = None
         if reference is not None:
             mask = read_volume(reference)
-            if mask.shape != image.shape or not np.allclose(mask.affine, image.affine, atol=1e-3):
+            grids = [(volume.shape[1:], np.asarray(volume.affine)) for volume in (image, mask)]
+            if not is_same_grid(*grids[0], *grids[1]):
                 raise ValueError(
-                    f"{Path(reference).name}: expected a mask on the grid of {Path(study).name}, got another grid"
+                    f"{Path(reference).name}: expected a mask on the grid of {Path(study).name}, "
+                    f"{describe_grid(*grids[0])}, received {describe_grid(*grids[1])}"
                 )
             values = np.asarray(mask[0])
             self._reference = values != 0 if label is None else values == label
@@ -124,7 +127,8 @@ class _WatchedStudy:
         self._presence_threshold = inferer.presence_threshold
         self._network = parser.get_parsed_content("network")
         self._device = next(self._network.parameters()).device
-        self._text = self._network.encode_text(tokenize_prompts([prompt])[None].to(self._device))
+        input_ids = tokenize_prompts([prompt], truncate=parser["truncate_prompts"])
+        self._text = self._network.encode_text(input_ids[None].to(self._device))
         self.num_queries: int = self._network.decoder.num_queries
 
     @torch.no_grad()
@@ -173,7 +177,7 @@ class ValidationSheets:
     Args:
         dataset: Of the validation's items.
         batches: Lists of the dataset's keys, the same every time. Slices are taken evenly from all of them, so that no
-            data set is left out; of each its first prompt, which is the smallest target.
+            data set is left out; of each the first prompt whose target it shows, which is the smallest of them.
         network: In training mode or not, which it keeps.
         count: How many slices.
         query: Whose samples are drawn, on the first of the slices.
@@ -212,9 +216,12 @@ class ValidationSheets:
 
     def _look(self, item: dict[str, Any]) -> tuple[str, SampledSlice]:
         network: Any = self.network
-        name = f"{item['target'][0]}, {item['case']} slice {item['slice_index']}"
-        text = network.encode_text(item["input_ids"][None, :1].to(next(network.parameters()).device))
-        return name, _record(network, item["image"][None], text, item["slice_index"], item["label"][0].numpy() > 0)
+        references = item["label"].numpy() > 0
+        number = int(references.any((1, 2)).argmax())  # the first of all where it shows none
+        name = f"{item['target'][number]}, {item['case']} slice {item['slice_index']}"
+        input_ids = item["input_ids"][None, number : number + 1]
+        text = network.encode_text(input_ids.to(next(network.parameters()).device))
+        return name, _record(network, item["image"][None], text, item["slice_index"], references[number])
 
 
 def _score(seen: SampledSlice) -> str:

@@ -44,9 +44,6 @@ DIAMETER_EDGES_MM: tuple[float, ...] = (3.0, 6.0, 10.0, 30.0)
 """Edges between the diameter bins. In the Fleischner Society's terms for the lung, below 3 mm is a micronodule,
 below 6 mm a nodule that mostly needs no follow-up (2017 guideline), and above 30 mm a mass."""
 
-DIAMETER_BINS: tuple[str, ...] = name_bins(DIAMETER_EDGES_MM, "mm")
-"""Names of the diameter bins, small to large."""
-
 VOLUME_EDGES_MM3: tuple[float, ...] = tuple(float(np.pi / 6 * edge**3) for edge in DIAMETER_EDGES_MM)
 """Volumes of the spheres with the edges' diameters: about 14, 113, 524 and 14137 mm³."""
 

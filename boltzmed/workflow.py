@@ -171,22 +171,22 @@ def start_weights(
 def read_inference(**overrides: Any) -> ConfigParser:
     """Return the bundle's ``inference.yaml`` with other values.
 
-    A ``checkpoint`` is a file or the name of one that the bundle brings (``joint``). It brings its ``size`` along where
-    none is given, and a size its image size and channels.
+    A ``checkpoint`` is a file or the name of one that the bundle brings (``joint``). It brings what it was trained as,
+    where nothing else is given: ``size``, ``image_size``, ``plane`` and ``channels``. A ``size`` alone brings its image
+    size and channels.
 
     Raises:
         ValueError: There is no such size, an unreadable checkpoint, or a value is one that MONAI would evaluate.
     """
     bundle = resource_folder("bundles") / "boltzformer"
-    if "checkpoint" in overrides:
-        overrides["checkpoint"] = _find_checkpoint(bundle, overrides["checkpoint"])
-        if "size" not in overrides and (found := _size_of(bundle, overrides["checkpoint"])):
-            overrides["size"] = found
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.yaml"))
     if "size" in overrides:
         size = _size_config(bundle / "configs" / f"{overrides['size']}.yaml")
         parser.update({name: size[name] for name in ("image_size", "channels")})
+    if "checkpoint" in overrides:
+        overrides["checkpoint"] = _find_checkpoint(bundle, overrides["checkpoint"])
+        parser.update(_trained_as(bundle, overrides["checkpoint"]))
     parser.update({"bundle_root": str(bundle), **{name: _protect(name, value) for name, value in overrides.items()}})
     return parser
 
@@ -256,11 +256,14 @@ def _find_checkpoint(bundle: Path, given: str | Path) -> Path:
     return own if not Path(given).exists() and own.parent == bundle / "models" and own.is_file() else Path(given)
 
 
-def _size_of(bundle: Path, checkpoint: Path) -> str | None:
-    """The size that has the checkpoint's network, if any has."""
-    network_def = read_config(checkpoint).get("network_def")
+def _trained_as(bundle: Path, checkpoint: Path) -> dict[str, Any]:
+    """Values of ``inference.yaml`` that a checkpoint records; no size where no one has its network."""
+    recorded = read_config(checkpoint)
     configs = (bundle / "configs" / f"{size}.yaml" for size in SIZES)
-    return next((path.stem for path in configs if _size_config(path).get("network_def") == network_def), None)
+    fitting = (path.stem for path in configs if _size_config(path).get("network_def") == recorded.get("network_def"))
+    found = {"size": next(fitting, None), "plane": recorded.get("orientation")}
+    found |= {name: recorded.get(name) for name in ("image_size", "channels")}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _protect(name: str, value: Any) -> Any:

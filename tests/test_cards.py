@@ -52,7 +52,7 @@ def test_phantom_card():
     assert card.target("right lung").labels == (1, 3, 4)
     assert card.target("left lung").labels == (2, 14, 15)
     assert card.target("lung nodule").labels == (4, 15)
-    assert card.label_values["left kidney"] == 10
+    assert card.labels[10] == "left kidney"
     for name, target in card.targets.items():
         assert target.window == ((-1000, 1000) if "lung" in name else (-150, 250))
         assert len(target.prompts) >= 5 and len(target.held_out_prompts) >= 2
@@ -69,7 +69,7 @@ def test_phantom_card():
 def test_phantom_card_names_the_phantoms_own_labels():
     from boltzmed.data.phantom import PHANTOM_LABELS
 
-    assert load_card("phantom").label_values == PHANTOM_LABELS
+    assert {name: value for value, name in load_card("phantom").labels.items()} == PHANTOM_LABELS
 
 
 @pytest.mark.parametrize("name", [*PUBLIC, "template"])
@@ -145,7 +145,9 @@ def test_amos_targets_and_labels():
     merged = {"kidney": (2, 3), "adrenal gland": (11, 12)}
     for card in (ct, mr):
         for target in card.targets.values():
-            expected = merged.get(target.name) or (card.label_values[target.name],)
+            expected = merged.get(target.name) or tuple(
+                value for value, name in card.labels.items() if name == target.name
+            )
             assert (target.labels, target.all_labels) == (expected, target.name in merged)
             side = next((side for side in SIDES if side in target.name), None)
             assert (target.modifier.meaning.lower() if target.modifier else None) == side
@@ -257,7 +259,17 @@ def test_template_shows_every_field():
         *("name", "title", "modality", "licence", "citation", "source", "exhaustive", "protocol", "layout", "reader"),
         *("cases", "number", "patient", "numbers_per_patient", "labels", "windows", "default_window", "targets"),
         *("split", "by", "train", "validation", "test", "subsets", "test_share", "validation_share", "site", "window"),
-        *("all_labels", "extra_windows", "prompts", "held_out_prompts", "category", "code", "modifier", "region"),
+        *(
+            "all_labels",
+            "extra_windows",
+            "prompts",
+            "held_out_prompts",
+            "category",
+            "code",
+            "modifier",
+            "region",
+            "shows",
+        ),
     }
     assert fields <= set(re.findall(r"^\s*(?:# )?(\w+):", text, re.MULTILINE))
 

@@ -167,7 +167,7 @@ def damaged(checkpoint: Path, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["missing", "cut", "damaged", "other size", "text", "other plane"])
+@pytest.mark.parametrize("kind", ["missing", "cut", "damaged", "other size", "text"])
 def test_a_checkpoint_that_does_not_fit(
     kind: str, study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,10 +180,6 @@ def test_a_checkpoint_that_does_not_fit(
         path, part = other_size(tmp_path), "num_queries: this run expects 12, the checkpoint was trained with 20"
     elif kind == "text":
         path.write_text("weights")
-    elif kind == "other plane":
-        settings, network = network_settings(CONFIG, 512), build_network(CONFIG)
-        save_checkpoint(path, network, config=settings, orientation="coronal", channels="neighbours")
-        part = "orientation: this run expects 'axial', the checkpoint was trained with 'coronal'"
     assert predict(study, "--checkpoint", path, output=tmp_path / "out") == 2
     line = the_line(capfd)
     assert path.name in line and part in line, line
@@ -344,6 +340,20 @@ def test_the_bundles_checkpoints_go_by_name(tmp_path: Path, monkeypatch: pytest.
     assert read_inference(checkpoint="model")["checkpoint"] == Path("model")  # a file comes first
     with pytest.raises(ValueError, match=r"^\.\./models/model: "):
         read_inference(checkpoint="../models/model")
+
+
+def test_a_checkpoint_is_used_as_it_was_trained(study: Path, tmp_path: Path) -> None:
+    """At another image size, in another plane and with other channels than the bundle's default."""
+    path, config = tmp_path / "own.pt", CONFIG.with_name("tiny_gated.yaml")
+    saved = {"config": network_settings(config, 64), "orientation": "coronal", "channels": "repeat"}
+    save_checkpoint(path, build_network(config), **saved)
+    arguments = ["predict", str(study), "--modality", "CT", "--prompt", "liver", "--checkpoint", str(path)]
+    arguments += ["--presence-threshold", "0.25", "--presence-smoothing-mm", "4"]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    settings = json.loads((tmp_path / "out" / "study" / "run.json").read_text())["settings"]
+    expected = {"size": "tiny_gated", "image_size": 64, "plane": "coronal", "channels": "repeat"}
+    expected |= {"presence_threshold": 0.25, "presence_smoothing_mm": 4.0}
+    assert {name: settings[name] for name in expected} == expected
 
 
 def test_smoothed_presence_is_recorded_beside_the_raw_one(jointly_trained: Path, tmp_path: Path) -> None:

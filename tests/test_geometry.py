@@ -16,7 +16,6 @@ from boltzmed.geometry import (
     flip_lps_ras,
     image_plane,
     is_same_grid,
-    obliquity_degrees,
     orientation_codes,
     shear_degrees,
     spacing_mm,
@@ -50,7 +49,6 @@ def test_orientation_codes_name_each_axis(order: tuple[int, ...], signs: tuple[i
     affine = affine_of(matrix, np.zeros(3))
     assert orientation_codes(affine) == expected
     assert spacing_mm(affine).tolist() == [1, 2, 3]
-    assert obliquity_degrees(affine) == pytest.approx(0, abs=1e-6)
 
 
 @given(rotations, sizes, points)

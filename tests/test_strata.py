@@ -10,7 +10,6 @@ import pytest
 from boltzmed.strata import (
     AREA_BINS,
     AREA_EDGES,
-    DIAMETER_BINS,
     DIAMETER_EDGES_MM,
     VOLUME_EDGES_MM3,
     assign_area_bins,
@@ -23,7 +22,7 @@ from boltzmed.strata import (
 
 
 def test_every_bin_holds_its_lower_edge_and_not_its_upper():
-    assert len(AREA_BINS) == len(AREA_EDGES) + 1 and len(DIAMETER_BINS) == len(DIAMETER_EDGES_MM) + 1
+    assert len(AREA_BINS) == len(AREA_EDGES) + 1
     for index, edge in enumerate(AREA_EDGES):
         assert assign_area_bins([np.nextafter(edge, 0), edge]).tolist() == [index, index + 1]
     for index, edge in enumerate(DIAMETER_EDGES_MM):

@@ -75,11 +75,11 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="masks go to DIR/<case>/<prompt>.nii.gz, instead of those of an earlier run",
     )
-    predict.add_argument("--modality", choices=["CT", "MR"], help="for files that don't say")
-    predict.add_argument("--window", metavar="NAME|LOW,HIGH", help="overrides the prompt's window; numbers in HU")
-    predict.add_argument("--series-uid", metavar="UID", help="which DICOM series, where a folder holds several")
     _add_network_options(predict)
-    predict.add_argument("--seed", type=int, default=0, help="of the attention's draws (default 0)")
+    predict.add_argument("--presence-threshold", type=float, metavar="P", help="where a presence gate closes (0.5)")
+    predict.add_argument(
+        "--presence-smoothing-mm", type=float, metavar="MM", help="smooth presence along the slices first (0)"
+    )
     predict.add_argument("--no-seg", action="store_true", help="write no DICOM SEG")
     predict.set_defaults(run=_predict)
 
@@ -126,7 +126,6 @@ def _make_parser() -> argparse.ArgumentParser:
     sampling.add_argument("--query", type=int, default=0, metavar="Q", help="the first is 0 (default)")
     sampling.add_argument("--reference", metavar="MASK", help="a mask or label map on the study's grid, to be outlined")
     sampling.add_argument("--label", type=int, metavar="N", help="its value that is inside; all but 0 by default")
-    sampling.add_argument("--modality", choices=["CT", "MR"], help="for files that don't say")
     _add_network_options(sampling)
     sampling.set_defaults(run=_sampling)
 
@@ -141,6 +140,10 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _add_network_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--modality", choices=["CT", "MR"], help="for files that don't say")
+    command.add_argument("--window", metavar="NAME|LOW,HIGH", help="overrides the prompt's window; numbers in HU")
+    command.add_argument("--series-uid", metavar="UID", help="which DICOM series, where a folder holds several")
+    command.add_argument("--seed", type=int, default=0, help="of the attention's draws (default 0)")
     command.add_argument("--checkpoint", metavar="FILE", help="weights; or joint, the bundle's second ones")
     command.add_argument(
         "--size", metavar="NAME", help="of the network: tiny, tiny_gated …; as the checkpoint has it by default"
@@ -157,7 +160,8 @@ def _add_network_options(command: argparse.ArgumentParser) -> None:
 
 
 def _read_network_options(options: argparse.Namespace) -> dict[str, Any]:
-    overrides: dict[str, Any] = {"checkpoint": options.checkpoint, "size": options.size}
+    names = ("checkpoint", "size", "modality", "window", "series_uid", "seed")
+    overrides: dict[str, Any] = {name: getattr(options, name) for name in names}
     overrides["cards"] = tuple(options.card) if options.card else None
     sides = {"inferer#image_size": options.image_size, "min_side": options.min_side}
     if any(side is not None for side in sides.values()):  # one frame for all prompts
@@ -168,8 +172,9 @@ def _read_network_options(options: argparse.Namespace) -> dict[str, Any]:
 def _predict(options: argparse.Namespace) -> int:
     from boltzmed.workflow import run_inference
 
-    overrides = {"modality": options.modality, "window": options.window, "series_uid": options.series_uid}
-    overrides |= _read_network_options(options)
+    overrides = _read_network_options(options)
+    gate = {name: getattr(options, name) for name in ("presence_threshold", "presence_smoothing_mm")}
+    overrides |= {name: value for name, value in gate.items() if value is not None}
     if options.no_seg:
         overrides["segmentation"] = False
 
@@ -180,7 +185,7 @@ def _predict(options: argparse.Namespace) -> int:
             print(f"boltzmed: {outcome}", file=sys.stderr)
 
     given = (options.inputs, options.prompt, options.output)
-    segmented = run_inference(*given, seed=options.seed, report=report, **overrides)
+    segmented = run_inference(*given, report=report, **overrides)
     return 0 if len(segmented) == len(options.inputs) else 2
 
 
@@ -215,7 +220,7 @@ def _prepare(options: argparse.Namespace) -> int:
 def _sampling(options: argparse.Namespace) -> int:
     from boltzmed.sampling import show_sampling
 
-    settings: dict[str, Any] = {"slice_index": options.slice, "query": options.query, "modality": options.modality}
+    settings: dict[str, Any] = {"slice_index": options.slice, "query": options.query}
     settings |= {"step": options.step, "reference": options.reference, "label": options.label}
     settings |= _read_network_options(options)
     print(show_sampling(options.input, options.prompt, options.output, **settings))

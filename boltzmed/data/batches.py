@@ -75,7 +75,10 @@ class KeyedBatches(DistributedSampler):
                 if number:
                     self._groups.append((members, probabilities, number, min(size, number), turn))
         if not self._groups:
-            raise ValueError(f"samples_per_epoch: expected enough for a batch, received {samples_per_epoch}")
+            raise ValueError(
+                f"samples: expected at least one for each process and frame, received {samples_per_epoch}; raise "
+                "samples_per_epoch, or validation_slices"
+            )
 
     def __len__(self) -> int:
         """Number of batches of an epoch."""

@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from boltzmed.cards import DatasetCard, Target, Window, load_card
+from boltzmed.geometry import describe_grid, is_same_grid
 from boltzmed.volumes import VolumeError
-
-_SAME_GRID_MM = 1e-3
-"""Largest difference between an image's and its label map's affines, for both to be one grid."""
 
 _REGIONS = {"lung": "chest", "colon": "abdomen", "liver": "abdomen", "pancreas": "abdomen"}
 """A card's word for a body region -> the region that it lies in. One that is not named here is a region itself."""
@@ -28,16 +26,12 @@ def check_grid(
     what: str = "label",
 ) -> None:
     """Raise VolumeError if an image (I,J,K) and its label map or `what` are not on one grid, in one voxel order."""
-    if tuple(label_shape) != tuple(image_shape):
+    image = tuple(image_shape), np.asarray(image_affine, np.float64)
+    label = tuple(label_shape), np.asarray(label_affine, np.float64)
+    if not is_same_grid(*image, *label):
         raise VolumeError(
-            f"case {case}: expected image and {what} on one grid, received {tuple(image_shape)} and "
-            f"{tuple(label_shape)} voxels; resample the {what} to the image"
-        )
-    apart = float(np.abs(np.asarray(label_affine, np.float64) - np.asarray(image_affine, np.float64)).max())
-    if not apart <= _SAME_GRID_MM:
-        raise VolumeError(
-            f"case {case}: expected image and {what} on one grid, received affines that differ by up to {apart:.4g} "
-            f"mm; resample the {what} to the image"
+            f"case {case}: expected image and {what} on one grid, received {describe_grid(*image)} and "
+            f"{describe_grid(*label)}; resample the {what} to the image"
         )
 
 
@@ -68,19 +62,26 @@ def labelled_targets(card: DatasetCard, names: Sequence[str] | None = None) -> l
     return targets
 
 
-def foreign_targets(card: DatasetCard, others: Iterable[DatasetCard]) -> list[tuple[Target, Window | None]]:
-    """Targets of other cards that a card's images cannot show, because they lie in body regions it has no target of.
+def foreign_targets(
+    card: DatasetCard, others: Iterable[DatasetCard], *, crops: bool = False
+) -> list[tuple[Target, Window | None]]:
+    """Targets of other cards that a card's images cannot show: they lie in body regions that the images do not reach.
+
+    Args:
+        card: Whose images; they show the regions of its targets and those of `shows`.
+        others: Whose targets.
+        crops: The images are crops around the card's targets and show their regions alone.
 
     Returns:
         Each with the window that it is asked under, as inference does: a target of the card's modality has its own,
         anything else the modality's default. Of several that are asked for by the same first phrasing, the first.
     """
-    shown = {region_of(target.site) for target in card.targets.values()}
+    shown = {region_of(target.site) for target in card.targets.values()} | (set() if crops else set(card.shows))
     generic = load_card(f"generic_{card.modality.lower()}")
     found: dict[str, tuple[Target, Window | None]] = {}
     for other in others:
         for target in other.targets.values():
-            if region_of(target.site) not in shown:
+            if region_of(target.site) not in shown and target.name not in card.targets:
                 own = other.modality == card.modality
                 window = target.window if own else generic.windows[generic.default_window]
                 found.setdefault(target.prompts[0], (target, window))

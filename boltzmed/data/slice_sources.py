@@ -28,7 +28,6 @@ MIN_PIXELS = 4
 """Native pixels under which a target is too small to be asked for on a slice; being there, it is not absent either."""
 
 _OPEN_FILES = 64
-_TEXTS = ("case", "patient", "target", "window")  # columns that may look like numbers
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,10 @@ def mlflow_uri(folder: str | Path) -> str:
         ValueError: MLflow is not installed.
     """
     if importlib.util.find_spec("mlflow") is None:
-        raise ValueError('tracking: mlflow is not installed; pip install "boltzmed[mlflow]"')
+        raise ValueError(
+            "tracking: mlflow is not installed; in boltzmed's source folder: "
+            'pip install -c constraints.txt ".[mlflow]"'
+        )
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing of a training leaves the machine unasked
     return f"sqlite:///{Path(folder).resolve().as_posix()}/mlflow.db"
 

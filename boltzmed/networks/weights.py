@@ -239,7 +239,8 @@ def load_checkpoint(
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """Return what one of our checkpoints records of its training (see ``save_checkpoint``); its weights stay unread.
+    """Return what one of our checkpoints records of its training: ``config``, ``orientation`` and ``channels`` of
+    ``save_checkpoint`` in one mapping. Its weights stay unread.
 
     Raises:
         ValueError: The file is missing, can't be read, or is none of ours. One line.
@@ -247,7 +248,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     content = _read(path, lazy=True)
     if not isinstance(content, Mapping) or not isinstance(content.get("config"), Mapping):
         raise ValueError(f"{Path(path).name}: expected a boltzmed checkpoint, received a file without config")
-    return dict(content["config"])
+    return {**content["config"], **{name: content[name] for name in ("orientation", "channels") if name in content}}
 
 
 def _first_line(error: Exception) -> str:

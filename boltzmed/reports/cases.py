@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from boltzmed.cards import DatasetCard, Window
 from boltzmed.data.cache import SliceCache
-from boltzmed.geometry import describe_grid, is_same_grid, spacing_mm
+from boltzmed.geometry import describe_grid, is_same_grid, orientation_codes, spacing_mm
 from boltzmed.reports.scores import find_card
 from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.slices import SlicePlan
@@ -35,6 +35,7 @@ class CasePicture:
         reference: bool.
         predictions: method -> bool mask.
         spacing_mm: of slices, rows and columns.
+        directions: where slices, rows and columns run in the patient, such as ("S", "P", "L").
     """
 
     title: str
@@ -43,6 +44,7 @@ class CasePicture:
     reference: NDArray[np.bool_]
     predictions: Mapping[str, NDArray[np.bool_]]
     spacing_mm: Spacing
+    directions: tuple[str, str, str] = ("S", "P", "L")
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class PictureFolders:
             reference=reference,
             predictions=predictions,
             spacing_mm=grid.spacing_mm,
+            directions=CasePicture.directions if grid.affine_ras is None else orientation_codes(grid.affine_ras),
         )
 
     @staticmethod

@@ -132,7 +132,7 @@ def write_page(page: Page, path: str | Path) -> Path:
         niivue=encode_script(niivue) if niivue else "",
         viewer_text="Scroll through a case and switch masks on and off. The reference is outlined."
         + (" Drag to move the crosshair, pinch or turn the wheel to go on." if niivue else ""),
-        viewer_missing='NiiVue was not installed where this page was made (pip install "boltzmed[report]")',
+        viewer_missing="NiiVue was not installed where this page was made (boltzmed's extra 'report')",
         version=boltzmed.__version__,
     )
     path = Path(path)

@@ -29,8 +29,8 @@ _WIDGET_EXPORT = re.compile(r"export\s*\{[^{}]*\};?\s*$")
 def find_niivue(folder: str | Path = ".") -> str | None:
     """Return NiiVue as a script that sets `globalThis.Niivue`, from an installed package; None where there is none.
 
-    npm's `@niivue/niivue` in `folder` or above it is taken first, then PyPI's ipyniivue (`pip install
-    "boltzmed[report]"`). Nothing is fetched.
+    npm's `@niivue/niivue` in `folder` or above it is taken first, then PyPI's ipyniivue (the extra
+    `report`). Nothing is fetched.
     """
     folder = Path(folder).resolve()
     for place in (folder, *folder.parents):
@@ -91,12 +91,13 @@ def embed_case(
         "spacing_mm": [round(float(size), 4) for size in spacing_mm[::-1]],
         "first": first,
         "slice": int(np.clip(slice_index - first, 0, len(grey) - 1)),
-        "image": _encode_volume(grey, spacing_mm),
+        "view": _describe_view(picture.directions[0]),
+        "image": _encode_volume(grey, spacing_mm, picture.directions),
         "masks": [
             {
                 "name": name,
                 "colour": colours[name],
-                "data": _encode_volume(_outline(mask) if name == "reference" else mask, spacing_mm),
+                "data": _encode_volume(_outline(mask) if name == "reference" else mask, spacing_mm, picture.directions),
             }
             for name, mask in masks.items()
         ],
@@ -109,9 +110,17 @@ def scale_grey(image: NDArray[Any], window: tuple[float, float]) -> NDArray[np.u
     return (255 * np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)).round().astype(np.uint8)
 
 
-def _encode_volume(slices: NDArray[Any], spacing_mm: NDArray[np.float64]) -> str:
-    # Slices (K,H,W) are feet to head, front to back, right to left: as NIfTI (W,H,K), the first two run against RAS.
-    affine_ras = np.diag([-spacing_mm[2], -spacing_mm[1], spacing_mm[0], 1.0])
+def _describe_view(direction: str) -> dict[str, Any]:
+    """Which of NiiVue's views shows slices that follow each other in a direction, and along which RAS axis."""
+    axis = next(axis for axis, ends in enumerate(("LR", "PA", "IS")) if direction in ends)
+    return {"name": ("Sagittal", "Coronal", "Axial")[axis], "axis": axis, "reversed": direction in "LPI"}
+
+
+def _encode_volume(slices: NDArray[Any], spacing_mm: NDArray[np.float64], directions: tuple[str, str, str]) -> str:
+    affine_ras = np.diag([0.0, 0.0, 0.0, 1.0])
+    for column, (direction, size_mm) in enumerate(zip(directions[::-1], spacing_mm[::-1], strict=True)):
+        view = _describe_view(direction)  # the file's axes are columns, rows and slices
+        affine_ras[view["axis"], column] = -size_mm if view["reversed"] else size_mm
     with tempfile.TemporaryDirectory() as folder:
         path = write_image(slices.astype(np.uint8).transpose(2, 1, 0), affine_ras, Path(folder) / "volume.nii")
         return base64.b64encode(gzip.compress(path.read_bytes(), 6, mtime=0)).decode("ascii")

@@ -123,7 +123,7 @@ class DicomFolder:
             try:
                 return dcmread(content, force=True, stop_before_pixels=not pixels)
             except (*_BROKEN, zlib.error) as error:
-                raise _broken_file(name, error) from error
+                raise _broken_file(name, error) from None  # its message may quote header values
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def _read_header(folder: DicomFolder, name: str) -> Dataset | None:
                 pass
         except (*_BROKEN, zlib.error) as error:
             if has_preamble:
-                raise _broken_file(name, error) from error
+                raise _broken_file(name, error) from None  # its message may quote header values
             return None
     # Without preamble any bytes pass for DICOM: only what says what it is counts.
     if not has_preamble and not (header.get("SOPClassUID") or (header.get("Rows") and header.get("Columns"))):

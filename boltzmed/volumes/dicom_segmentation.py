@@ -186,11 +186,11 @@ def _build_template(
                     setattr(header, keyword, "")
             template = make(series_number=_series_number(first))
     except malformed as error:
-        # The reason may quote a header value: its type has to do.
+        # The reason may quote a header value: its type has to do, in a traceback, too.
         raise VolumeError(
             f"{case}: expected headers that a DICOM segmentation can take over, got some that are malformed "
             f"({type(error).__name__}); write the masks as NIfTI"
-        ) from error
+        ) from None
     template.SegmentSequence = descriptions
     # True of the template, not of frames that are left out or repeated for each segment.
     template.pop("DimensionOrganizationType", None)

@@ -140,7 +140,7 @@ def test_wrong_settings_are_told():
     dataset = two_cards()
     with pytest.raises(ValueError, match="shares: expected some of phantom, msd_hippocampus, received liver"):
         draw(dataset, shares={"liver": 1})
-    with pytest.raises(ValueError, match="samples_per_epoch: expected enough for a batch, received 0"):
+    with pytest.raises(ValueError, match="samples: expected at least one for each process and frame, received 0"):
         draw(dataset, samples_per_epoch=0)
 
 

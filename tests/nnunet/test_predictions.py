@@ -138,9 +138,12 @@ def test_a_summary_of_other_cases_is_noticed(toy, validation: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        ("shape", r"expected image and prediction on one grid, received \(16, 20, 6\) and \(15, 20, 6\) voxels"),
-        ("affine", "expected image and prediction on one grid, received affines that differ by up to 1 mm"),
-        ("flip", "expected image and prediction on one grid, received affines that differ"),
+        (
+            "shape",
+            r"expected image and prediction on one grid, received \(16, 20, 6\) .* and \(15, 20, 6\) ",
+        ),
+        ("affine", r"expected image and prediction on one grid, received .* from \(.*\) and .* from \("),
+        ("flip", "expected image and prediction on one grid, received "),
         ("values", r"expected the values \[0, 1, 2\] of dataset\.json, received \[3\]"),
         ("fractions", "expected label values that are whole numbers from 0 to 255, received 0.5"),
         ("cut", "truncated or damaged"),

@@ -1,6 +1,7 @@
 """Volumes for the page: small enough, where they were, and without a word of their headers."""
 
 import base64
+import dataclasses
 import gzip
 
 import nibabel
@@ -43,6 +44,22 @@ def test_a_small_case_travels_whole_and_nothing_but_its_voxels():
     outline[1:3, 5:9, 6:11] = False
     assert np.array_equal(reference, outline)
     assert [layer["name"] for layer in case["masks"]] == ["reference", "a"]
+
+
+@pytest.mark.parametrize(
+    ("directions", "affine", "view"),
+    [
+        (("A", "I", "L"), [[-0.5, 0, 0], [0, 0, 3], [0, -1, 0]], {"name": "Coronal", "axis": 1, "reversed": False}),
+        (("R", "I", "P"), [[0, 0, 3], [-0.5, 0, 0], [0, -1, 0]], {"name": "Sagittal", "axis": 0, "reversed": False}),
+        (("I", "A", "R"), [[0.5, 0, 0], [0, 1, 0], [0, 0, -3]], {"name": "Axial", "axis": 2, "reversed": True}),
+    ],
+)
+def test_other_planes_keep_their_sides(directions, affine, view):
+    picture = dataclasses.replace(make_picture((5, 20, 30), np.s_[1:3, 4:10, 5:12]), directions=directions)
+    case = embed_case(picture, COLOURS, slice_index=2, megabytes=1)
+    assert case["view"] == view
+    for data in (case["image"], case["masks"][0]["data"]):
+        assert np.array_equal(unpack(data).affine[:3, :3], affine)
 
 
 def test_a_large_case_is_cropped_and_then_thinned():

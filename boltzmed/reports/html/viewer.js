@@ -56,16 +56,19 @@
     }
     Object.assign(nv.volumes[0], { cal_min: 0, cal_max: 255 });
     nv.updateGLVolume();
+    const { name: view, axis, reversed } = data.view; // NiiVue's positions are parts of the RAS axes
+    const mirror = (part) => (reversed ? 1 - part : part);
+    const sliceAt = (part) => Math.min(Math.floor(mirror(part) * data.shape[2]), data.shape[2] - 1);
     nv.onLocationChange = (at) => {
-      const k = Math.round(at.vox[2]);
+      const k = sliceAt(at.frac[axis]);
       if (k !== Number(slider.value)) { slider.value = k; tell(); }
     };
     return {
       show(k) {
         const planes = layout.value === "planes";
-        nv.scene.crosshairPos[2] = (k + 0.5) / data.shape[2];
+        nv.scene.crosshairPos[axis] = mirror((k + 0.5) / data.shape[2]);
         nv.opts.crosshairWidth = planes ? 0.5 : 0;
-        nv.setSliceType(planes ? nv.sliceTypeMultiplanar : nv.sliceTypeAxial);
+        nv.setSliceType(planes ? nv.sliceTypeMultiplanar : nv[`sliceType${view}`]);
       },
       paint() { data.masks.forEach((_, k) => nv.setOpacity(count - k, strength(k))); },
     };
