@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 
 import numpy as np
@@ -10,8 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from boltzmed.reports.cases import CasePicture
 from boltzmed.reports.page import Grid
-from boltzmed.reports.viewer import find_niivue
+from boltzmed.reports.viewer import embed_case, find_niivue
 
 BLUE = (0, 114, 178)  # the first method's colour
 YELLOW = (240, 228, 66)  # the reference's
@@ -116,14 +118,32 @@ def test_a_phone_shows_it_without_scrolling_sideways(opened):
         assert picture.evaluate("element => element.complete && element.naturalWidth > 0")
 
 
-def test_niivue_shows_the_masks(opened):
+@pytest.fixture
+def niivue_page(opened):
     if find_niivue() is None:
         pytest.skip("no NiiVue is installed: pip install 'boltzmed[report]'")
     page = opened()
     if not page.evaluate("() => Boolean(document.createElement('canvas').getContext('webgl2'))"):
         pytest.skip("this browser has no WebGL2, not even in software")
-    assert open_viewer(page) == "niivue", page.locator("#viewer-message").inner_text()
-    check_masks(page)
+    return page
+
+
+def test_niivue_shows_the_masks(niivue_page):
+    assert open_viewer(niivue_page) == "niivue", niivue_page.locator("#viewer-message").inner_text()
+    check_masks(niivue_page)
+
+
+@pytest.mark.parametrize("directions", [("A", "I", "L"), ("R", "I", "P"), ("I", "P", "L")])
+def test_niivue_goes_through_slices_of_other_planes(niivue_page, directions):
+    """The object is in slices 2 to 4 of 6: there it shows, at slice 0 it does not, whichever way they are counted."""
+    reference = np.zeros((6, 48, 40), bool)
+    reference[2:5, 10:26, 8:20] = True
+    image = np.full(reference.shape, -500.0)
+    picture = CasePicture("t", image, (-1000, 1000), reference, {"a": reference}, (3, 1, 1), directions)
+    case = embed_case(picture, {"reference": "#F0E442", "a": "#0072B2"}, slice_index=3, megabytes=1)
+    niivue_page.evaluate("text => { document.getElementById('volume-0').textContent = text; }", json.dumps(case))
+    assert open_viewer(niivue_page) == "niivue", niivue_page.locator("#viewer-message").inner_text()
+    check_masks(niivue_page)
 
 
 def test_without_webgl_single_slices_show_the_masks(opened):
