@@ -171,7 +171,7 @@ def start_weights(
 def read_inference(**overrides: Any) -> ConfigParser:
     """Return the bundle's ``inference.yaml`` with other values.
 
-    A ``checkpoint`` is a file or the name of one that the bundle brings (``joint``). It brings what it was trained as,
+    A ``checkpoint`` is a file or the name of one in the bundle's ``models``. It brings what it was trained as,
     where nothing else is given: ``size``, ``image_size``, ``plane`` and ``channels``. A ``size`` alone brings its image
     size and channels.
 

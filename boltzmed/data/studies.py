@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,6 +179,13 @@ class LabelledStudyDataset(Dataset):
         self.published = published
         self.input_ids = tokenize_prompts([prompt.prompt for prompt in self.prompts])
 
+    @classmethod
+    def of_cache(cls, cache: SliceCache, names: Iterable[str], **asked: Any) -> LabelledStudyDataset:
+        """Cases of a prepared cache, by name, with what its protocol asks for: the same for whoever scores."""
+        cases = [{"case": case, "patient": cache.cases[case]["patient"], "cached": cache.path(case)} for case in names]
+        published = cache.index[cache.index["used"] == 1] if cache.protocol == "biomedparse" else None
+        return cls(cases, cache.card, published=published, **asked)
+
     def __len__(self) -> int:
         return len(self.cases)
 
@@ -250,8 +257,5 @@ def open_labelled_studies(
                 f"{folder}: expected slices of plane {plane}, found {cache.plane}; pass --plane {cache.plane} or "
                 "prepare another cache"
             )
-        names = cache.list_part(part)
-        cases = [{"case": c, "patient": cache.cases[c]["patient"], "cached": cache.path(c)} for c in names]
-        published = cache.index[cache.index["used"] == 1] if cache.protocol == "biomedparse" else None
-        studies.append(LabelledStudyDataset(cases, cache.card, published=published, **asked))
+        studies.append(LabelledStudyDataset.of_cache(cache, cache.list_part(part), **asked))
     return ConcatDataset(studies)

@@ -101,13 +101,8 @@ def _import(folder: Path, dataset: PredictedDataset, cache: SliceCache, part: st
     place = f"{dataset.name}: {part}"
     done.excluded += [f"{place} case {name}: no prediction {name}{ENDING}" for name in sorted(set(expected) - found)]
     done.excluded += [f"{dataset.name}: {name}{ENDING} is of no {part} case" for name in sorted(found - set(expected))]
-    cases = [
-        {"case": case, "patient": cache.cases[case]["patient"], "cached": cache.path(case)}
-        for name, case in expected.items()
-        if name in found
-    ]
-    published = cache.index[cache.index["used"] == 1] if cache.protocol == "biomedparse" else None
-    studies = LabelledStudyDataset(cases, cache.card, targets=list(dataset.targets), published=published)
+    cases = [case for name, case in expected.items() if name in found]
+    studies = LabelledStudyDataset.of_cache(cache, cases, targets=list(dataset.targets))
     for index in tqdm(range(len(studies)), desc=dataset.name, unit="case", disable=None):
         study = studies[index]
         name = name_case(study["case"])
