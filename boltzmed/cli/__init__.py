@@ -144,7 +144,7 @@ def _add_network_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--window", metavar="NAME|LOW,HIGH", help="overrides the prompt's window; numbers in HU")
     command.add_argument("--series-uid", metavar="UID", help="which DICOM series, where a folder holds several")
     command.add_argument("--seed", type=int, default=0, help="of the attention's draws (default 0)")
-    command.add_argument("--checkpoint", metavar="FILE", help="weights: a file, or the name of one in the bundle's models")
+    command.add_argument("--checkpoint", metavar="FILE", help="weights: a file, or a name in the bundle's models")
     command.add_argument(
         "--size", metavar="NAME", help="of the network: tiny, tiny_gated …; as the checkpoint has it by default"
     )
