@@ -160,8 +160,9 @@ def _add_network_options(command: argparse.ArgumentParser) -> None:
 
 
 def _read_network_options(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("checkpoint", "size", "modality", "window", "series_uid", "seed")
-    overrides: dict[str, Any] = {name: getattr(options, name) for name in names}
+    names = ["checkpoint", "size", "modality", "window", "series_uid", "seed"]
+    names += ["presence_threshold", "presence_smoothing_mm"]  # of those commands that have them
+    overrides: dict[str, Any] = {name: getattr(options, name, None) for name in names}
     overrides["cards"] = tuple(options.card) if options.card else None
     sides = {"inferer#image_size": options.image_size, "min_side": options.min_side}
     if any(side is not None for side in sides.values()):  # one frame for all prompts
@@ -173,8 +174,6 @@ def _predict(options: argparse.Namespace) -> int:
     from boltzmed.workflow import run_inference
 
     overrides = _read_network_options(options)
-    gate = {name: getattr(options, name) for name in ("presence_threshold", "presence_smoothing_mm")}
-    overrides |= {name: value for name, value in gate.items() if value is not None}
     if options.no_seg:
         overrides["segmentation"] = False
 

@@ -100,20 +100,13 @@ def read_scores(paths: Iterable[str | Path], *, patient_pattern: str | None = No
     return Scores(rows.assign(shown=shown).drop(columns=["file", "line"]), (*notes, *found))
 
 
-def select_rows(
-    rows: pd.DataFrame,
-    *,
-    metric: str = "dice",
-    by: str = "area",
-    level: str | None = None,
-    targets: Sequence[str] = (),
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Choose the rows that a mean is over: those of `select_objects` that have a score.
+def select_rows(rows: pd.DataFrame, **choice: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Choose the rows that a mean is over: those that `select_objects` chooses of the same and that have a score.
 
     Raises:
         ValueError: See `select_objects`.
     """
-    objects, excluded = select_objects(rows, metric=metric, by=by, level=level, targets=targets)
+    objects, excluded = select_objects(rows, **choice)
     return objects.dropna(subset="score").drop(columns="missed"), excluded
 
 
@@ -158,12 +151,9 @@ def select_objects(
         raise ValueError(f"target: expected one of {known}, got {absent[0]!r}")
     rows = rows[rows["target"].isin(targets)] if targets else rows
     # Without an object a prediction has Dice 0; where nothing was predicted either, tables write nothing or 1.
-    nothing = ~rows["dice"].eq(0)
-    if "prediction_empty" in rows:
-        nothing |= rows["prediction_empty"].eq(True)
-    missed = rows["dice"].eq(0)
-    if "prediction_empty" in rows:
-        missed |= rows["prediction_empty"].eq(True)
+    zero = rows["dice"].eq(0)
+    empty = rows["prediction_empty"].eq(True) if "prediction_empty" in rows else False
+    nothing, missed = ~zero | empty, zero | empty
     reasons = {
         f"a {other}'s row: these tables are of {level}s": rows["level"].ne(level),
         "the reference shows no object, and nothing was predicted": ~rows["shown"] & nothing,
