@@ -31,10 +31,18 @@ from boltzmed.networks.weights import load_checkpoint, save_checkpoint
 from boltzmed.reports.training import read_training
 from boltzmed.resources import resource_folder
 from boltzmed.results import read_results
+from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.square import Frame
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import write_image
-from boltzmed.workflow import build_network, network_settings, start_weights, training_recipe
+from boltzmed.workflow import (
+    build_network,
+    network_settings,
+    read_inference,
+    run_inference,
+    start_weights,
+    training_recipe,
+)
 
 BUNDLE = resource_folder("bundles") / "boltzformer"
 CONFIGS = BUNDLE / "configs"
@@ -456,26 +464,33 @@ def test_metadata_names_the_package_and_its_stack() -> None:
         assert re.search(rf"(?im)^{name}=={re.escape(version)}\s*$", constraints), name
 
 
-def test_the_shipped_checkpoint_is_small_and_of_the_tiny_size(tmp_path: Path) -> None:
-    model = BUNDLE / "models" / "model.pt"
+@pytest.mark.parametrize(("name", "size"), [("model", "tiny"), ("joint", "tiny_gated")])
+def test_the_shipped_checkpoints_are_small_and_of_their_sizes(name: str, size: str) -> None:
+    model = BUNDLE / "models" / f"{name}.pt"
     assert model.stat().st_size <= 25 * 2**20
-    settings = network_settings(CONFIGS / "tiny.yaml", 512)
+    settings = network_settings(CONFIGS / f"{size}.yaml", 512)
     held = load_checkpoint(
-        model, build_network(CONFIGS / "tiny.yaml"), config=settings, orientation="axial", channels="neighbours"
+        model, build_network(CONFIGS / f"{size}.yaml"), config=settings, orientation="axial", channels="neighbours"
     )
     assert held["tokenizer"] == "open_clip/bpe_simple_vocab_16e6"
-    wrong = network_settings(CONFIGS / "tiny.yaml", 1024)
+    wrong = network_settings(CONFIGS / f"{size}.yaml", 1024)
     with pytest.raises(ValueError, match="image_size: this run expects 1024, the checkpoint was trained with 512"):
-        load_checkpoint(model, build_network(CONFIGS / "tiny.yaml"), config=wrong)
+        load_checkpoint(model, build_network(CONFIGS / f"{size}.yaml"), config=wrong)
 
 
-def test_the_shipped_checkpoint_follows_the_prompt() -> None:
+@pytest.mark.parametrize(
+    ("checkpoint", "names"),
+    [
+        ("model", ["left lung", "right lung", "heart", "liver", "left kidney", "right kidney", "spine"]),
+        ("joint", ["left lung", "right lung", "spine"]),
+    ],
+)
+def test_the_shipped_checkpoints_follow_the_prompt(checkpoint: str, names: list[str]) -> None:
     """Each organ's prompt finds that organ and no other one, left and right included."""
-    parser = ConfigParser(ConfigParser.load_config_file(CONFIGS / "inference.yaml"))
-    parser["bundle_root"], parser["inferer"]["progress"] = str(BUNDLE), None
+    parser = read_inference(checkpoint=checkpoint)
+    parser["inferer"]["progress"] = None
     network, inferer = parser.get_parsed_content("network"), parser.get_parsed_content("inferer")
     phantom, card = make_phantom(910_100, matrix=256, slice_spacing_mm=10.0), load_card("phantom")
-    names = ["left lung", "right lung", "heart", "liver", "left kidney", "right kidney", "spine"]
     prompts = [look_up_prompt(card.target(name).prompts[0], [card]) for name in names]
     volume = MetaTensor(torch.from_numpy(phantom.image_hu.astype(np.float32))[None], affine=phantom.affine_ras)
     ids = tokenize_prompts([prompt.prompt for prompt in prompts])
@@ -486,6 +501,51 @@ def test_the_shipped_checkpoint_follows_the_prompt() -> None:
     own = dict(zip(names, np.diag(scores).round(2).tolist(), strict=True))
     assert np.mean(list(own.values())) > 0.7 and min(own.values()) > 0.4, own
     assert (scores - np.diag(np.diag(scores))).max() < 0.2
+
+
+REAL = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.mark.parametrize(
+    ("card", "modality", "images", "masks", "cases", "targets", "least"),
+    [
+        (
+            *("msd_hippocampus", "MR", "Task04_Hippocampus/imagesTr", "Task04_Hippocampus/labelsTr"),
+            *(["hippocampus_014", "hippocampus_036"], ["anterior hippocampus", "posterior hippocampus"], 0.8),
+        ),
+        (
+            *("lidc_idri", "CT", "lidc_nodules/images", "lidc_nodules/masks"),
+            *(["LIDC-IDRI-0014_R_1", "LIDC-IDRI-0027_R_1", "LIDC-IDRI-0034_R_1"], ["lung nodule"], 0.65),
+        ),
+    ],
+)
+def test_the_joint_checkpoint_outlines_real_crops(
+    card: str,
+    modality: str,
+    images: str,
+    masks: str,
+    cases: list[str],
+    targets: list[str],
+    least: float,
+    tmp_path: Path,
+) -> None:
+    """Of patients that training never saw, at the scale of training, which the checkpoint brings along."""
+    if not (REAL / images).is_dir():
+        pytest.skip(f"the real crops are not beside this checkout (../shared/data/{images})")
+    prompts = [load_card(card).target(name).prompts[0] for name in targets]
+    folders = run_inference(
+        [REAL / images / f"{case}.nii.gz" for case in cases],
+        prompts,
+        tmp_path,
+        **{"checkpoint": "joint", "cards": [card], "modality": modality},
+    )
+    found = []
+    for case, folder in zip(cases, folders, strict=True):
+        reference = np.asarray(nibabel.load(REAL / masks / f"{case}.nii.gz").dataobj)
+        for name, slug in zip(targets, slug_prompts(prompts), strict=True):
+            mask = np.asarray(nibabel.load(folder / f"{slug}.nii.gz").dataobj)
+            found.append(dice(mask, np.isin(reference, load_card(card).target(name).labels)))
+    assert np.mean(found) > least, found
 
 
 def test_metadata_is_valid(tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def test_the_wheel_holds_the_package_the_bundles_and_the_cards(wheel: Path) -> N
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         assert held == expected
-        model = "bundles/boltzformer/models/model.pt"
-        assert archive.read(f"boltzmed/{model}") == (REPOSITORY / model).read_bytes()
+        for model in ("bundles/boltzformer/models/model.pt", "bundles/boltzformer/models/joint.pt"):
+            assert archive.read(f"boltzmed/{model}") == (REPOSITORY / model).read_bytes()
         licences = {name.rpartition("/")[2] for name in archive.namelist() if ".dist-info/licenses/" in name}
     assert licences == {"LICENSE", "NOTICE"}
 
