@@ -503,9 +503,6 @@ def test_the_shipped_checkpoints_follow_the_prompt(checkpoint: str, names: list[
     assert (scores - np.diag(np.diag(scores))).max() < 0.2
 
 
-REAL = REPOSITORY.parent / "shared" / "data"
-
-
 @pytest.mark.parametrize(
     ("card", "modality", "images", "masks", "cases", "targets", "least"),
     [
@@ -527,24 +524,20 @@ def test_the_joint_checkpoint_outlines_real_crops(
     cases: list[str],
     targets: list[str],
     least: float,
+    shared_data: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
     """Of patients that training never saw, at the scale of training, which the checkpoint brings along."""
-    if not (REAL / images).is_dir():
-        pytest.skip(f"the real crops are not beside this checkout (../shared/data/{images})")
-    prompts = [load_card(card).target(name).prompts[0] for name in targets]
-    folders = run_inference(
-        [REAL / images / f"{case}.nii.gz" for case in cases],
-        prompts,
-        tmp_path,
-        **{"checkpoint": "joint", "cards": [card], "modality": modality},
-    )
+    studies = [shared_data(f"{images}/{case}.nii.gz") for case in cases]
+    asked = [load_card(card).target(name) for name in targets]
+    prompts = [target.prompts[0] for target in asked]
+    folders = run_inference(studies, prompts, tmp_path, checkpoint="joint", cards=[card], modality=modality)
     found = []
     for case, folder in zip(cases, folders, strict=True):
-        reference = np.asarray(nibabel.load(REAL / masks / f"{case}.nii.gz").dataobj)
-        for name, slug in zip(targets, slug_prompts(prompts), strict=True):
+        reference = np.asarray(nibabel.load(shared_data(f"{masks}/{case}.nii.gz")).dataobj)
+        for target, slug in zip(asked, slug_prompts(prompts), strict=True):
             mask = np.asarray(nibabel.load(folder / f"{slug}.nii.gz").dataobj)
-            found.append(dice(mask, np.isin(reference, load_card(card).target(name).labels)))
+            found.append(dice(mask, np.isin(reference, target.labels)))
     assert np.mean(found) > least, found
 
 

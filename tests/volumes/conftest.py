@@ -1,4 +1,4 @@
-"""Small DICOM series to break, and the shared real ones."""
+"""Small DICOM series to break."""
 
 from __future__ import annotations
 
@@ -10,19 +10,6 @@ import pydicom
 import pytest
 
 from boltzmed.volumes import write_ct_series
-
-
-@pytest.fixture
-def shared_data() -> Callable[[str], Path]:
-    """Path of a real image in ../shared/data; skips where that is absent."""
-    root = Path(__file__).resolve().parents[3] / "shared" / "data"
-
-    def find(name: str) -> Path:
-        if not (root / name).exists():
-            pytest.skip(f"needs ../shared/data/{name}")
-        return root / name
-
-    return find
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Cards and small NIfTI pairs of every layout, and the shared real data."""
+"""Cards and small NIfTI pairs of every layout."""
 
 from __future__ import annotations
 
@@ -12,19 +12,6 @@ import pytest
 
 from boltzmed.cards import DatasetCard, load_card
 from boltzmed.volumes import write_image
-
-
-@pytest.fixture
-def shared_data() -> Callable[[str], Path]:
-    """Path of real data in ../shared/data; skips where that is absent."""
-    root = Path(__file__).resolve().parents[4] / "shared" / "data"
-
-    def find(name: str) -> Path:
-        if not (root / name).exists():
-            pytest.skip(f"needs ../shared/data/{name}")
-        return root / name
-
-    return find
 
 
 @pytest.fixture
