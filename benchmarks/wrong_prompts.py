@@ -59,11 +59,11 @@ def format_share(count: int, total: int) -> list[str]:
 
 
 def measure_cache(
-    line: Line, dataset: LabelledStudyDataset, cards: Sequence[DatasetCard], chosen: Iterable[int], *, crops: bool
+    line: Line, dataset: LabelledStudyDataset, cards: Sequence[DatasetCard], chosen: Iterable[int]
 ) -> tuple[list[bool], dict[str, list[tuple[bool, bool]]]]:
     """Whether each mask of a wrong prompt is empty; and by target, for each slice, whether it shows and is said to."""
     network, inferer, prepare = line
-    foreign = foreign_targets(dataset.card, cards, crops=crops)
+    foreign = foreign_targets(dataset.card, cards)
     count = len(dataset.targets)  # what follows are other windows of the published protocol
     wrong_ids = tokenize_prompts([target.prompts[0] for target, _ in foreign]) if foreign else dataset.input_ids[:0]
     input_ids = torch.cat([dataset.input_ids[:count], wrong_ids])
@@ -99,7 +99,7 @@ def print_caches(line: Line, options: argparse.Namespace) -> list[DatasetCard]:
     for dataset in datasets:
         order = np.random.default_rng(options.seed).permutation(len(dataset))
         chosen = sorted(order[: options.max_cases].tolist())
-        empty, seen = measure_cache(line, dataset, cards, chosen, crops=options.crops)
+        empty, seen = measure_cache(line, dataset, cards, chosen)
         pooled += empty
         asked = str(len(empty) // len(chosen))
         silence.append([dataset.card.name, str(len(chosen)), asked, *format_share(sum(empty), len(empty))])
@@ -166,9 +166,6 @@ def main() -> None:
     parser.add_argument("--presence-smoothing-mm", type=float, default=0.0)
     parser.add_argument("--caches", nargs="+", default=[], help="made by `boltzmed prepare`")
     parser.add_argument("--part", default="test", choices=["train", "validation", "test"])
-    parser.add_argument(
-        "--crops", action="store_true", help="their images are crops that show their targets' regions alone"
-    )
     parser.add_argument("--max-cases", type=int, help="so many of each cache, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cards", nargs="+", default=[], help="further cards whose targets are asked for")

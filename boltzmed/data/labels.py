@@ -62,21 +62,18 @@ def labelled_targets(card: DatasetCard, names: Sequence[str] | None = None) -> l
     return targets
 
 
-def foreign_targets(
-    card: DatasetCard, others: Iterable[DatasetCard], *, crops: bool = False
-) -> list[tuple[Target, Window | None]]:
+def foreign_targets(card: DatasetCard, others: Iterable[DatasetCard]) -> list[tuple[Target, Window | None]]:
     """Targets of other cards that a card's images cannot show: they lie in body regions that the images do not reach.
 
     Args:
         card: Whose images; they show the regions of its targets and those of `shows`.
         others: Whose targets.
-        crops: The images are crops around the card's targets and show their regions alone.
 
     Returns:
         Each with the window that it is asked under, as inference does: a target of the card's modality has its own,
         anything else the modality's default. Of several that are asked for by the same first phrasing, the first.
     """
-    shown = {region_of(target.site) for target in card.targets.values()} | (set() if crops else set(card.shows))
+    shown = {region_of(target.site) for target in card.targets.values()} | set(card.shows)
     generic = load_card(f"generic_{card.modality.lower()}")
     found: dict[str, tuple[Target, Window | None]] = {}
     for other in others:
