@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 
@@ -51,6 +52,11 @@ def add_reports(commands: Any) -> None:
         scores.set_defaults(run=run)
     scores.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="which methods; all by default")
     scores.add_argument("--reference-method", metavar="NAME", help="what they are compared with; the first by default")
+    scores.add_argument(
+        "--number-cases",
+        action="store_true",
+        help="show cases as numbers, in the order of their names, where names may say who they are",
+    )
     pictures = scores.add_argument_group("pictures on the page of --output")
     pictures.add_argument("--images", metavar="DIR", help="CASE.nii.gz, or a folder CASE with its DICOM series")
     pictures.add_argument("--references", metavar="DIR", help="CASE.nii.gz label maps, or CASE/TARGET.nii.gz masks")
@@ -138,9 +144,10 @@ def _compare(options: argparse.Namespace) -> int:
         return 0
     from boltzmed.reports.report import report_methods
 
-    names = ("images", "references", "cache", "window", "worst", "page_megabytes")
+    names = ("images", "references", "cache", "window", "worst", "page_megabytes", "number_cases")
     shown = {name: getattr(options, name) for name in names}
     shown |= {"predictions": dict(options.predictions), "cases": options.case}
+    shown["report"] = lambda line: print(f"boltzmed: {line}", file=sys.stderr, flush=True)
     print(report_methods(options.tables, options.output, **settings, **shown))
     return 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,11 +11,12 @@ import pandas as pd
 
 from boltzmed.reports.cases import CasePicture, PictureFolders, ScoredObject
 from boltzmed.reports.failures import choose_slice, choose_worst, draw_thumbnails
-from boltzmed.reports.names import ShownNames, redact_name
+from boltzmed.reports.names import ShownNames
 from boltzmed.reports.page import FailureCase
 from boltzmed.reports.viewer import embed_case
 from boltzmed.volumes import VolumeError
 
+NO_PICTURE = "No picture: the image, the reference or a mask is missing, damaged or on another grid."
 _CASE = ("dataset", "case", "target")
 _FIXED_MEGABYTES = 4.0  # NiiVue, tables and figures
 _THUMBNAILS_MEGABYTES = 0.3  # of one case
@@ -44,9 +45,10 @@ def make_gallery(
     *,
     scale: float,
     worst: int,
-    cases: Sequence[str],
+    cases: Collection[tuple[str, str]],
     viewed: int,
     page_megabytes: float,
+    report: Callable[[str], None] | None = None,
 ) -> Gallery:
     """Show the worst objects of each target, and some cases' volumes.
 
@@ -57,9 +59,10 @@ def make_gallery(
         names: What leads from the shown names to those.
         scale: What a score is multiplied by (100 for percent).
         worst: How many objects.
-        cases: Which cases' volumes, as they are shown; the worst `viewed` by default.
+        cases: Which cases' volumes: (data set, case), as they are shown; the worst `viewed` by default.
         viewed: See `cases`.
         page_megabytes: What the page may take.
+        report: Called with each line on why there is no picture.
 
     Raises:
         VolumeError: The pictures of one of `cases` are missing or broken.
@@ -67,7 +70,8 @@ def make_gallery(
     gallery = Gallery()
     places: dict[tuple[str, ...], int] = {}
     methods = [name for name in colours if name != "reference"]
-    asked = pairs[pairs["case"].isin(cases)].drop_duplicates(list(_CASE))
+    chosen = [key in cases for key in zip(pairs["dataset"], pairs["case"], strict=True)]
+    asked = pairs.loc[chosen].drop_duplicates(list(_CASE))
     room = page_megabytes - _FIXED_MEGABYTES - worst * _THUMBNAILS_MEGABYTES
     megabytes = max(0.5, room / max(1, len(asked) if cases else viewed))
 
@@ -86,8 +90,10 @@ def make_gallery(
         try:
             picture = _read(folders, names, row, methods)
         except VolumeError as error:
-            reason = redact_name(str(error))
-            gallery.failures.append(FailureCase(title, numbers, f"No picture: {reason}."))
+            # What a library or a path says about a file may hold names, which patterns alone do not find.
+            gallery.failures.append(FailureCase(title, numbers, NO_PICTURE))
+            if report is not None:
+                report(f"no picture: {' '.join(str(error).split())}")
             continue
         index = choose_slice(picture, _slice_of(row))
         if _key(row) not in places and not cases and len(gallery.volumes) < viewed:

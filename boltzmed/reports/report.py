@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ def report_methods(
     cases: Sequence[str] = (),
     worst: int = 12,
     page_megabytes: float = 30.0,
+    number_cases: bool = False,
+    report: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> str:
     """Compare methods as `report_comparison` does, and write the report of them into the same folder.
@@ -52,7 +54,7 @@ def report_methods(
         patient_pattern: See `read_scores`.
         methods, reference_method: See `compare`; the reference method stands first.
         images, cache, references, predictions, window: See `open_pictures`.
-        cases, worst, page_megabytes: See `write_report`.
+        cases, worst, page_megabytes, number_cases, report: See `write_report`.
         settings: Of `compare` and `summarise`: metric, by, edges, level, targets, seed.
 
     Returns:
@@ -75,9 +77,10 @@ def report_methods(
     order = [comparison.reference_method, *(str(name) for name in comparison.cells["method"].unique())]
     ordered = pd.concat([scores.rows[scores.rows["method"].eq(name)] for name in order])
     scores = Scores(ordered, scores.notes)
-    names = ShownNames.of(scores.rows)
+    names = ShownNames.of(scores.rows, number_cases=number_cases)
     summary = summarise(ordered, **settings)
     shown: dict[str, Any] = {"cases": cases, "worst": worst, "page_megabytes": page_megabytes}
+    shown |= {"number_cases": number_cases, "report": report}
     redacted = (names.redact_scores(scores), names.redact_comparison(comparison))
     with whole_report(folder, "compare") as temporary:
         text = describe_comparison(*redacted, temporary)
@@ -96,6 +99,8 @@ def write_report(
     cases: Sequence[str] = (),
     viewed: int = 4,
     page_megabytes: float = 30.0,
+    number_cases: bool = False,
+    report: Callable[[str], None] | None = None,
 ) -> Path:
     """Write `report.html`, its figures (PNG, SVG), its tables in the paper's layout (CSV, LaTeX) and `objects.csv`.
 
@@ -109,16 +114,18 @@ def write_report(
         cases: Which to show in the viewer; the worst `viewed` by default.
         viewed: See `cases`.
         page_megabytes: About how large the page may get; volumes are cropped and thinned to fit.
+        number_cases: Show cases by numbers, see `ShownNames.of`.
+        report: Called with each line on why a case has no picture; the page does not repeat what files are called.
 
     Returns:
         The page's path.
 
     Raises:
+        ValueError: One of `cases` has no object that the report is about.
         VolumeError: Something of one of `cases` is missing or broken.
         OutputError: The folder cannot be written.
     """
-    folder, names = Path(folder), ShownNames.of(scores.rows)
-    cases = [names.cases[key] for key in names.cases if key[1] in cases]
+    folder, names = Path(folder), ShownNames.of(scores.rows, number_cases=number_cases)
     scores, summary = names.redact_scores(scores), names.redact_summary(summary)
     comparison = None if comparison is None else names.redact_comparison(comparison)
     methods = [str(name) for name in summary.cells["method"].unique()]
@@ -126,6 +133,7 @@ def write_report(
     rows, _ = select_objects(rows, metric=summary.metric, by=summary.by, level=summary.level)
     rows = rows[rows["target"].isin(summary.cells["target"].unique()) & (rows["score"].notna() | rows["missed"])]
     pairs = pair_scores(rows, summary.metric)
+    asked = _find_cases(pairs, names, cases)
     score = "Dice" if summary.metric == "dice" else summary.metric
     sections = [make_tables(summary, folder), make_sizes(summary, folder, score)]
     if comparison is not None:
@@ -139,9 +147,10 @@ def write_report(
         names,
         scale=scale_of(summary),
         worst=worst,
-        cases=cases,
+        cases=asked,
         viewed=viewed,
         page_megabytes=page_megabytes,
+        report=report,
     )
     table = pairs.drop(columns="prompt")
     write_tables(folder, {"objects": table.rename(columns=lambda name: str(name).removeprefix("score:"))})
@@ -164,6 +173,23 @@ def write_report(
         niivue=find_niivue() if gallery.volumes else None,
     )
     return write_page(page, folder / PAGE)
+
+
+def _find_cases(pairs: pd.DataFrame, names: ShownNames, cases: Sequence[str]) -> set[tuple[str, str]]:
+    """(data set, case) of cases of the tables, as they are shown; of each that several data sets have."""
+    there = set(zip(pairs["dataset"], pairs["case"], strict=True))
+    found = {case: set[tuple[str, str]]() for case in cases}
+    for (dataset, case), shown in names.cases.items():
+        if case in found and (key := (names.plain["dataset"][dataset], shown)) in there:
+            found[case].add(key)
+    for case, keys in found.items():
+        if not keys:
+            raise ValueError(
+                f"case {case}: expected one that the report shows, got one without any score of it: the reference "
+                "is empty, or its rows are of other targets, methods or the other level; leave out --case or choose "
+                "another"
+            )
+    return set().union(*found.values())
 
 
 def _list_facts(rows: pd.DataFrame, methods: Sequence[str]) -> dict[str, str]:

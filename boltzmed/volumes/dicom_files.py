@@ -77,7 +77,7 @@ class DicomFolder:
             except (zipfile.BadZipFile, OSError) as error:
                 raise VolumeError(
                     f"{self.path.name}: expected a zip with a DICOM series, got a file that does not open as one "
-                    f"({one_line(error)}); pack it again or pass the folder"
+                    f"({one_line(error, self.path)}); pack it again or pass the folder"
                 ) from error
         self._silence.enter_context(silent_headers())
         return self
@@ -112,8 +112,8 @@ class DicomFolder:
                     yield cast(BinaryIO, member)
         except (OSError, RuntimeError, zipfile.BadZipFile, NotImplementedError, zlib.error) as error:
             raise VolumeError(
-                f"{Path(name).name}: expected a readable file in {self.path.name}, got {one_line(error)}; "
-                "check its permissions, password or copy"
+                f"{Path(name).name}: expected a readable file in {self.path.name}, got "
+                f"{one_line(error, self.path / name)}; check its permissions, password or copy"
             ) from error
 
     def read(self, name: str, *, pixels: bool = True) -> Dataset:

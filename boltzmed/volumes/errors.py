@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class VolumeError(ValueError):
@@ -32,6 +34,11 @@ def silent_headers() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def one_line(error: BaseException) -> str:
-    """The reason an underlying library gave, on one line and without the exception's type."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(error: BaseException, path: str | os.PathLike[str] | None = None) -> str:
+    """The reason an underlying library gave, on one line and without the exception's type.
+
+    Args:
+        path: of the file; its own name stands where the library says it, since folders may be called after persons.
+    """
+    text = str(error) if path is None else str(error).replace(os.fspath(path), Path(path).name)
+    return " ".join(text.split()) or type(error).__name__

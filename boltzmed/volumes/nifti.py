@@ -64,9 +64,10 @@ def read_nifti(path: str | os.PathLike[str], *, channel: int | None = None) -> M
     except VolumeError:
         raise
     except (*_BROKEN, gzip.BadGzipFile) as error:
+        reason = one_line(error, path)
         raise VolumeError(
-            f"{path.name}: expected a whole NIfTI file, got one that is truncated or damaged ({one_line(error)}); "
-            "copy or convert it again"
+            f"{path.name}: expected a whole NIfTI file, got one that is truncated or damaged ({reason}); copy or "
+            "convert it again"
         ) from error
     if channel is not None and voxels.ndim == 4:
         voxels = voxels[..., channel].copy(order="K")  # a view would keep the other channels in memory
@@ -111,7 +112,7 @@ def map_nifti(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.fl
         return voxels.reshape(image.shape[:3]), np.asarray(image.affine, dtype=np.float64)
     except _BROKEN as error:
         raise VolumeError(
-            f"{Path(path).name}: expected a whole NIfTI file, got {one_line(error)}; copy or convert it again"
+            f"{Path(path).name}: expected a whole NIfTI file, got {one_line(error, path)}; copy or convert it again"
         ) from error
 
 

@@ -37,7 +37,7 @@ def read_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
                 return np.asarray(picture.getchannel(0)).copy()
             mode = picture.mode
     except (*_BROKEN, Image.DecompressionBombError) as error:
-        reason = one_line(error).replace(str(path), path.name)
+        reason = one_line(error, path)
         raise VolumeError(
             f"{path.name}: expected a whole picture, got one that is truncated or damaged ({reason}); copy it again"
         ) from error

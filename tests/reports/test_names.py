@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from boltzmed.cli import main
 from boltzmed.reports.cases import PictureFolders
+from boltzmed.reports.gallery import NO_PICTURE
 from boltzmed.reports.names import ShownNames, redact_name
 from boltzmed.reports.report import write_report
 from boltzmed.reports.scores import read_scores
@@ -37,6 +39,28 @@ HEADER = "method,dataset,case,target,dice,area_fraction"
         ("LIDC-IDRI-0110_5_45", "LIDC-IDRI-0110_5_45"),
         ("phantom_910000", "phantom_910000"),
         ("amos_2021_0314", "amos_2021_0314"),
+        ("1_2_840_113619_2_55_3", "[UID]"),
+        ("CT-1-2-840-113619-2", "CT-[UID]"),
+        ("2.25.329800735698586629", "[UID]"),
+        ("1970-1-5", "[date]"),
+        ("2020/03/14", "[date]"),
+        ("14/03/2021", "[date]"),
+        ("scan_14032021", "scan_[date]"),
+        ("5-Jan-2020", "[date]"),
+        ("Jan 5, 2020", "[date]"),
+        ("05Dec19", "[date]"),
+        ("2020-Jan-05", "[date]"),
+        ("14.3.21", "[date]"),
+        ("3/14/21", "[date]"),
+        ("85-03-14", "[date]"),
+        ("2021-03-14T10:15:00", "[date]"),
+        ("doe^jane marie", "[name]"),
+        ("lung_left_003", "lung_left_003"),
+        ("case 5 marker 12", "case 5 marker 12"),
+        ("v1.10.12", "v1.10.12"),
+        ("nnU-Net 2.5.1", "nnU-Net 2.5.1"),
+        ("liver_14_3_21", "liver_14_3_21"),
+        ("Smith_John_CT", "Smith_John_CT"),  # --number-cases is for such
     ],
 )
 def test_uids_dates_and_persons_leave_names(name, shown):
@@ -83,3 +107,48 @@ def test_every_failure_opens_its_own_case(tmp_path):
     assert listed["case"].tolist() == ["[UID] 1", "[UID] 2", "[UID]"] and listed.columns[-1] == "[name]"
     written = "".join(path.read_text() for path in (tmp_path / "out").rglob("*") if path.suffix in (".csv", ".svg"))
     assert "DOE" not in written and "113619" not in written and "20210314" not in written
+
+
+def test_notes_and_reasons_keep_their_words_around_a_name():
+    rows = pd.DataFrame({"method": ["DOE^JANE's", "m"], "dataset": "of 5-Jan-2020", "case": "a", "target": "t"})
+    names = ShownNames.of(rows)
+    excluded = pd.DataFrame(
+        {"method": "m", "dataset": "of 5-Jan-2020", "reason": ["no score by DOE^JANE's to pair with"]}
+    )
+    assert names.redact_table(excluded).to_numpy().tolist() == [["m", "of [date]", "no score by [name] to pair with"]]
+
+
+def test_cases_are_numbered_where_asked(tmp_path, capsys):
+    """Nothing that is written tells the cases' names; numbers follow the names' order and open the right pictures."""
+    people = ["Smith_John", "Adams, Ann"]
+    affine_ras = np.diag([-1.0, -1.0, 3.0, 1.0])
+    for number, case in enumerate(people):
+        mask = np.zeros((40, 40, 3), np.uint8)
+        mask[10 : 15 + 10 * number, 10:15] = 1
+        write_image(np.zeros((40, 40, 3), np.int16), affine_ras, tmp_path / "images" / f"{case}.nii.gz")
+        write_image(mask, affine_ras, tmp_path / "references" / f"{case}.nii.gz")
+    lines = [
+        f'{method},{dataset},"{case}",nodule,0.{4 + rank}{rank},0.01'
+        for method in ("a", "b")
+        for dataset in ("set", "other")
+        for rank, case in enumerate(people if dataset == "set" else ["Miller_Kim"])
+    ]
+    (tmp_path / "r.csv").write_text("\n".join([HEADER, *lines]) + "\n")
+    command = ["compare", str(tmp_path / "r.csv"), "--output", str(tmp_path / "out"), "--number-cases"]
+    folders = ["--images", str(tmp_path / "images"), "--references", str(tmp_path / "references")]
+    assert main([*command, *folders, "--case", "Smith_John"]) == 0
+    listed = pd.read_csv(tmp_path / "out" / "objects.csv")
+    assert sorted(listed[["dataset", "case", "a"]].to_numpy().tolist()) == [
+        ["other", "case 001", 0.4], ["set", "case 001", 0.51], ["set", "case 002", 0.4],
+    ]  # fmt: skip
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    (volume,) = re.findall(r'<script type="application/json" id="volume-\d">(.*?)</script>', html)
+    assert json.loads(volume)["title"] == "set, case 002, nodule"
+    assert NO_PICTURE in html  # Miller_Kim's image is not there, which the terminal says by name
+    printed = capsys.readouterr()
+    assert (
+        printed.err == "boltzmed: no picture: Miller_Kim: expected an image of that name among the images, found none\n"
+    )
+    written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()] + [printed.out.encode()]
+    for person in ("Smith_John", "Adams", "Miller_Kim"):
+        assert not any(person.encode() in content for content in written)

@@ -208,3 +208,17 @@ def test_wrong_options_are_told_in_one_line(options, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "report" / "report.html").exists()
+
+
+def test_a_case_that_is_left_out_is_told(tmp_path, capsys):
+    lines = ["method,dataset,case,target,dice,area_fraction"]
+    for method in "ab":
+        lines += [f"{method},set,{case},nodule,{dice},{area}" for case, dice, area in (("x", 0.5, 0.1), ("z", "", 0))]
+    (tmp_path / "results.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "images").mkdir()
+    folders = ["--images", str(tmp_path / "images"), "--references", str(tmp_path / "images")]
+    command = ["compare", str(tmp_path / "results.csv"), "--output", str(tmp_path / "report"), *folders]
+    assert main([*command, "--case", "z"]) == 2
+    error = capsys.readouterr().err
+    assert "case z: expected one that the report shows" in error and error.count("\n") == 1
+    assert not (tmp_path / "report").exists()

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from boltzmed.volumes import OutputError, VolumeError, read_volume, write_image, write_mask
+from boltzmed.volumes import OutputError, VolumeError, map_nifti, read_volume, write_image, write_mask
 
 ORIENTATIONS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 
@@ -256,3 +256,13 @@ def test_real_images_round_trip(tmp_path: Path, shared_data) -> None:
         np.testing.assert_array_equal(written.affine, original.affine)
         for code in ("qform_code", "sform_code"):
             assert written.header[code] == original.header[code]
+
+
+@pytest.mark.parametrize("read", [read_volume, map_nifti])
+def test_what_is_said_of_a_damaged_file_names_no_folder(read, tmp_path):
+    path = tmp_path / "john_smith" / "c.nii"
+    write_image(np.zeros((10, 20, 20), np.int32), np.eye(4), path)
+    path.write_bytes(path.read_bytes()[:2648])
+    with pytest.raises(VolumeError, match=r"^c\.nii: expected a whole NIfTI file") as caught:
+        read(path)
+    assert "john_smith" not in str(caught.value)
