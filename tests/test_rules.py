@@ -52,8 +52,8 @@ ADDED: dict[str, set[str]] = {
     "data": {"slugs", "card_rules"},  # two studies of one name are told before the work; a card's rules are applied
     "engines": {"strata"},  # validation Dice by object size
     # A card tells whose cases are one patient's; pictures of cases are found, and cut as evaluation
-    # cuts them; a page says by which version it was made.
-    "reports": {"cards", "data", "geometry", "slugs", "transforms", ""},
+    # cuts them, nnU-Net's by the numbers of its dataset.json; a page says by which version it was made.
+    "reports": {"cards", "data", "geometry", "nnunet", "slugs", "transforms", ""},
     "evaluation": {"geometry", "transforms", "slugs"},  # slices are cut, voxels measured, files named in one place each
 }
 """What the rooms need beyond that table, and why."""

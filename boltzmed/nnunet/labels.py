@@ -86,7 +86,7 @@ def read_predicted_dataset(folder: Path, card: DatasetCard) -> PredictedDataset:
         ValueError: There is none, it is damaged, of another card, without any of its targets, or `plans.json` beside
             it is of another data set.
     """
-    places = [place for place in (folder, *folder.resolve().parents[:2]) if (place / DATASET_JSON).is_file()]
+    places = _list_places(folder)
     if not places:
         raise ValueError(
             f"{folder}: expected {DATASET_JSON} in it or in the two folders above, found none; copy nnU-Net's there"
@@ -106,7 +106,7 @@ def read_predicted_dataset(folder: Path, card: DatasetCard) -> PredictedDataset:
             f"{places[0]}: expected {DATASET_JSON} with labels and their values, found none; copy it again"
         ) from None
     if of_card != card.name:
-        raise ValueError(f"{folder}: expected masks of card {card.name}, the cache's, found those of {of_card}")
+        raise ValueError(f"{folder}: expected masks of card {card.name}, found those of {of_card}")
     if ours and planned != name:
         raise ValueError(
             f"{places[0]}: expected {DATASET_JSON} and {PLANS_JSON} of one data set, found {name} and {planned}"
@@ -118,6 +118,25 @@ def read_predicted_dataset(folder: Path, card: DatasetCard) -> PredictedDataset:
             f"({', '.join(card.labels.values())}) or as its targets, found {', '.join(values)}; pass another cache"
         )
     return PredictedDataset(name, targets, frozenset().union(*values.values()))
+
+
+def find_predicted_dataset(folder: Path, card: DatasetCard) -> PredictedDataset | None:
+    """As `read_predicted_dataset`; None where nnU-Net left no `dataset.json`, so that masks have the card's values.
+
+    The Decathlon's own, which nnU-Net's is made after, leads from values to names.
+
+    Raises:
+        ValueError: See `read_predicted_dataset`.
+    """
+    places = _list_places(folder)
+    labels = read_json(places[0] / DATASET_JSON).get("labels") if places else {}
+    if isinstance(labels, dict) and all(str(name).isdecimal() for name in labels):
+        return None
+    return read_predicted_dataset(folder, card)
+
+
+def _list_places(folder: Path) -> list[Path]:
+    return [place for place in (folder, *folder.resolve().parents[:2]) if (place / DATASET_JSON).is_file()]
 
 
 def _find_by_name(values: Mapping[str, frozenset[int]], card: DatasetCard) -> dict[str, frozenset[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from boltzmed.cards import DatasetCard, Window
+from boltzmed.cards import DatasetCard, Target, Window
 from boltzmed.data.cache import SliceCache
+from boltzmed.data.layouts.label_maps import list_values
 from boltzmed.geometry import describe_grid, is_same_grid, orientation_codes, spacing_mm
+from boltzmed.nnunet.labels import find_predicted_dataset
 from boltzmed.reports.scores import find_card
 from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.slices import SlicePlan
@@ -70,7 +72,8 @@ class PictureFolders:
 
     A case's image is `CASE.nii.gz`, `CASE_0000.nii.gz` (nnU-Net's) or a folder `CASE` with its DICOM series. A mask is
     `CASE/PROMPT.nii.gz` as `boltzmed predict` writes it, `CASE/TARGET.nii.gz`, `CASE_TARGET.nii.gz`, or a label map
-    `CASE.nii.gz` whose values the data set's card explains. `.nii` does as well.
+    `CASE.nii.gz` whose values the data set's card explains, or nnU-Net's `dataset.json` where it lies in the folder or
+    up to two above. `.nii` does as well.
 
     Attributes:
         images: Folder, or None.
@@ -222,17 +225,42 @@ def _read_mask(
             f"{path.name} of {whose}: expected the image's grid, {describe_grid(grid.shape, grid.affine_ras)}, got "
             f"{describe_grid(mask.shape, affine_ras)}"
         )
-    values = np.unique(mask[mask != 0])
+    found = {float(value) for value in np.unique(mask)} - {0.0}
     target = card.targets.get(shown.target) if card else None
-    is_map = path.name.startswith(f"{shown.case}.nii") and target is not None and bool(target.labels)
-    if len(values) < 2 and not (is_map and (whose == "references" or values.tolist() != [1])):
-        return mask != 0
-    if target is None or not target.labels:
+    if card is None or target is None or not target.labels:
+        if len(found) < 2:
+            return mask != 0
         raise VolumeError(
-            f"{path.name} of {whose}: expected a mask, got a label map of {len(values)} values without a card that "
+            f"{path.name} of {whose}: expected a mask, got a label map of {len(found)} values without a card that "
             f"says which is {shown.target}"
         )
-    return np.isin(mask, target.labels)
+    is_map = path.parent == folder and path.name.startswith(f"{shown.case}.nii")
+    values, known = _find_values(path.parent, card, target) if is_map else (target.labels, card.labels)
+    # A map of several labels may hold one alone, which need not be the target's; of one label it is a mask.
+    if len(found) < 2 and (not is_map or len({*known, 0}) < 3):
+        return mask != 0
+    if is_map and (odd := found - {*known}):
+        named = ", ".join(f"{value:g}" for value in sorted(odd)[:9])
+        raise VolumeError(f"{path.name} of {whose}: expected the labels {list_values(known)}, got {named}")
+    return np.isin(mask, list(values))
+
+
+def _find_values(folder: Path, card: DatasetCard, target: Target) -> tuple[Collection[int], Collection[int]]:
+    """The values of a folder's label maps that are the target's, and all that they may hold.
+
+    nnU-Net numbers the classes of its data set from 1, whatever the card has; its `dataset.json` says how.
+    """
+    try:
+        numbered = find_predicted_dataset(folder, card)
+    except ValueError as error:
+        raise VolumeError(str(error)) from error
+    if numbered is None:
+        return target.labels, card.labels
+    if target.name not in numbered.targets:
+        raise VolumeError(
+            f"{folder}: expected masks of {target.name}, got those of {', '.join(numbered.targets)} by its dataset.json"
+        )
+    return numbered.targets[target.name], numbered.values
 
 
 def _find_image(folder: Path, case: str) -> Path:

@@ -1,5 +1,7 @@
 """Where a scored case's files are found, and what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -95,3 +97,54 @@ def test_a_cache_brings_images_and_references(folders, tmp_path):
     assert np.array_equal(picture.image, image.transpose(2, 1, 0))
     assert np.array_equal(picture.reference, (labels == 1).transpose(2, 1, 0))
     assert picture.predictions["ours"].shape == picture.reference.shape
+
+
+POSTERIOR = ScoredObject("msd_hippocampus", "one", "posterior hippocampus")
+
+
+@pytest.fixture
+def hippocampus(tmp_path):
+    """A case whose references have both parts, and masks of label 1 alone."""
+    labels = np.zeros((20, 24, 5), np.uint8)
+    labels[4:8, 4:12, 1:3], labels[8:12, 4:12, 1:3] = 1, 2
+    write_image(np.zeros((20, 24, 5), np.int16), AFFINE, tmp_path / "images" / "one.nii.gz")
+    write_image(labels, AFFINE, tmp_path / "references" / "one.nii.gz")
+    write_image((labels == 1).astype(np.uint8), AFFINE, tmp_path / "ours" / "one.nii.gz")
+    cards = {"msd_hippocampus": load_card("msd_hippocampus")}
+    return PictureFolders(tmp_path / "images", None, tmp_path / "references", {"ours": tmp_path / "ours"}, cards=cards)
+
+
+def test_a_label_map_of_one_value_is_read_by_label(hippocampus, tmp_path):
+    picture = hippocampus.read(POSTERIOR, ["ours"])
+    assert picture.reference.any() and not picture.predictions["ours"].any()
+    anterior = hippocampus.read(ScoredObject("msd_hippocampus", "one", "anterior hippocampus"), ["ours"])
+    assert np.array_equal(anterior.predictions["ours"], anterior.reference)
+    write_image(np.full((20, 24, 5), 255, np.uint8), AFFINE, tmp_path / "ours" / "one.nii.gz")
+    with pytest.raises(VolumeError, match=r"one\.nii\.gz of ours: expected the labels 0, 1, 2, got 255$"):
+        hippocampus.read(POSTERIOR, ["ours"])
+
+
+def test_nnunets_masks_are_read_by_its_own_numbers(hippocampus, tmp_path):
+    """A data set exported with the posterior part alone, which is its class 1; of both parts, turned round."""
+
+    def say(content, folder=tmp_path / "ours"):
+        (folder / "dataset.json").write_text(json.dumps(content))
+
+    ours = {"card": "msd_hippocampus", "targets": {"posterior hippocampus": [1]}}
+    say({"name": "D", "labels": {"background": 0, "posterior": 1}, "boltzmed": ours})
+    drawn = hippocampus.read(POSTERIOR, ["ours"]).predictions["ours"]
+    assert np.array_equal(
+        drawn, hippocampus.read(ScoredObject("msd_hippocampus", "one", "anterior hippocampus"), []).reference
+    )
+    with pytest.raises(VolumeError, match="expected masks of hippocampus, got those of posterior hippocampus by its"):
+        hippocampus.read(ScoredObject("msd_hippocampus", "one", "hippocampus"), ["ours"])
+    say({"labels": {"background": 0, "posterior": 1, "anterior": 2}})
+    assert np.array_equal(hippocampus.read(POSTERIOR, ["ours"]).predictions["ours"], drawn)
+    say({"labels": {"background": 0, "spleen": 1}})
+    with pytest.raises(
+        VolumeError, match=r"expected dataset\.json with labels called as those of card msd_hippocampus"
+    ):
+        hippocampus.read(POSTERIOR, ["ours"])
+    (tmp_path / "ours" / "dataset.json").unlink()
+    say({"labels": {"0": "background", "1": "Anterior", "2": "Posterior"}}, tmp_path)  # the Decathlon's own
+    assert not hippocampus.read(POSTERIOR, ["ours"]).predictions["ours"].any()
