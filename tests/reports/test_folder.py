@@ -24,14 +24,17 @@ def list_files(folder):
 
 def test_an_earlier_runs_files_give_way_and_others_stay(tmp_path):
     folder = tmp_path / "out"
-    write(folder, "a", "one.csv", "figures/two.png", "both.csv")
+    write(folder, "a", "one.csv", "figures/two.png")
     (folder / "mine.txt").write_text("")
-    write(folder, "b", "both.csv", "three.csv")
     write(folder, "a", "one.csv", "figures/four.png")
-    expected = ["both.csv", "figures/four.png", "mine.txt", "one.csv", "three.csv", WRITTEN]
-    assert list_files(folder) == sorted(expected)  # both.csv is the other command's, too
-    write(folder, "b")
-    assert list_files(folder) == sorted({*expected} - {"both.csv", "three.csv"})
+    assert list_files(folder) == ["figures/four.png", "mine.txt", "one.csv", WRITTEN]
+
+
+def test_two_commands_do_not_share_a_folder(tmp_path):
+    write(tmp_path / "out", "a", "one.csv")
+    with pytest.raises(OutputError, match="a folder of its own for boltzmed b, got that of boltzmed a"):
+        write(tmp_path / "out", "b", "one.csv")
+    assert (tmp_path / "out" / "one.csv").read_text() == "a" and list_files(tmp_path / "out") == ["one.csv", WRITTEN]
 
 
 def test_a_run_that_fails_changes_nothing(tmp_path):
