@@ -410,6 +410,12 @@ def test_evaluation_writes_results(tmp_path: Path, phantoms: Path, untrained: Pa
     predicted = lesions[lesions.kind == "prediction"]
     assert len(predicted) == sum(row.predicted_lesions or 0 for row in rows if row.level == "volume")
     assert ((predicted.score >= 0.5) & (predicted.score <= 1)).all()
+    measures = pd.read_csv(tmp_path / "new" / "folder" / "measures.csv").set_index("table")
+    assert set(measures.loc["Lesions", "rule"]) == {"26 neighbours, match overlap"}
+    tables = [
+        title for title in done.stdout.splitlines() if title.startswith(("Lesions, 26", "Presence in", "Surfaces"))
+    ]
+    assert len(tables) == 4 and {"Lesions", "Volumes", "Slices"} < set(measures.index)
 
 
 @pytest.mark.parametrize("config", ["inference", "evaluate"])

@@ -493,13 +493,12 @@ def evaluate(folder: Path, *arguments: str) -> int:
 def test_evaluate_prints_writes_and_lists(masks: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert evaluate(masks, "--labels", "1=liver,2=nodule", "--output", str(masks / "out"), "--match", "iou:0.5") == 2
     printed = capfd.readouterr()
-    assert (
-        "Dice, both empty left out" in printed.out and "match iou:0.5. 1 cases scored, 2 times excluded" in printed.out
-    )
+    assert "Dice, both empty left out" in printed.out and "Lesions, 26 neighbours, match iou:0.5\n\n" in printed.out
+    assert "\n1 cases scored, 2 excluded\n" in printed.out
     lines = printed.err.splitlines()
     assert len(lines) == 2 and all(line.startswith("boltzmed: case b: expected a prediction of") for line in lines)
     assert sorted(path.name for path in (masks / "out").iterdir()) == [
-        *("excluded.csv", "lesions.csv", "results.csv", "summary.csv")
+        *("left_out.csv", "lesions.csv", "measures.csv", "results.csv")
     ]
     assert evaluate(masks, "--labels", "1=liver,2=nodule", "--missing", "empty", "--level", "slice") == 0
     printed = capfd.readouterr()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from boltzmed.evaluation import Scoring
 
 
 def add_evaluate(commands: Any) -> None:
@@ -24,36 +27,20 @@ def add_evaluate(commands: Any) -> None:
     named.add_argument("--labels", metavar="1=NAME,2=NAME", help="targets in CASE.nii.gz files; 1+2=NAME for a union")
     named.add_argument("--card", help="dataset card, or a .yaml of your own, that says the same")
     evaluate.add_argument(
-        "--output", metavar="DIR", help="write results.csv, lesions.csv, summary.csv and excluded.csv there"
+        "--output", metavar="DIR", help="write results.csv, lesions.csv, measures.csv and left_out.csv there"
     )
     evaluate.add_argument("--method", metavar="NAME", help="in the table; the predictions' folder's name by default")
     evaluate.add_argument(
         "--dataset", metavar="NAME", help="in the table; the card's or references' folder's by default"
     )
-    evaluate.add_argument("--patient-pattern", metavar="REGEX", help="whose group 1 is the patient in a case's name")
+    evaluate.add_argument(
+        "--patient-pattern", metavar="REGEX", help="finds the patient in a case's name: its group 1, or all of it"
+    )
     evaluate.add_argument("--level", default="both", choices=["volume", "slice", "both"], help="rows (default both)")
     evaluate.add_argument(
         "--plane", default="axial", choices=["axial", "coronal", "sagittal", "array"], help="how slices are cut"
     )
-    evaluate.add_argument(
-        "--distances", choices=["all", "volume", "none"], help="rows with surface distances; volumes by default"
-    )
-    evaluate.add_argument(
-        "--tolerance-mm", type=float, default=2.0, metavar="MM", help="of the normalised surface Dice (default 2)"
-    )
-    evaluate.add_argument(
-        "--connectivity",
-        type=int,
-        default=26,
-        choices=[6, 18, 26],
-        help="neighbours that make one lesion (default 26); in slices 4 for 6, else 8",
-    )
-    evaluate.add_argument(
-        "--match",
-        default="overlap",
-        metavar="overlap|iou:T",
-        help="a lesion is found if a predicted one overlaps it (default), or if they match one to one by an IoU ≥ T",
-    )
+    add_scoring(evaluate)
     evaluate.add_argument(
         "--lesion-scores",
         metavar="FILE.csv",
@@ -69,14 +56,44 @@ def add_evaluate(commands: Any) -> None:
     evaluate.set_defaults(run=_evaluate)
 
 
+def add_scoring(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is measured, and how."""
+    parser.add_argument(
+        "--distances", choices=["all", "volume", "none"], help="rows with surface distances; volumes by default"
+    )
+    parser.add_argument(
+        "--tolerance-mm", type=float, default=2.0, metavar="MM", help="of the normalised surface Dice (default 2)"
+    )
+    parser.add_argument(
+        "--connectivity",
+        type=int,
+        default=26,
+        choices=[6, 18, 26],
+        help="neighbours that make one lesion (default 26); in slices 4 for 6, else 8",
+    )
+    parser.add_argument(
+        "--match",
+        default="overlap",
+        metavar="overlap|iou:T",
+        help="a lesion is found if a predicted one overlaps it (default), or if they match one to one by an IoU ≥ T",
+    )
+
+
+def read_scoring(options: argparse.Namespace, distances: str = "volume") -> Scoring:
+    """What these options say; which rows have surface distances by default, the caller says."""
+    from boltzmed.evaluation import Scoring
+
+    return Scoring(options.distances or distances, options.tolerance_mm, options.connectivity, options.match)
+
+
 def _evaluate(options: argparse.Namespace) -> int:
-    from boltzmed.evaluation import Scoring, score_folder, write_scores
+    from boltzmed.evaluation import score_folder, write_scores
     from boltzmed.evaluation.mask_files import parse_labels
-    from boltzmed.reports.evaluation import summarise_scores, write_summary
+    from boltzmed.reports.evaluation import MEASURES, report_scores
     from boltzmed.volumes.output import check_writable
 
     levels = ("slice", "volume") if options.level == "both" else (options.level,)
-    distances = options.distances or ("all" if options.level == "slice" else "volume")
+    scoring = read_scoring(options, "all" if options.level == "slice" else "volume")
     if options.output:
         check_writable(Path(options.output))
     done = score_folder(
@@ -89,20 +106,22 @@ def _evaluate(options: argparse.Namespace) -> int:
         patient_pattern=options.patient_pattern,
         plane=options.plane,
         levels=levels,
-        scoring=Scoring(distances, options.tolerance_mm, options.connectivity, options.match),
+        scoring=scoring,
         resample=options.resample,
         missing=options.missing,
         lesion_scores=options.lesion_scores,
         report=lambda line: print(f"boltzmed: {line}", file=sys.stderr, flush=True),
     )
-    print(summarise_scores(done.rows, done.lesions))
-    print(
-        f"\nLesions: {options.connectivity} neighbours, match {options.match}. {len(done.cases)} cases scored", end=""
-    )
-    print(f", {len(done.excluded)} times excluded, {len(done.passed_over)} predictions without a reference")
+    rows, lesions = done.rows, done.lesions
+    print(report_scores(rows, lesions, options.output, connectivity=scoring.connectivity, match=scoring.match))
+    print(f"\n{len(done.cases)} cases scored", end="")
+    counts = {
+        "excluded": done.excluded,
+        "targets never predicted": done.never_predicted,
+        "predictions without a reference": done.passed_over,
+        "targets of a case predicted several times": done.repeated,
+    }
+    print(*(f", {len(lines)} {words}" for words, lines in counts.items() if lines), sep="")
     if options.output:
-        summary = Path(options.output) / "summary.csv"
-        written = write_scores(done, options.output)
-        write_summary(summary, done.rows, done.lesions)
-        print(*written, summary, sep="\n")
-    return 2 if done.excluded else 0
+        print(*write_scores(done, options.output), Path(options.output) / MEASURES, sep="\n")
+    return 2 if done.excluded or done.never_predicted else 0

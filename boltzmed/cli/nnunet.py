@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import Any
 
+from boltzmed.cli.evaluate import add_scoring, read_scoring
+
 
 def add_nnunet(commands: Any) -> None:
     """Add the command to the parser's subcommands."""
@@ -25,7 +27,10 @@ def add_nnunet(commands: Any) -> None:
     back.add_argument("folders", nargs="+", metavar="FOLDER", help="fold_0/validation, or what nnUNetv2_predict wrote")
     back.add_argument("--cache", required=True, metavar="DIR", help="the cache that was exported")
     back.add_argument(
-        "--output", required=True, metavar="DIR", help="results.csv, lesions.csv and excluded.csv go there"
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="results.csv, lesions.csv, measures.csv and left_out.csv go there",
     )
     back.add_argument(
         "--part",
@@ -33,6 +38,7 @@ def add_nnunet(commands: Any) -> None:
         help="validation for a folder of that name by default, else test",
     )
     back.add_argument("--method", default="nnU-Net", metavar="NAME", help="in the table (default nnU-Net)")
+    add_scoring(back)
     back.set_defaults(run=_import)
 
 
@@ -50,9 +56,13 @@ def _export(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     from boltzmed.nnunet.predictions import import_predictions
+    from boltzmed.reports.evaluation import report_scores
 
-    settings = {"part": options.part, "method": options.method}
+    scoring = read_scoring(options)
+    settings = {"part": options.part, "method": options.method, "scoring": scoring}
     done = import_predictions(options.folders, options.cache, options.output, **settings)
+    rows, lesions = done.rows, done.lesions
+    print(report_scores(rows, lesions, options.output, connectivity=scoring.connectivity, match=scoring.match) + "\n")
     for line in (*done.excluded, *done.disagreements):
         print(f"boltzmed: {line}", file=sys.stderr)
     print(f"{len(done.rows)} rows; {done.compared} Dice compared with summary.json, {len(done.disagreements)} disagree")

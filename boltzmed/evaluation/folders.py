@@ -21,7 +21,7 @@ from boltzmed.evaluation.mask_files import (
     list_values,
     read_labels,
 )
-from boltzmed.evaluation.mask_scores import LesionScores, read_lesion_scores, recorded_scores, spread_scores
+from boltzmed.evaluation.mask_scores import LesionScores, read_lesion_scores, recorded_scores
 from boltzmed.evaluation.scores import Scoring, score_target
 from boltzmed.geometry import describe_grid, is_same_grid
 from boltzmed.metrics.lesions import number_lesions
@@ -41,15 +41,20 @@ class FolderScores:
     Attributes:
         rows, lesions: what was scored.
         cases: names of the cases with a row.
-        excluded: a line for each case, or target of a case, that has no row, and for label values without a name.
+        excluded: a line for each case, or target of a case, that has no row, for label values without a name, and for
+            lesion scores of no lesion or lesions of no score.
+        never_predicted: a line for each target that no case has a prediction of, and which therefore has no row.
         passed_over: a line for each prediction that has no reference.
+        repeated: a line for each target of a case that has several predictions, of a row each.
     """
 
     rows: list[CaseResult] = field(default_factory=list)
     lesions: list[LesionResult] = field(default_factory=list)
     cases: list[str] = field(default_factory=list)
     excluded: list[str] = field(default_factory=list)
+    never_predicted: list[str] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
 
 
 def score_folder(
@@ -77,8 +82,8 @@ def score_folder(
         card: a dataset card that says the same.
         method, dataset: their names in the rows; by default the predictions' folder's, and the card's or the
             references' folder's.
-        patient_pattern: regular expression whose first group is the patient in a case's name; by default what the
-            card says, else each case is a patient.
+        patient_pattern: regular expression on the case's name; its first group, or the whole match, is the patient.
+            Where it finds none, what the card says, else each case is a patient.
         plane, levels, scoring: see `score_target`.
         resample: bring a prediction on another grid onto its reference's, by nearest neighbour, instead of refusing it.
         missing: a reference without a prediction: "exclude" it, score an "empty" mask, or stop by an "error".
@@ -127,7 +132,8 @@ def score_folder(
     asked = {slug for masks in given.values() for mask in masks.masks for slug in mask.slugs}
     never = [target for target in labels or {} if not MaskFile(Path(), (target,)).slugs & asked]
     for target in never if missing == "exclude" else ():
-        tell(f"target {target}: no prediction in any case, passed over", done.passed_over)
+        line = f"target {target}: expected predictions, found none in any case; --missing empty scores empty masks"
+        tell(line, done.never_predicted)
         wanted = {case: masks.without(target) for case, masks in wanted.items()}
     if missing == "error":
         for case, reference in wanted.items():
@@ -139,7 +145,11 @@ def score_folder(
         files = _CaseFiles(case, reference, given.get(case, CaseMasks(())))
         for mask in files.extra:
             tell(f"case {case}: no reference for {mask.path.name}, passed over", done.passed_over)
-        for target, present, predicted in files.pairs():
+        pairs = list(files.pairs())
+        for target, several in files.list_repeated(pairs):
+            line = f"case {case}: {target} has several predictions, {several}, and each its rows; compare and summarize"
+            tell(f"{line} take one for a method: evaluate the others under another --method", done.repeated)
+        for target, present, predicted in pairs:
             try:
                 rows, lesions = task.score(files, target, present, predicted)
             except ValueError as error:
@@ -155,21 +165,24 @@ def score_folder(
             tell(
                 f"case {case}: nobody named the label values {unnamed} of {path}; name them by --labels", done.excluded
             )
+    for line in task.lesion_scores.list_unmatched() if task.lesion_scores and "volume" in levels else ():
+        tell(line, done.excluded)
     if not done.rows:
         raise VolumeError(f"nothing could be scored, all of {len(wanted)} references are excluded; mend what is listed")
     return done
 
 
 def write_scores(scores: FolderScores, output: str | Path) -> list[Path]:
-    """Write ``results.csv``, ``lesions.csv`` and ``excluded.csv`` into a folder, which is made; returns their paths."""
+    """Write ``results.csv``, ``lesions.csv`` and ``left_out.csv`` into a folder, which is made; returns their paths."""
     output = Path(output)
     check_writable(output)
     output.mkdir(parents=True, exist_ok=True)
     write_results(output / "results.csv", scores.rows)
     write_lesions(output / "lesions.csv", scores.lesions)
-    left_out = {"excluded": scores.excluded, "passed over": scores.passed_over}
-    write_exclusions(output / "excluded.csv", left_out)
-    return [output / name for name in ("results.csv", "lesions.csv", "excluded.csv")]
+    left_out = {"excluded": scores.excluded, "never predicted": scores.never_predicted}
+    left_out |= {"passed over": scores.passed_over, "several predictions": scores.repeated}
+    write_exclusions(output / "left_out.csv", left_out)
+    return [output / name for name in ("results.csv", "lesions.csv", "left_out.csv")]
 
 
 class _CaseFiles:
@@ -188,6 +201,14 @@ class _CaseFiles:
                 yield named[0], mask, other
         if self.reference.problem is not None:
             yield UNNAMED_TARGET, None, None
+
+    @staticmethod
+    def list_repeated(pairs: Sequence[tuple[str, MaskFile | None, MaskFile | None]]) -> Iterator[tuple[str, str]]:
+        """(target, its predictions' files) of each target that has several, of what `pairs` gave."""
+        for name in dict.fromkeys(target for target, _, _ in pairs):
+            files = [mask.path.name for target, _, mask in pairs if target == name and mask is not None]
+            if len(files) > 1:
+                yield name, ", ".join(files)
 
     @property
     def extra(self) -> list[MaskFile]:
@@ -262,7 +283,7 @@ class _Task:
                 )
         if self.lesion_scores is not None:
             numbers, _ = number_lesions(predicted, self.options["scoring"].connectivity)
-            score_IJK = spread_scores(numbers, self.lesion_scores.get((case, target), {}))
+            score_IJK = self.lesion_scores.spread(case, target, numbers)
         prompt = (prediction.prompt if prediction else None) or target
         identity: dict[str, Any] = {"method": self.method, "dataset": self.dataset, "case": case, "target": target}
         identity |= {"patient": self._patient(case), "prompt": prompt, "seed": files.prediction.seed}
@@ -271,12 +292,10 @@ class _Task:
         )
 
     def _patient(self, case: str) -> str:
-        if self.patient_pattern is None:
-            return self.card.cases.patient_of(case) if self.card else case
-        found = self.patient_pattern.search(case)
-        if found is None or not found[1]:
-            raise ValueError(f"expected a patient in its name, {self.patient_pattern.pattern!r} finds none there")
-        return found[1]
+        found = self.patient_pattern.search(case) if self.patient_pattern else None
+        if found is not None:
+            return (found[1] if found.re.groups else found[0]) or case
+        return self.card.cases.patient_of(case) if self.card else case
 
 
 def _missing_line(case: str, target: str) -> str:
@@ -285,12 +304,9 @@ def _missing_line(case: str, target: str) -> str:
 
 def _compile(pattern: str | None) -> re.Pattern[str] | None:
     try:
-        compiled = None if pattern is None else re.compile(pattern)
+        return None if pattern is None else re.compile(pattern)
     except re.error as error:
         raise ValueError(f"patient pattern {pattern!r}: expected a regular expression, got {error}") from error
-    if compiled is not None and not compiled.groups:
-        raise ValueError(f"patient pattern {pattern!r}: expected a group that is the patient, such as (\\d+)_")
-    return compiled
 
 
 def _some(cases: Mapping[str, CaseMasks]) -> str:

@@ -101,8 +101,7 @@ def list_cases(folder: str | Path, labels: Mapping[str, tuple[int, ...]]) -> dic
     for path in files:
         case = case_name(path)
         masks = [MaskFile(path, (name,), values) for name, values in labels.items()] or [MaskFile(path)]
-        twice = f"case {case}: expected one file, found .nii and .nii.gz; keep one" if case in cases else None
-        cases[case] = CaseMasks(tuple(masks), problem=twice)
+        cases[case] = CaseMasks(tuple(masks), problem=_twice_line(case, case) if case in cases else None)
     return cases
 
 
@@ -173,7 +172,16 @@ def _list_masks(folder: Path) -> list[Path]:
     )
 
 
+def _twice_line(case: str, name: str) -> str:
+    return f"case {case}: expected one file {name}, found .nii and .nii.gz; keep one"
+
+
 def _open_case(case: str, folder: Path, files: list[Path]) -> CaseMasks:
+    names = [case_name(path) for path in files]
+    if twice := [name for name in names if names.count(name) > 1]:
+        return CaseMasks(
+            tuple(MaskFile(path, (case_name(path),)) for path in files), problem=_twice_line(case, twice[0])
+        )
     if not (folder / RUN_FILE).exists():
         return CaseMasks(tuple(MaskFile(path, (case_name(path),)) for path in files))
     try:

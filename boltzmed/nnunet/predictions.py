@@ -14,7 +14,7 @@ from tqdm import tqdm
 from boltzmed.data.cache import SliceCache
 from boltzmed.data.labels import as_labels, check_grid
 from boltzmed.data.studies import LabelledStudyDataset
-from boltzmed.evaluation import score_study
+from boltzmed.evaluation import Scoring, score_study
 from boltzmed.metrics.overlap import dice
 from boltzmed.nnunet.labels import PredictedDataset, read_predicted_dataset
 from boltzmed.nnunet.raw_dataset import ENDING, name_case
@@ -49,6 +49,7 @@ def import_predictions(
     *,
     part: str | None = None,
     method: str = "nnU-Net",
+    scoring: Scoring | None = None,
 ) -> Import:
     """Scores the masks that nnU-Net predicted for the cases of a cache.
 
@@ -57,9 +58,10 @@ def import_predictions(
     Args:
         folders: nnU-Net's `fold_0/validation`, or what `nnUNetv2_predict` wrote; several, where each has other targets.
         cache: What the raw data set was exported from, or another cache of the same cases.
-        output: Folder for `results.csv`, `lesions.csv` and `excluded.csv`, if they are to be written.
+        output: Folder for `results.csv`, `lesions.csv` and `left_out.csv`, if they are to be written.
         part: Which part of the cache was predicted; "validation" for a folder of that name by default, else "test".
         method: What the rows call it.
+        scoring: What is measured, and how; as our own evaluation does by default.
 
     Raises:
         ValueError: A folder without predictions of that part, or whose JSON files are damaged or of another data set.
@@ -78,17 +80,25 @@ def import_predictions(
             if (other := owner.setdefault(target, folder)) is not folder:
                 raise ValueError(f"{folder}: expected other targets than {other} has, found {target!r} in both")
         inferred = "validation" if folder.resolve().name == "validation" else "test"
-        _import(folder, dataset, opened, part or inferred, method, done)
+        _import(folder, dataset, opened, part or inferred, method, scoring, done)
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)
         write_results(Path(output) / "results.csv", done.rows)
         write_lesions(Path(output) / "lesions.csv", done.lesions)
         left_out = {"excluded": done.excluded, "disagreement": done.disagreements}
-        write_exclusions(Path(output) / "excluded.csv", left_out)
+        write_exclusions(Path(output) / "left_out.csv", left_out)
     return done
 
 
-def _import(folder: Path, dataset: PredictedDataset, cache: SliceCache, part: str, method: str, done: Import) -> None:
+def _import(
+    folder: Path,
+    dataset: PredictedDataset,
+    cache: SliceCache,
+    part: str,
+    method: str,
+    scoring: Scoring | None,
+    done: Import,
+) -> None:
     """Adds the rows of one folder, and what is to be said of it."""
     expected = {name_case(case): case for case in cache.list_part(part)}
     found = {path.name.removesuffix(ENDING) for path in folder.glob(f"[!.]*{ENDING}")}
@@ -113,7 +123,7 @@ def _import(folder: Path, dataset: PredictedDataset, cache: SliceCache, part: st
             continue
         masks = {target: np.isin(mask, list(values)).astype(np.uint8) for target, values in dataset.targets.items()}
         by_prompt = [masks[prompt.target] for prompt in study["prompts"]]
-        rows, lesions = score_study(study, by_prompt.__getitem__, method=method, plane=cache.plane)
+        rows, lesions = score_study(study, by_prompt.__getitem__, method=method, plane=cache.plane, scoring=scoring)
         done.rows += rows
         done.lesions += lesions
         if summary is not None:

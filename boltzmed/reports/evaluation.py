@@ -29,27 +29,52 @@ class Cell(NamedTuple):
         return f"{self.value:.{self.digits}f}" + (f" ({self.n})" if self.n is not None else "")
 
 
-def summarise_scores(rows: Iterable[CaseResult], lesions: Iterable[LesionResult] = ()) -> str:
-    """Return the tables of `tabulate_scores` as text."""
-    tables = tabulate_scores(rows, lesions)
-    return "\n\n".join(f"{title}\n\n{_print(lines)}" for title, lines in tables.items())
+MEASURES = "measures.csv"
+_LESIONS, _FROC = "Lesions", "Lesion sensitivity at false positives a scan (FROC)"
 
 
-def write_summary(path: str | Path, rows: Iterable[CaseResult], lesions: Iterable[LesionResult] = ()) -> None:
-    """Write the tables of `tabulate_scores` as CSV: table, target, measure, value (not rounded), n.
+def report_scores(
+    rows: Iterable[CaseResult],
+    lesions: Iterable[LesionResult] = (),
+    folder: str | Path | None = None,
+    *,
+    connectivity: int,
+    match: str,
+) -> str:
+    """Return the tables of `tabulate_scores` as text; write them to `MEASURES` in a folder, if given.
+
+    The file has the columns table, target, measure, value (not rounded), n, and the rule by which lesions were counted.
+
+    Args:
+        rows, lesions: Of one method.
+        folder: Where the file goes.
+        connectivity, match: What made and matched the lesions, see `boltzmed.metrics.lesions`.
 
     Raises:
         OutputError: The folder cannot be written.
     """
-    records = [
-        {"table": title, "target": target, "measure": name, "value": cell.value, "n": cell.n}
-        for title, lines in tabulate_scores(rows, lesions).items()
-        for target, cells in lines.items()
-        for name, cell in cells.items()
-    ]
-    table = pd.DataFrame(records, columns=["table", "target", "measure", "value", "n"]).astype({"n": "Int64"})
-    with whole_file(path) as temporary:
-        table.to_csv(temporary, index=False)
+    tables = tabulate_scores(rows, lesions)
+    rules = dict.fromkeys((_LESIONS, _FROC), f"{connectivity} neighbours, match {match}")
+    if folder is not None:
+        records = [
+            {
+                "table": title,
+                "target": target,
+                "measure": name,
+                "value": cell.value,
+                "n": cell.n,
+                "rule": rules.get(title),
+            }
+            for title, lines in tables.items()
+            for target, cells in lines.items()
+            for name, cell in cells.items()
+        ]
+        columns = ["table", "target", "measure", "value", "n", "rule"]
+        table = pd.DataFrame(records, columns=columns).astype({"n": "Int64"})
+        with whole_file(Path(folder) / MEASURES) as temporary:
+            table.to_csv(temporary, index=False)
+    titles = {title: f"{title}, {rules[title]}" if title in rules else title for title in tables}
+    return "\n\n".join(f"{titles[title]}\n\n{_print(lines)}" for title, lines in tables.items())
 
 
 def tabulate_scores(
@@ -60,23 +85,24 @@ def tabulate_scores(
     A cell is a mean with the number of rows that it is of, "–" where there is none. Dice stands there by both
     conventions for a mask that is rightly empty: left out, and counted as 1. Distances of rows where one mask is empty
     are not defined and left out; their number stands beside. F1, sensitivity and FROC are of all lesions together.
+    Targets of several data sets stand apart, as "DATASET: TARGET".
     """
     rows, lesions = list(rows), list(lesions)
     volumes = [row for row in rows if row.level == "volume"]
     slices = [row for row in rows if row.level == "slice"]
-    scored = {(lesion.method, lesion.target) for lesion in lesions if lesion.score is not None}
+    scored = {(lesion.dataset, lesion.target) for lesion in lesions if lesion.score is not None}
 
     def list_froc(group: Sequence[CaseResult]) -> dict[str, Cell]:
-        of = [lesion for lesion in lesions if (lesion.method, lesion.target) == (group[0].method, group[0].target)]
+        of = [lesion for lesion in lesions if (lesion.dataset, lesion.target) == (group[0].dataset, group[0].target)]
         return _froc_columns(of, scans=len(group))
 
     tables = [
         ("Volumes", volumes, _overlap_columns),
         ("Surfaces of volumes", [row for row in volumes if row.nsd_tolerance_mm is not None], _distance_columns),
-        ("Lesions", volumes, _lesion_columns),
+        (_LESIONS, volumes, _lesion_columns),
         (
-            "Lesion sensitivity at false positives a scan (FROC)",
-            [row for row in volumes if (row.method, row.target) in scored],
+            _FROC,
+            [row for row in volumes if (row.dataset, row.target) in scored],
             list_froc,
         ),
         ("Presence in volumes", volumes, _presence_columns),
@@ -84,14 +110,17 @@ def tabulate_scores(
         ("Outlines on slices", [row for row in slices if row.nsd_tolerance_mm is not None], _distance_columns),
         ("Presence in slices", slices, _presence_columns),
     ]
-    return {title: _tabulate(chosen, describe) for title, chosen, describe in tables if chosen}
+    apart = len({row.dataset for row in rows}) > 1
+    return {title: _tabulate(chosen, describe, apart) for title, chosen, describe in tables if chosen}
 
 
 def _tabulate(
-    rows: Sequence[CaseResult], describe: Callable[[Sequence[CaseResult]], dict[str, Cell]]
+    rows: Sequence[CaseResult], describe: Callable[[Sequence[CaseResult]], dict[str, Cell]], apart: bool
 ) -> dict[str, dict[str, Cell]]:
-    targets = dict.fromkeys(row.target for row in rows)
-    return {target: describe([row for row in rows if row.target == target]) for target in targets}
+    groups: dict[tuple[str, str], list[CaseResult]] = {}
+    for row in rows:
+        groups.setdefault((row.dataset, row.target), []).append(row)
+    return {f"{dataset}: {target}" if apart else target: describe(of) for (dataset, target), of in groups.items()}
 
 
 def _print(lines: Mapping[str, Mapping[str, Cell]]) -> str:

@@ -76,9 +76,10 @@ def test_a_card_names_labels_patients_and_the_data_set(pair):
 def test_patients_by_a_pattern(pair):
     done = score(pair, labels=LABELS, patient_pattern=r"_0*(\d+)$", dataset="mine")
     assert {(row.patient, row.dataset) for row in done.rows} == {("1", "mine"), ("2", "mine")}
-    done = score(pair, labels=LABELS, patient_pattern=r"_(\d*1)$")
-    assert {row.patient for row in done.rows} == {"001"}
-    assert done.excluded == ["case hippocampus_002: expected a patient in its name, '_(\\\\d*1)$' finds none there"]
+    done = score(pair, labels=LABELS, patient_pattern=r"\d*1$")
+    assert {row.patient for row in done.rows} == {"001", "hippocampus_002"} and done.excluded == []
+    done = score(pair, card="msd_hippocampus", patient_pattern=r"_\d*1$")
+    assert {row.patient for row in done.rows} == {"_001", "patient_0001"}  # as `boltzmed summarize` finds them
 
 
 def test_masks_of_one_thing_need_no_name(pair):
@@ -113,11 +114,12 @@ def test_label_values_that_nobody_named_are_told(pair):
     ]  # fmt: skip
     command = ["evaluate", "--predictions", str(pair / "predictions"), "--references", str(pair / "references")]
     assert main([*command, "--labels", "1=head", "--output", str(pair / "out")]) == 2
-    excluded = pd.read_csv(pair / "out" / "excluded.csv")
+    excluded = pd.read_csv(pair / "out" / "left_out.csv")
     assert excluded["kind"].tolist() == ["excluded"] * 3 and excluded["line"].tolist() == lines
-    summary = pd.read_csv(pair / "out" / "summary.csv").set_index(["table", "target", "measure"])
+    summary = pd.read_csv(pair / "out" / "measures.csv").set_index(["table", "target", "measure"])
     assert summary.loc[("Presence in slices", "head", "specificity"), "value"] == 1
-    assert summary.loc[("Volumes", "head", "IoU")].tolist() == [1, 2]
+    assert summary.loc[("Volumes", "head", "IoU")].tolist()[:2] == [1, 2]
+    assert summary.loc[("Lesions", "head", "F1"), "rule"] == "26 neighbours, match overlap"
     assert main([*command, "--labels", "1=head,2=tail"]) == 0
 
 
@@ -163,11 +165,15 @@ def test_prompts_that_mean_one_target_are_all_scored(tmp_path):
     record["prompts"][1]["target"] = "whole"
     (tmp_path / "predictions" / "c1" / "run.json").write_text(json.dumps(record))
     write(tmp_path / "references" / "c1.nii.gz", label_map())
-    done = score(tmp_path, labels={"whole": (1, 2)}, levels=("volume",))
+    lines: list[str] = []
+    done = score(tmp_path, labels={"whole": (1, 2)}, levels=("volume",), report=lines.append)
     assert [(row.target, row.prompt, row.prediction_empty) for row in done.rows] == [
         ("whole", "Bright spots", True),
         ("whole", "a lung nodule", False),
     ]
+    assert lines == done.repeated and len(lines) == 1 and done.excluded == []
+    assert lines[0].startswith("case c1: whole has several predictions, free.nii.gz, nodule.nii.gz, and each its rows")
+    assert "several predictions,case c1" in write_scores(done, tmp_path / "out")[2].read_text().replace('"', "")
 
 
 def test_scores_from_a_table(pair):
@@ -177,6 +183,12 @@ def test_scores_from_a_table(pair):
     scores = {(row.case, row.target, row.kind): row.score for row in done.lesions}
     assert scores["hippocampus_001", "whole", "prediction"] == scores["hippocampus_001", "whole", "reference"] == 0.25
     assert list(scores.values()).count(None) == len(scores) - 2
+    assert len(done.excluded) == 4 and all(line.endswith("FROC drops them first") for line in done.excluded)
+    assert done.excluded[0].startswith("case hippocampus_001: head, lesions 1 of the table of scores: expected their")
+    assert score(pair, labels=LABELS, lesion_scores=pair / "scores.csv", levels=("slice",)).excluded == []
+    (pair / "scores.csv").write_text(table + "nobody,whole,7,1\n")
+    line = score(pair, labels=LABELS, lesion_scores=pair / "scores.csv", levels=("volume",)).excluded[0]
+    assert line.startswith("case nobody: whole, lesions 7 of the table of scores: expected predicted lesions")
 
 
 def test_cases_without_a_prediction(pair):
@@ -199,15 +211,21 @@ def test_cases_without_a_prediction(pair):
         score(pair, labels=LABELS, missing="ignore")
 
 
-def test_targets_that_were_never_asked_for_are_passed_over_together(tmp_path):
+def test_targets_that_were_never_asked_for_are_left_out_together(tmp_path, capsys):
     for case in ("c1", "c2"):
         write_run(tmp_path / "predictions" / case)
         write(tmp_path / "references" / f"{case}.nii.gz", label_map())
     done = score(tmp_path, labels=LABELS, levels=("volume",))
     assert [(row.case, row.target) for row in done.rows] == [("c1", "whole"), ("c2", "whole")] and done.excluded == []
-    assert done.passed_over[:2] == [
-        f"target {name}: no prediction in any case, passed over" for name in ("head", "tail")
+    assert done.never_predicted == [
+        f"target {name}: expected predictions, found none in any case; --missing empty scores empty masks"
+        for name in ("head", "tail")
     ]
+    assert done.passed_over == [f"case c{number}: no reference for free.nii.gz, passed over" for number in (1, 2)]
+    folders = ["--predictions", str(tmp_path / "predictions"), "--references", str(tmp_path / "references")]
+    assert main(["evaluate", *folders, "--labels", "1=head,2=tail,1+2=whole", "--level", "volume"]) == 2
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "2 cases scored, 2 targets never predicted, 2 predictions without a reference"
     done = score(tmp_path, labels=LABELS, levels=("volume",), missing="empty")
     assert len(done.rows) == 6 and sum(row.prediction_empty for row in done.rows) == 4
 
@@ -281,7 +299,6 @@ def test_resampled_runs_keep_their_scores(tmp_path):
         ({"labels": LABELS, "card": "msd_hippocampus"}, "expected --labels or --card, received both"),
         ({"card": "nowhere"}, "nowhere"),
         ({"labels": LABELS, "patient_pattern": "(", "dataset": "d"}, "expected a regular expression"),
-        ({"labels": LABELS, "patient_pattern": "x"}, "expected a group that is the patient"),
         ({"labels": LABELS, "plane": "oblique"}, "plane: expected one of axial"),
     ],
 )
@@ -293,7 +310,7 @@ def test_other_arguments_are_refused(pair, options, message):
 def test_tables_are_written(pair):
     done = score(pair, labels=LABELS, scoring=Scoring(match="iou:0.5"))
     paths = write_scores(done, pair / "new" / "folder")
-    assert [path.name for path in paths] == ["results.csv", "lesions.csv", "excluded.csv"]
+    assert [path.name for path in paths] == ["results.csv", "lesions.csv", "left_out.csv"]
     assert paths[2].read_text() == "kind,line\n"
     assert read_results(paths[0]) == done.rows
     table = pd.read_csv(paths[1])

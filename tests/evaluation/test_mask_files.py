@@ -47,7 +47,7 @@ def test_files_directly_inside(tmp_path):
     named = list_cases(tmp_path, {"head": (1,), "whole": (1, 2)})["b"].masks
     assert [(mask.names, mask.values) for mask in named] == [(("head",), (1,)), (("whole",), (1, 2))]
     (tmp_path / "a.nii.gz").write_text("")
-    assert "case a: expected one file" in str(list_cases(tmp_path, {})["a"].problem)
+    assert "case a: expected one file a, found .nii and .nii.gz" in str(list_cases(tmp_path, {})["a"].problem)
 
 
 def test_a_folder_a_case(tmp_path):
@@ -59,6 +59,12 @@ def test_a_folder_a_case(tmp_path):
     assert list(cases) == ["p1", "p2"]
     (mask,) = cases["p1"].masks
     assert mask.names == ("lung-nodule",) and mask.slugs == {"lung-nodule"} and mask.values is None
+    for record in (None, "{}"):  # whatever a run says of them
+        (tmp_path / "p2" / "lung-nodule.nii").write_text("")
+        if record:
+            (tmp_path / "p2" / "run.json").write_text(record)
+        problem = list_cases(tmp_path, {})["p2"].problem
+        assert problem == "case p2: expected one file lung-nodule, found .nii and .nii.gz; keep one"
     (tmp_path / "p1.nii.gz").write_text("")
     with pytest.raises(VolumeError, match=r"all as CASE\.nii\.gz or all as CASE/TARGET\.nii\.gz, found both"):
         list_cases(tmp_path, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from boltzmed.evaluation.mask_scores import read_lesion_scores, recorded_scores, spread_scores
+from boltzmed.evaluation.mask_scores import LesionScores, read_lesion_scores, recorded_scores, spread_scores
 
 LPS = np.diag([-0.5, -0.5, 3.0, 1.0])  # voxels of 0.75 mm³; slices run as the array does
 
@@ -33,7 +33,7 @@ def test_masks_of_another_run_are_refused(components):
 def test_a_table(tmp_path):
     path = tmp_path / "scores.csv"
     path.write_text("score,case,target,lesion\n0.5,007,nodule,1\n0.25,007,nodule,3\n1,008,nodule,1\n")
-    scores = read_lesion_scores(path)
+    scores = read_lesion_scores(path).scores
     assert scores == {("007", "nodule"): {1: 0.5, 3: 0.25}, ("008", "nodule"): {1: 1.0}}
     numbers = np.array([[0, 1, 2, 3]], np.int32)
     assert spread_scores(numbers, scores["007", "nodule"]).tolist() == [[-np.inf, 0.5, -np.inf, 0.25]]
@@ -48,6 +48,10 @@ def test_a_table(tmp_path):
         "case,target,lesion\na,b,1\n",
         "case,target,lesion,score\na,b,one,1\n",
         "case,target,lesion,score\na,b,1,\n",
+        "case,target,lesion,score\na,b,1.9,0.5\n",
+        "case,target,lesion,score\na,b,0,0.5\n",
+        "case,target,lesion,score\na,b,,0.5\n",
+        "case,target,lesion,score\na,b,1,0.5\na,c,1,0.5\na,b,1,0.25\n",
     ],
 )
 def test_other_tables_are_refused(tmp_path, text):
@@ -59,3 +63,14 @@ def test_other_tables_are_refused(tmp_path, text):
     ) as error:
         read_lesion_scores(path)
     assert "\n" not in str(error.value)
+
+
+def test_scores_without_lesions_and_lesions_without_scores_are_listed():
+    table = LesionScores({("c", "t"): {1: 0.5, 3: 0.25}, ("d", "t"): {2: 1.0}})
+    assert table.spread("c", "t", np.array([[0, 1, 2]], np.int32)).tolist() == [[-np.inf, 0.5, -np.inf]]
+    table.spread("e", "t", np.zeros((1, 2), np.int32))
+    assert [line.split(" of the table")[0] + line[line.index(": expected") :] for line in table.list_unmatched()] == [
+        "case c: t, lesions 3: expected predicted lesions of these numbers, found none; their scores are left out",
+        "case c: t, lesions 2: expected their scores, found none; FROC drops them first",
+        "case d: t, lesions 2: expected predicted lesions of these numbers, found none; their scores are left out",
+    ]

@@ -8,9 +8,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from boltzmed.cli import main
+from boltzmed.evaluation import Scoring
 from boltzmed.nnunet.predictions import import_predictions
 from boltzmed.nnunet.raw_dataset import export_dataset
 from boltzmed.results import CaseResult, read_results
@@ -108,9 +110,9 @@ def test_a_dice_that_differs_is_reported(toy, validation: Path, tmp_path: Path, 
     output = tmp_path / "scores"
     assert main(["nnunet", "import", str(validation), "--cache", str(toy.cache), "--output", str(output)]) == 2
     out, err = capsys.readouterr()
-    assert f"boltzmed: {found}" in err and out.splitlines()[0].endswith("2 Dice compared with summary.json, 1 disagree")
+    assert f"boltzmed: {found}" in err and "2 Dice compared with summary.json, 1 disagree\n" in out
     assert read_results(output / "results.csv") == done.rows
-    kinds = [line.partition(",")[0] for line in (output / "excluded.csv").read_text().splitlines()]
+    kinds = [line.partition(",")[0] for line in (output / "left_out.csv").read_text().splitlines()]
     assert kinds == ["kind", *["excluded"] * len(done.excluded), *["disagreement"] * len(done.disagreements)]
     assert len(kinds) > 1
 
@@ -184,3 +186,18 @@ def test_folders_that_are_none(toy, tmp_path: Path, capsys, folder: str, line: s
     assert main(["nnunet", "import", given, "--cache", str(toy.cache), "--output", str(tmp_path / "o")]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"boltzmed: {given}: {line}") and err.count("\n") == 1 and not (tmp_path / "o").exists()
+
+
+def test_lesions_and_surfaces_are_counted_as_asked(toy, validation: Path, tmp_path: Path, capsys) -> None:
+    options = ["--tolerance-mm", "0.5", "--connectivity", "6", "--match", "iou:0.5", "--distances", "all"]
+    output = tmp_path / "scores"
+    command = ["nnunet", "import", str(validation), "--cache", str(toy.cache), "--output", str(output), *options]
+    assert main(command) == 0
+    rows = read_results(output / "results.csv")
+    assert {row.nsd_tolerance_mm for row in rows} == {0.5}
+    again = import_predictions(validation, toy.cache, scoring=Scoring("all", 0.5, 6, "iou:0.5"))
+    assert again.rows == rows
+    measures = pd.read_csv(output / "measures.csv").set_index(["table", "measure"])
+    assert set(measures.loc["Lesions", "rule"]) == {"6 neighbours, match iou:0.5"}
+    assert {"F1", "sensitivity", "PQ by scan"} <= set(measures.loc["Lesions"].index)
+    assert "Lesions, 6 neighbours, match iou:0.5" in capsys.readouterr().out

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from functools import partial
 
 import pandas as pd
 import pytest
 
 from boltzmed.metrics.lesions import FROC_RATES
-from boltzmed.reports.evaluation import summarise_scores, write_summary
+from boltzmed.reports.evaluation import report_scores
 from boltzmed.results import CaseResult, LesionResult
 
 VOLUME = CaseResult(
@@ -62,6 +63,9 @@ ROWS = [VOLUME, dataclasses.replace(VOLUME, **MISSED), dataclasses.replace(VOLUM
 LESION = LesionResult("m", "d", "p", "c", "nodule", "reference", 1, 2.0, 0.5, True, 0.5)
 
 
+summarise = partial(report_scores, connectivity=18, match="iou:0.5")
+
+
 def read_tables(text: str) -> dict[str, list[dict[str, str]]]:
     """Title → lines, each as column → cell."""
     tables = {}
@@ -72,8 +76,13 @@ def read_tables(text: str) -> dict[str, list[dict[str, str]]]:
 
 
 def test_both_conventions_stand_side_by_side_with_their_numbers():
-    tables = read_tables(summarise_scores(ROWS))
-    assert list(tables) == ["Volumes", "Surfaces of volumes", "Lesions", "Presence in volumes"]
+    tables = read_tables(summarise(ROWS))
+    assert list(tables) == [
+        "Volumes",
+        "Surfaces of volumes",
+        "Lesions, 18 neighbours, match iou:0.5",
+        "Presence in volumes",
+    ]
     assert tables["Volumes"] == [
         {
             "target": "nodule",
@@ -100,8 +109,8 @@ def test_both_conventions_stand_side_by_side_with_their_numbers():
 
 
 def test_lesions_and_presence():
-    tables = read_tables(summarise_scores(ROWS))
-    assert tables["Lesions"] == [
+    tables = read_tables(summarise(ROWS))
+    assert tables["Lesions, 18 neighbours, match iou:0.5"] == [
         {
             "target": "nodule",
             **{"scans": "3", "reference": "4", "predicted": "3", "matched": "2", "missed": "2", "false": "1"},
@@ -120,16 +129,16 @@ def test_lesions_and_presence():
 
 def test_slices_have_their_own_tables():
     rows = [dataclasses.replace(VOLUME, level="slice", slice_index=0, nsd_tolerance_mm=None), *ROWS]
-    tables = read_tables(summarise_scores(rows))
+    tables = read_tables(summarise(rows))
     assert list(tables)[-2:] == ["Slices", "Presence in slices"] and tables["Slices"][0]["rows"] == "1"
     assert "Outlines on slices" not in tables
-    only = read_tables(summarise_scores([dataclasses.replace(rows[0], nsd_tolerance_mm=1.0)]))
+    only = read_tables(summarise([dataclasses.replace(rows[0], nsd_tolerance_mm=1.0)]))
     assert list(only) == ["Slices", "Outlines on slices", "Presence in slices"]
 
 
 def test_targets_stand_apart():
     rows = [*ROWS, dataclasses.replace(VOLUME, target="liver", dice=1.0)]
-    table = read_tables(summarise_scores(rows))["Volumes"]
+    table = read_tables(summarise(rows))["Volumes"]
     assert [(line["target"], line["rows"]) for line in table] == [("nodule", "3"), ("liver", "1")]
 
 
@@ -143,24 +152,40 @@ def test_froc_where_there_are_scores():
         dataclasses.replace(LESION, kind="prediction", lesion=3, score=0.25),
     ]
     # One false in three scans, above the second find: 1/8 and 1/4 allow the first find alone.
-    (line,) = read_tables(summarise_scores(ROWS, lesions))["Lesion sensitivity at false positives a scan (FROC)"]
+    title = "Lesion sensitivity at false positives a scan (FROC), 18 neighbours, match iou:0.5"
+    (line,) = read_tables(summarise(ROWS, lesions))[title]
     assert (line["scans"], line["lesions"]) == ("3", "3")
     assert [line[f"{rate:g}"] for rate in FROC_RATES] == ["0.333"] * 2 + ["0.667"] * 5
     assert line["mean"] == "0.571"
-    without = summarise_scores(ROWS, [dataclasses.replace(lesion, score=None) for lesion in lesions])
+    without = summarise(ROWS, [dataclasses.replace(lesion, score=None) for lesion in lesions])
     assert "FROC" not in without
 
 
 def test_the_tables_are_kept_unrounded(tmp_path):
     """F1 and sensitivity of all lesions, presence and FROC, each with its n where it is a mean."""
-    path = tmp_path / "out" / "summary.csv"
-    write_summary(path, ROWS, [LESION])
-    table = pd.read_csv(path).set_index(["table", "target", "measure"]).sort_index()
+    summarise(ROWS, [LESION], tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "measures.csv").set_index(["table", "target", "measure"]).sort_index()
     lesions = table.loc[("Lesions", "nodule")]
     assert lesions.loc["F1", "value"] == pytest.approx(2 * 2 / (2 * 2 + 2 + 1)) and lesions.loc["scans", "value"] == 3
     presence = table.loc[("Presence in volumes", "nodule")]
     assert presence.loc["sensitivity", "value"] == 0.5 and presence.loc["specificity", "value"] == 1
-    assert presence.loc["AUROC of presence score"].tolist() == [1, 3]
+    assert presence.loc["AUROC of presence score"].tolist()[:2] == [1, 3]
     froc = table.loc[("Lesion sensitivity at false positives a scan (FROC)", "nodule")]
     assert {f"{rate:g}" for rate in FROC_RATES} < set(froc.index) and froc.loc["1", "value"] == 1
-    assert table.loc[("Surfaces of volumes", "nodule", "HD95 mm")].tolist() == [3, 1]
+    assert table.loc[("Surfaces of volumes", "nodule", "HD95 mm")].tolist()[:2] == [3, 1]
+    assert set(lesions["rule"]) == set(froc["rule"]) == {"18 neighbours, match iou:0.5"}
+    assert presence["rule"].isna().all()
+
+
+def test_data_sets_stand_apart():
+    rows = [*ROWS, dataclasses.replace(VOLUME, dataset="e", matched_lesions=0, missed_lesions=2)]
+    lesions = [LESION, dataclasses.replace(LESION, dataset="e", score=None, matched=False)]
+    tables = read_tables(summarise(rows, lesions))
+    froc, counted = (
+        next(lines for title, lines in tables.items() if title.startswith(w)) for w in ("Lesion s", "Lesions")
+    )
+    assert [(line["target"], line["scans"], line["missed"]) for line in counted] == [
+        ("d: nodule", "3", "2"),
+        ("e: nodule", "1", "2"),
+    ]
+    assert [(line["target"], line["lesions"], line["8"]) for line in froc] == [("d: nodule", "1", "1.000")]
