@@ -117,7 +117,7 @@ def _read_shares(shares: Any, names: Sequence[str]) -> dict[str, float]:
     """Card → share, for those of the names that have one; empty for none given."""
     if shares is None or shares == {}:
         return {}
-    numbers = list(shares.values()) if isinstance(shares, Mapping) else [None]
+    numbers: list[Any] = list(shares.values()) if isinstance(shares, Mapping) else [None]
     good = all(isinstance(n, int | float) and not isinstance(n, bool) and 0 <= n < math.inf for n in numbers)
     if not good or not sum(numbers):
         raise ValueError(
