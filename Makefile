@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 DONE   := $(VENV)/.installed
 NNUNET := .venv-nnunet
 
-.PHONY: demo test test-slow check format clean nnunet-env
+.PHONY: demo test test-slow test-training check format clean nnunet-env
 
 demo: $(DONE)
 	$(BIN)/boltzmed demo --output demo_output
@@ -15,6 +15,10 @@ test: $(DONE)
 
 test-slow: $(DONE)
 	$(BIN)/python -m pytest -m slow
+
+# Of the slow ones: two processes train as one, and a training that is killed ends as if it had not been.
+test-training: $(DONE)
+	$(BIN)/python -m pytest -m slow tests/test_bundles.py
 
 check: $(DONE)
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,8 @@ def show_sampling(
         reference: A mask or label map on the study's grid, to be outlined.
         label: The value that is inside; by default all but 0.
         modality: ``"CT"`` or ``"MR"`` for files that don't say.
-        **overrides: Any value of ``inference.yaml`` (``checkpoint``, ``cards``, ``seed`` …); see `read_inference`.
+        **overrides: Any value of ``inference.yaml`` that is of a single slice (``checkpoint``, ``cards``, ``seed``,
+            ``threshold`` …); see `read_inference`. Presence is not smoothed, which takes the neighbours'.
 
     Returns:
         The file.
@@ -124,7 +126,7 @@ class _WatchedStudy:
             self._reference = values != 0 if label is None else values == label
             if not self._reference.any():
                 raise ValueError(f"{Path(reference).name}: expected voxels of {label or 'some value'}, found none")
-        self._presence_threshold = inferer.presence_threshold
+        self._thresholds = inferer.threshold, inferer.presence_threshold
         self._network = parser.get_parsed_content("network")
         self._device = next(self._network.parameters()).device
         input_ids = tokenize_prompts([prompt], truncate=parser["truncate_prompts"])
@@ -140,7 +142,7 @@ class _WatchedStudy:
         if self._reference is not None:
             mask = torch.from_numpy(self.plan.slice_at(self._reference, index).copy())[None, None]
             reference = self._grid.to_target(mask)[0, 0].numpy() > 0.5
-        return _record(self._network, seen, self._text, index, reference, self._presence_threshold)
+        return _record(self._network, seen, self._text, index, reference, *self._thresholds)
 
 
 def _record(
@@ -149,6 +151,7 @@ def _record(
     text: Any,
     index: int,
     reference: NDArray[np.bool_] | None,
+    threshold: float = 0.5,
     presence_threshold: float = 0.5,
 ) -> SampledSlice:
     """Segment one image (1,3,S,S) by the text features of one prompt, and return what was sampled on it."""
@@ -166,7 +169,7 @@ def _record(
             sampled[0, 0].reshape(-1, *sizes[layer % len(sizes)]).cpu().numpy()
             for layer, sampled in enumerate(trace["attended"])
         ],
-        prediction=((masks[0, 0] > 0) & (not absent)).cpu().numpy(),
+        prediction=((masks[0, 0] > math.log(threshold / (1 - threshold))) & (not absent)).cpu().numpy(),
         reference=reference,
     )
 

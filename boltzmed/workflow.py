@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import sys
@@ -28,7 +29,7 @@ from boltzmed.transforms.square import Frame, read_frames
 from boltzmed.volumes import OutputError
 from boltzmed.volumes.nifti import case_name
 
-SIZES = ("tiny", "tiny_gated", "hiera_s", "hiera_bp", "focal_l")
+SIZES = tuple(f"{size}{gate}" for size in ("tiny", "hiera_s", "hiera_bp", "focal_l") for gate in ("", "_gated"))
 
 
 def build_network(config: str | Path, form: str | None = None, *, num_queries: int | None = None) -> nn.Module:
@@ -102,8 +103,8 @@ def _size_config(config: str | Path) -> ConfigParser:
     path = Path(config)
     if not path.is_file():
         raise ValueError(f"{path}: no such size of network; sizes are {', '.join(SIZES[:-1])} and {SIZES[-1]}")
-    parser = ConfigParser()
-    parser.read_config(str(path))
+    parser, base = ConfigParser(), ConfigParser.load_config_file(path).get("base")
+    parser.read_config([str(path.with_name(f"{base}.yaml")), str(path)] if base else str(path))
     if "network_def" not in parser:
         raise ValueError(f"{path}: expected a network_def, received {', '.join(parser.get())}")
     return parser
@@ -166,6 +167,20 @@ def start_weights(
     if freeze_text:
         network.text_encoder.requires_grad_(False)
     return network.to(device)
+
+
+def digest_file(path: str | Path | None) -> str | None:
+    """Return what tells a file's contents from others' (of their SHA-256, 16 digits); None for no file.
+
+    Raises:
+        ValueError: It is not there.
+    """
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: expected the checkpoint that the training starts from, found none; check the path")
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def read_inference(**overrides: Any) -> ConfigParser:

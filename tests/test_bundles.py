@@ -37,6 +37,7 @@ from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import write_image
 from boltzmed.workflow import (
     build_network,
+    digest_file,
     network_settings,
     read_inference,
     run_inference,
@@ -55,6 +56,7 @@ PARAMETERS = {
     "hiera_bp": 205_677_464,
     "focal_l": 343_267_856,
 }
+PARAMETERS |= {f"{size}_gated": PARAMETERS[size] + 264_705 for size in ("hiera_s", "hiera_bp", "focal_l")}
 
 
 def run_bundle(folder: Path, config: str, *arguments: str, root: str = "") -> subprocess.CompletedProcess[str]:
@@ -91,13 +93,29 @@ def test_every_size_builds(size: str) -> None:
 @pytest.mark.parametrize("config", ["inference", "evaluate", "train"])
 def test_a_size_overlays_every_config(size: str, config: str) -> None:
     parser = ConfigParser()
-    parser.read_config([str(CONFIGS / f"{config}.yaml"), str(CONFIGS / f"{size}.yaml")])
+    base = ConfigParser.load_config_file(CONFIGS / f"{size}.yaml").get("base")
+    parser.read_config([str(CONFIGS / f"{name}.yaml") for name in (config, base, size) if name])
     assert parser["size"] == size and parser["image_size"] == (512 if "tiny" in size else 1024)
     assert parser["network_def"]["_target_"] == "boltzmed.networks.boltzformer.BoltzFormer"
+    assert ("presence" in parser["network_def"]) == size.endswith("_gated")
+
+
+@pytest.mark.parametrize("size", [name for name in PARAMETERS if name.endswith("_gated")])
+def test_a_checkpoint_of_a_gated_size_is_known_as_such(size: str, tmp_path: Path) -> None:
+    config = CONFIGS / f"{size}.yaml"
+    plain, gated = (network_settings(path, 64)["network_def"] for path in (CONFIGS / f"{size[:-6]}.yaml", config))
+    assert {name: part for name, part in gated.items() if name != "presence"} == plain
+    assert gated["presence"]["hidden_dim"] == plain["decoder"]["hidden_dim"]
+    file, weights = tmp_path / "model.pt", torch.nn.Linear(1, 1)
+    save_checkpoint(file, weights, config=network_settings(config, 64), orientation="axial", channels="repeat")
+    parser = read_inference(checkpoint=file)
+    assert (parser["size"], parser["image_size"], parser["channels"]) == (size, 64, "repeat")
 
 
 def test_unknown_size_and_form_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"huge\.yaml: no such size.*tiny, tiny_gated, hiera_s, hiera_bp and focal_l"):
+    with pytest.raises(
+        ValueError, match=r"huge\.yaml: no such size.*tiny, tiny_gated, hiera_s, .*, focal_l and focal_l_gated"
+    ):
         build_network(CONFIGS / "huge.yaml")
     with pytest.raises(ValueError, match="form: expected literal or none, received 'approximate'"):
         build_network(CONFIGS / "tiny.yaml", "approximate")
@@ -233,6 +251,7 @@ def test_what_is_tracked_changes_nothing_that_is_trained(tmp_path: Path, phantom
     table = read_training(run)
     assert table["loss"].to_dict() == pytest.approx({1: np.mean(losses[:2]), 2: np.mean(losses[2:])})
     assert {"val_loss", "val_dice", "learning_rate", "images_per_second"} <= set(table.columns)
+    assert table[["val_sensitivity", "val_specificity"]].apply(lambda of: of.between(0, 1)).all(None)
     parts = table["loss_dice"] + table["loss_bce"] + table["loss_presence"]
     assert parts.to_list() == pytest.approx(table["loss"].to_list(), abs=1e-5)
 
@@ -297,6 +316,9 @@ def test_training_stops_early_by_the_loss_and_keeps_the_best_dice(tmp_path: Path
         ("quarter_turns", 1, "quarter_turns: expected True or False, received 1"),
         ("epochs", "ten", "epochs: expected a whole number, received 'ten'"),
         ("batch_size", 2.5, "batch_size: expected a whole number, received 2.5"),
+        ("samples_per_epoch", "most", "samples_per_epoch: expected a whole number, received 'most'"),
+        ("prompts_per_image", 0, "prompts_per_image: expected 1 or more, received 0"),
+        ("shares", 0.5, "shares: expected a number from 0 for each card, "),
         ("learning_rate", "fast", "learning_rate: expected a number, received 'fast'"),
         ("image_size", 100, "image_size: expected a multiple of 32, received 100"),
         (
@@ -320,13 +342,73 @@ def test_options_that_are_none_are_told(tmp_path: Path, phantoms: Path, name: st
     assert any(line in str(cause) for cause in causes)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, phantoms: Path, untrained: Path) -> Path:
+    """The folder of a training of one epoch that started from a file, `untrained`."""
+    folder = tmp_path_factory.mktemp("finished")
+    run_training(prepare_training(folder, phantoms, samples_per_epoch=2, initial=str(untrained)))
+    return folder
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("average_decay", 0.5), ("negative_probability", 0.9), ("balance", ["size"])]
+    ("option", "value", "name"),
+    [
+        ("average_decay", 0.5, None),
+        ("negative_probability", 0.9, None),
+        ("balance", ["size"], None),
+        ("initial", None, None),
+        ("initial_kind", "upstream", None),
+        ("empty_slices", True, None),
+        ("validation_slices", 2, None),
+        ("loss#presence_weight", 0.5, "presence_weight"),
+        ("optimizer#betas", [0.9, 0.95], "betas"),
+        ("optimizer#eps", 1e-6, "eps"),
+        ("schedules#one_cycle#pct_start", 0.3, "pct_start"),
+        ("schedules#one_cycle#cycle_momentum", False, "cycle_momentum"),
+    ],
 )
-def test_other_samples_or_averages_do_not_go_on(tmp_path: Path, phantoms: Path, name: str, value: Any) -> None:
-    run_training(prepare_training(tmp_path, phantoms, epochs=1))
-    with pytest.raises(ValueError, match=rf"a training with {name} "):
-        run_training(prepare_training(tmp_path, phantoms, epochs=1, **{name: value}))
+def test_other_samples_or_steps_or_starts_do_not_go_on(
+    finished: Path, phantoms: Path, untrained: Path, option: str, value: Any, name: str | None
+) -> None:
+    parser = describe_training(finished, phantoms, **{"samples_per_epoch": 2, "initial": str(untrained), option: value})
+    checkpoints = parser.get("train")["handlers"].index("@average") + 2
+    settings = parser.get_parsed_content(f"train#handlers#{checkpoints}#settings")
+    recorded = torch.load(finished / "run" / "checkpoint_epoch=1.pt", weights_only=True)["settings"]
+    assert {key for key, held in recorded.items() if held != settings[key]} == {name or option}
+
+
+def test_another_start_does_not_go_on_and_the_same_one_may_lie_elsewhere(
+    finished: Path, phantoms: Path, untrained: Path, tmp_path: Path
+) -> None:
+    moved, other = shutil.copy(untrained, tmp_path / "moved.pt"), tmp_path / "other.pt"
+    assert run_training(prepare_training(finished, phantoms, samples_per_epoch=2, initial=moved)) == []
+    settings = network_settings(CONFIGS / "tiny.yaml", 64)
+    save_checkpoint(
+        other, build_network(CONFIGS / "tiny.yaml"), config=settings, orientation="axial", channels="neighbours"
+    )
+    with pytest.raises(
+        ValueError, match=r"checkpoint_epoch=1\.pt: expected a training with initial [0-9a-f]{16}, got "
+    ):
+        run_training(prepare_training(finished, phantoms, samples_per_epoch=2, initial=str(other)))
+    with pytest.raises(
+        ValueError, match=r"away\.pt: expected the checkpoint that the training starts from, found none"
+    ):
+        digest_file(tmp_path / "away.pt")
+
+
+def test_all_slices_make_an_epoch(tmp_path: Path, phantoms: Path) -> None:
+    parser = describe_training(tmp_path, phantoms, samples_per_epoch="all", batch_size=1)
+    parser.get_parsed_content("check_options")
+    assert len(parser.get_parsed_content("train#sampler")) == len(parser.get_parsed_content("train#dataset")) > 2
+
+
+def test_the_first_beta_cycles_unless_told_otherwise(tmp_path: Path, phantoms: Path) -> None:
+    for cycled in (True, False):
+        given = {"optimizer#betas": [0.8, 0.99], "schedules#one_cycle#cycle_momentum": cycled, "schedule": "one_cycle"}
+        parser = describe_training(tmp_path, phantoms, **given)
+        parser.get_parsed_content("scheduler")
+        first, second = parser.get_parsed_content("optimizer").param_groups[0]["betas"]
+        assert second == 0.99 and (0.85 <= first <= 0.95 if cycled else first == 0.8)
 
 
 def test_training_in_bfloat16_has_nearly_the_same_loss(tmp_path: Path, phantoms: Path) -> None:

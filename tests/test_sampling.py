@@ -65,6 +65,15 @@ def test_the_frame_is_the_one_that_inference_takes(folder, monkeypatch):
     assert len(rows) <= 48  # 64 pixels of the study in a square of 128
 
 
+def test_the_mask_has_the_threshold_asked_for(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sampling, "draw_sampling", lambda given, *_, **__: seen.append(given.prediction))
+    for options in ({}, {"threshold": 0.5}, {"threshold": 0.001}, {"threshold": 0.999}):
+        sampling.show_sampling(folder / "study.nii", "spine", folder / "mask.png", modality="CT", **options)
+    assert np.array_equal(seen[0], seen[1]) and seen[3].sum() < seen[0].sum() < seen[2].sum()
+    assert not (seen[0] & ~seen[2]).any() and not (seen[3] & ~seen[0]).any()
+
+
 @pytest.mark.parametrize("ending", ["png", "html"])
 def test_the_command_writes_the_same_file_twice(folder, capsys, ending):
     for name in ("one", "two"):

@@ -84,6 +84,8 @@ class PromptSliceDataset(Dataset):
         for name, value in {**given, "augment_probability": augment_probability}.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}: expected 0 to 1, received {value}")
+        if prompts_per_image < 1:
+            raise ValueError(f"prompts_per_image: expected 1 or more, received {prompts_per_image}")
         asked = read_frames(frames)
         names = [source.card.name for source in self.sources]
         if unknown := set(asked) - set(names):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 
 from boltzmed.strata import AREA_BINS, assign_area_bins
 
+_TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}|\.[0-9a-f]{12}\.model\.pt")
+"""Names of files in writing: Ignite's of checkpoints, `save_checkpoint`'s of the best weights."""
+
 
 class FiniteLoss:
     """Stop training at a loss that is not a finite number, before the step it would spoil; names the cases."""
@@ -32,24 +36,24 @@ class FiniteLoss:
     def __call__(self, engine: Engine) -> None:
         loss = engine.state.output["loss"]  # type: ignore[index]
         if not torch.isfinite(loss):
-            names = sorted(set(self._find_cases(engine)))
+            cases, found = _find_cases(engine)
+            names = sorted(set(found if found or idist.get_world_size() > 1 else cases))
             where = f"cases {', '.join(names)}" if names else "cases of another process, which names them"
             raise ValueError(
                 f"epoch {engine.state.epoch}, iteration {engine.state.iteration}: expected a finite loss, "
                 f"received {loss.item()} on {where}; check those images or lower the rate"
             )
 
-    @staticmethod
-    def _find_cases(engine: Engine) -> list[str]:
-        """Cases of this process's batch with an image, target or logits that are not finite; all, if nothing tells."""
-        output: dict[str, Any] = engine.state.output  # type: ignore[assignment]
-        cases = list(engine.state.batch.get("case", ["unknown"]))  # type: ignore[union-attr]
-        tensors = [output.get("image")]
-        for part in (output.get("label"), output.get("pred")):
-            tensors += part.values() if isinstance(part, Mapping) else [part]
-        rows = [value for value in tensors if isinstance(value, Tensor) and len(value) == len(cases)]
-        found = [case for row, case in enumerate(cases) if not all(torch.isfinite(value[row]).all() for value in rows)]
-        return found if found or idist.get_world_size() > 1 else cases
+
+def _find_cases(engine: Engine) -> tuple[list[str], list[str]]:
+    """The cases of this process's batch, and those among them with an image, target or logits that are not finite."""
+    output: dict[str, Any] = engine.state.output  # type: ignore[assignment]
+    cases = list(engine.state.batch.get("case", ["unknown"]))  # type: ignore[union-attr]
+    tensors = [output.get("image")]
+    for part in (output.get("label"), output.get("pred")):
+        tensors += part.values() if isinstance(part, Mapping) else [part]
+    rows = [value for value in tensors if isinstance(value, Tensor) and len(value) == len(cases)]
+    return cases, [case for k, case in enumerate(cases) if not all(torch.isfinite(value[k]).all() for value in rows)]
 
 
 class PromptDice(Metric):
@@ -159,13 +163,24 @@ class TrainingCheckpoints:
             n_saved=None,  # it would remove an older file before it writes the new one
         )
         if idist.get_rank() == 0:
-            for left in self.folder.glob("tmp????????"):  # a save that a kill cut off, under the saver's own name
-                if left.is_file():
-                    left.unlink(missing_ok=True)
+            for left in self._find_cut_off():
+                left.unlink(missing_ok=True)
         if self.resume and (saved := self._find_saved()):
-            engine.add_event_handler(Events.STARTED, self._load, CheckpointLoader(str(saved[-1]), state))
+            # By way of the CPU: else each process would load onto the device of the one that saved.
+            loader = CheckpointLoader(str(saved[-1]), state, map_location="cpu")  # type: ignore[arg-type]
+            engine.add_event_handler(Events.STARTED, self._load, loader)
         engine.add_event_handler(Events.EPOCH_COMPLETED, saver)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._remove_older)
+
+    def _find_cut_off(self) -> list[Path]:
+        """What a kill left of a checkpoint or ``model.pt``: a temporary name, and an archive's beginning or nothing."""
+        found = []
+        for path in self.folder.glob("*"):
+            if path.is_file() and _TEMPORARY.fullmatch(path.name):
+                with path.open("rb") as file:
+                    if file.read(2) in (b"", b"PK"):
+                        found.append(path)
+        return found
 
     def _find_saved(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint_epoch=*.pt"), key=lambda path: path.stat().st_mtime_ns)
@@ -215,11 +230,36 @@ class EarlyStop(EarlyStopHandler):
     Args:
         patience: Number of such epochs.
         metric: Of the evaluator that it is attached to, by name; smaller is better.
+
+    Raises:
+        ValueError: The value is not a finite number, to which nothing compares; names the cases.
     """
 
     def __init__(self, patience: int, metric: str) -> None:
-        super().__init__(patience, lambda engine: -engine.state.metrics[metric])
+        super().__init__(patience, self._score)
         self.metric = metric
+        self._not_finite: set[str] = set()
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda: self._not_finite.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._watch)
+        super().attach(engine)
+
+    def _watch(self, engine: Engine) -> None:
+        self._not_finite.update(_find_cases(engine)[1])
+
+    def _score(self, engine: Engine) -> float:
+        value = float(engine.state.metrics[self.metric])
+        if not math.isfinite(value):
+            names = sorted(self._not_finite)
+            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+            where = f"cases {', '.join(names[:10])}{more}" if names else "no case of this process"
+            raise ValueError(
+                f"validation after epoch {engine.state.epoch}: expected a finite {self.metric}, received {value}; what "
+                f"is not finite is of {where}; check those images, or lower the rate where it is all of them"
+            )
+        return -value
 
     def state_dict(self) -> Mapping[str, Any]:
         """For the training's checkpoint; the best score is minus the lowest value."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
@@ -92,7 +93,7 @@ class StepSchedule(LrScheduleHandler):
 
 
 class GradientClipper:
-    """Scale gradients down to a largest norm, before every step of the optimiser.
+    """Scale gradients down to a largest norm, before every step of the optimiser; stop at one that is not finite.
 
     Where gradients accumulate, the trainer takes each batch's divided by the number of batches of a step. An epoch's
     last step may have fewer: its gradients are multiplied up to their mean, so that it is a step of a smaller batch.
@@ -100,23 +101,36 @@ class GradientClipper:
     Args:
         network: Whose gradients; their L2 norm is taken over all parameters together.
         max_norm: The largest norm that passes unchanged.
+
+    Raises:
+        ValueError: The norm is not finite, which the step would make of all weights; names the cases of its batches.
     """
 
     def __init__(self, network: nn.Module, max_norm: float) -> None:
         self.network, self.max_norm = network, max_norm
+        self._cases: set[str] = set()  # since the last step
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer that fires MONAI's iteration events."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        self._cases.update(engine.state.batch.get("case", ["unknown"]))  # type: ignore[union-attr]
         if not (batches := _batches_of_step(engine)):
             return
         if (full := getattr(engine, "accumulation_steps", 1)) != batches:
             for parameter in self.network.parameters():
                 if parameter.grad is not None:
                     parameter.grad.mul_(full / batches)
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        if not torch.isfinite(norm):  # several processes have the same gradient, and so stop together
+            raise ValueError(
+                f"epoch {engine.state.epoch}, iteration {engine.state.iteration}: expected a finite gradient, received "
+                f"one of norm {norm.item()} from a finite loss on one or more of cases {', '.join(sorted(self._cases))}"
+                f"{' or of another process' if idist.get_world_size() > 1 else ''}; check those images or lower the "
+                "rate"
+            )
+        self._cases.clear()
 
 
 class AverageWeights:
@@ -134,12 +148,15 @@ class AverageWeights:
         if not 0 <= decay < 1:
             raise ValueError(f"average_decay: expected 0 to below 1, received {decay}")
 
-        def average(averaged: Tensor, newest: Tensor, count: Tensor | int) -> Tensor:
-            kept = min(decay, (1 + float(count)) / (10 + float(count)))
-            return torch.lerp(newest, averaged, kept)
+        def average(averaged: Sequence[Tensor], newest: Sequence[Tensor], count: Tensor | int) -> None:
+            # The average's own count lies on the CPU; to read `count` would wait for all that a GPU has under way.
+            steps = float(self.averaged.n_averaged)
+            kept = min(decay, (1 + steps) / (10 + steps))
+            for mean, value in zip(averaged, newest, strict=True):
+                mean.copy_(torch.lerp(value, mean, kept))
 
         self.network = network
-        self.averaged = AveragedModel(network, avg_fn=average)
+        self.averaged = AveragedModel(network, multi_avg_fn=average)  # type: ignore[arg-type]
         # The first step does not replace the weights that training starts from: they count as one.
         self.averaged.n_averaged += 1
 

@@ -109,6 +109,46 @@ def test_weight_raises_the_share_of_small_objects():
     assert share(40.0) > 0.8
 
 
+def test_all_is_every_entry_once_in_each_frame():
+    dataset = two_cards()
+    for epoch in range(2):
+        batches = draw(dataset, epoch, samples_per_epoch="all", small_weight=100.0)
+        drawn = [(k, turn) for batch in batches for _, k, turn in batch]
+        assert sorted(drawn) == sorted([(k, 0) for k in range(100)] + [(k, 1) for k in range(40, 100)])
+    # Weights have nothing to say: what is small does not come first.
+    firsts = [draw(dataset, e, samples_per_epoch="all", small_weight=100.0) for e in range(20)]
+    small = [np.mean([k for _, k, _ in b]) for batches in firsts for b in batches if b[0][1] < 40]
+    assert np.std(small) < 8
+
+
+def test_a_share_beyond_a_cards_slices_is_told(caplog):
+    dataset = two_cards()
+    with caplog.at_level("INFO", "boltzmed"):
+        draw(dataset, shares={"phantom": 9, "msd_hippocampus": 1}, samples_per_epoch=100)
+    assert caplog.messages == ["phantom: 40 of the 90 samples asked for: it has no more slices"]
+    caplog.clear()
+    draw(dataset, samples_per_epoch="all")
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(("ranks", "enough", "too_few"), [(1, 20, 10), (8, 160, 150)])
+def test_a_share_that_leaves_a_frame_without_samples_is_refused(monkeypatch, ranks, enough, too_few):
+    for name, value in (("is_initialized", True), ("get_world_size", ranks), ("get_rank", 0)):
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    dataset = two_cards()
+    shares = {"phantom": 0.9, "msd_hippocampus": 0.1}  # of two frames
+    with pytest.raises(
+        ValueError, match=f"at least {2 * ranks} of msd_hippocampus, .* it has 60 slices and a share of 0.1"
+    ):
+        draw(dataset, samples_per_epoch=too_few, batch_size=8, shares=shares)
+    turns = {
+        turn for batch in draw(dataset, samples_per_epoch=enough, batch_size=8, shares=shares) for _, _, turn in batch
+    }
+    assert turns == {0, 1}
+    without = draw(dataset, samples_per_epoch=too_few, batch_size=8, shares={"phantom": 1, "msd_hippocampus": 0})
+    assert {dataset.card_of(k) for batch in without for _, k, _ in batch} == {"phantom"}
+
+
 @pytest.mark.parametrize("samples", [40, 41])
 def test_ranks_do_together_what_one_process_does_alone(monkeypatch, samples):
     dataset = two_cards()
@@ -140,8 +180,16 @@ def test_wrong_settings_are_told():
     dataset = two_cards()
     with pytest.raises(ValueError, match="shares: expected some of phantom, msd_hippocampus, received liver"):
         draw(dataset, shares={"liver": 1})
-    with pytest.raises(ValueError, match="samples: expected at least one for each process and frame, received 0"):
-        draw(dataset, samples_per_epoch=0)
+    for samples in (0, -1, "most", None):
+        with pytest.raises(ValueError, match=f"samples: expected a number from 1, or 'all', received {samples!r}"):
+            draw(dataset, samples_per_epoch=samples)
+    for shares in (0.5, "phantom", {"phantom": -1.0}, {"phantom": "1"}, {"phantom": float("nan")}, {"phantom": 0}):
+        with pytest.raises(ValueError, match="shares: expected a number from 0 for each card, one of them above 0"):
+            draw(dataset, shares=shares)
+    with pytest.raises(ValueError, match="samples_per_epoch: expected a number beside shares, received 'all'"):
+        draw(dataset, samples_per_epoch="all", shares={"phantom": 1})
+    with pytest.raises(ValueError, match="prompts_per_image: expected 1 or more, received 0"):
+        PromptSliceDataset([MadeSlices("phantom", 4, ("liver",))], image_size=64, prompts_per_image=0)
 
 
 class TestFrames:

@@ -315,11 +315,30 @@ class TestTrainingCheckpoints:
 
     def test_what_a_kill_left_of_a_save_is_cleared_away(self, tmp_path):
         self.train(tmp_path, 1)
-        for name in ("tmpabc_1234", "tmp.txt", "tmpfiles"):
-            (tmp_path / name).touch()
+        cut = ("tmpabc_1234", "tmp________", ".0123456789ab.model.pt")
+        own = {
+            "tmp.txt",
+            "tmpfiles",
+            "tmpABCDEFGH",
+            "tmp.my.text",
+            "tmpmy_notes",
+            ".0123456789ab.other.pt",
+            "my.model.pt",
+        }
+        for name in (*cut, *own):
+            (tmp_path / name).write_bytes(b"notes" if name == "tmpmy_notes" else b"PK\x03\x04" if "_1" in name else b"")
         (tmp_path / "tmpfolders1").mkdir()
         self.train(tmp_path, 2)
-        assert {path.name for path in tmp_path.glob("tmp*")} == {"tmp.txt", "tmpfiles", "tmpfolders1"}
+        left = {path.name for path in tmp_path.iterdir() if not path.name.startswith("checkpoint_")}
+        assert left == {*own, "tmpfolders1"}
+
+    def test_what_was_saved_on_a_gpu_goes_on_without_it(self, tmp_path, monkeypatch):
+        whole, _, _ = self.train(tmp_path / "whole", 4)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+            self.train(tmp_path / "gpu", 2)
+        resumed, rates, _ = self.train(tmp_path / "gpu", 4)
+        assert torch.equal(resumed, whole) and len(rates) == 4
 
     def test_a_write_that_was_cut_leaves_no_checkpoint(self, tmp_path, monkeypatch):
         self.train(tmp_path, 1)
@@ -366,6 +385,25 @@ class TestEarlyStop:
     )
     def test_it_stops_after_so_many_epochs_without_a_lower_value(self, patience, losses, expected):
         assert self.epochs_until_stopped(*self.build(patience), losses) == expected
+
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf])
+    def test_a_value_that_is_no_number_stops_and_names_its_cases(self, value):
+        stop, _ = self.build(3)
+        images = torch.zeros(4, 2, 3)
+        images[1, 0, 2] = images[3, 1, 0] = value
+        evaluator = Engine(lambda engine, batch: {"image": batch["image"], "pred": {"mask_logits": batch["image"]}})
+        stop.attach(evaluator)
+        batches = [{"image": image, "case": [f"case{k}0", f"case{k}1"]} for k, image in enumerate(images)]
+
+        @evaluator.on(Events.STARTED)
+        def validate() -> None:
+            evaluator.state.metrics = {"val_loss": value}
+
+        with pytest.raises(
+            ValueError, match=r"expected a finite val_loss, received (nan|inf); .* of cases case10, case31;"
+        ):
+            evaluator.run(batches)
+        assert stop.state_dict()["best_score"] is None
 
     def test_the_count_goes_on_where_it_was_saved(self):
         first, trainer = self.build(3)

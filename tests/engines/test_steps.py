@@ -155,6 +155,29 @@ class TestGradientClipper:
         assert 0.01 < free < 1
         assert self.step_length(max_norm=1.0, scale=0.02) == pytest.approx(free)
 
+    @pytest.mark.parametrize(("accumulate", "named"), [(1, "case4, case5;"), (2, "case4, case5, case6, case7;")])
+    def test_a_gradient_that_is_no_number_stops_before_the_step_and_names_the_cases(self, accumulate, named):
+        """Of the square root of 0 in the third batch, whose value is fine."""
+        torch.manual_seed(0)
+        network = nn.Linear(3, 1).double()
+        samples = [{**sample, "case": f"case{k}"} for k, sample in enumerate(SAMPLES)]
+        seen: list[Tensor] = []
+
+        def loss(output: Tensor, target: Tensor) -> Tensor:
+            seen.append(parameters(network))
+            return F.mse_loss(output, target) + ((0 * output).sum().sqrt() if len(seen) == 3 else 0)
+
+        trainer = build_trainer(
+            network,
+            [GradientClipper(network, 1.0)],
+            loss_function=loss,
+            train_data_loader=DataLoader(samples, batch_size=2),  # type: ignore[arg-type]
+            accumulation_steps=accumulate,
+        )
+        with pytest.raises(ValueError, match=f"iteration {2 + accumulate}: expected a finite gradient, .* {named}"):
+            trainer.run()
+        assert torch.equal(parameters(network), seen[2]) and not torch.equal(seen[0], seen[2])
+
 
 class TestAverageWeights:
     def make(self, decay: float) -> tuple[nn.Linear, AverageWeights]:
@@ -177,6 +200,23 @@ class TestAverageWeights:
         second = 0.25 * first + 0.75 * 5
         assert self.step(network, average, 3, 5, 5) == pytest.approx([first, second, 0.25 * second + 0.75 * 5])
         assert network.weight.item() == 5
+
+    def test_it_is_one_interpolation_a_tensor_to_the_last_bit(self):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2).double())
+        average = AverageWeights(network, 0.9)
+        expected = [value.detach().clone() for value in network.parameters()]
+        for step in range(1, 100):
+            with torch.no_grad():
+                for value in network.parameters():
+                    value.add_(torch.randn_like(value))
+            average(Engine(lambda engine, batch: None))
+            kept = min(0.9, (1 + step) / (10 + step))
+            expected = [
+                torch.lerp(new.detach(), old, kept) for new, old in zip(network.parameters(), expected, strict=True)
+            ]
+        found = average.module.parameters()
+        assert all(torch.equal(value, mean) for value, mean in zip(found, expected, strict=True))
 
     def test_without_decay_it_is_the_newest(self):
         assert self.step(*self.make(0.0), 3, 5) == [3, 5]
