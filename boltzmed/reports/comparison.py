@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 
 from boltzmed.metrics.statistics import (
+    ROUNDING,
     adjust_holm,
     bootstrap_interval,
     cohens_dz,
-    draw_patients,
     make_generator,
+    merge_rounding,
     permutation_p,
     rank_biserial,
+    resample_sums,
     sum_by_patient,
     wilcoxon_p,
 )
@@ -166,28 +168,34 @@ def _test_cells(
     cells = {identity: mask for identity, mask in cells.items() if mask.any()}
     patients = group.groupby(["dataset", "patient"]).ngroup().to_numpy()  # of one name in two data sets are two
     sizes = group.groupby("dataset")["patient"].nunique().to_list()
-    differences = (group["score_other"] - group["score"]).to_numpy()
+    scores = group[["score", "score_other"]].to_numpy()
+    rounding = ROUNDING * float(np.abs(scores).max())
+    differences = scores[:, 1] - scores[:, 0]
     masks = list(cells.values())
     sums_PC, counts_PC = sum_by_patient(differences, patients, sum(sizes), masks)
+    there_PC = counts_PC > 0
+    means = []
+    for sums, counts, there in zip(sums_PC.T, counts_PC.T, there_PC.T, strict=True):
+        means.append(merge_rounding(sums[there] / counts[there], rounding))
+        sums[there] = means[-1] * counts[there]
     # The same draws whichever of the two is the reference: swapping them changes signs and nothing else.
     purpose = (dataset, *sorted(methods))
-    drawn_RP = draw_patients(sizes, resamples, make_generator(seed, "bootstrap", *purpose))
-    low, high = bootstrap_interval(sums_PC, counts_PC, drawn_RP)
-    permuted = permutation_p(sums_PC, counts_PC, resamples, make_generator(seed, "flips", *purpose))
+    drawn = resample_sums(sums_PC, counts_PC, sizes, resamples, make_generator(seed, "bootstrap", *purpose))
+    low, high = bootstrap_interval(*drawn, there_PC.sum(axis=0))
+    numbers = np.stack([[differences[mask].mean() for mask in masks], low, high])
+    numbers[np.abs(numbers) <= rounding] = 0
+    flips = make_generator(seed, "flips", *purpose)
+    permuted = permutation_p(sums_PC, counts_PC, resamples, flips, rounding=rounding)
     lines = []
     for index, ((target, stratum), mask) in enumerate(cells.items()):
-        there = counts_PC[:, index] > 0
-        per_patient = sums_PC[there, index] / counts_PC[there, index]
         lines.append(
             {
                 **{"dataset": dataset, "target": target, "stratum": stratum},
-                **{"n": int(mask.sum()), "patients": int(there.sum())},
-                "reference_mean": group["score"].to_numpy()[mask].mean(),
-                "mean": group["score_other"].to_numpy()[mask].mean(),
-                "difference": differences[mask].mean(),
-                **{"low": low[index], "high": high[index]},
-                **{"wilcoxon_p": wilcoxon_p(per_patient), "permutation_p": permuted[index]},
-                **{"rank_biserial": rank_biserial(per_patient), "cohens_dz": cohens_dz(per_patient)},
+                **{"n": int(mask.sum()), "patients": int(there_PC[:, index].sum())},
+                **dict(zip(("reference_mean", "mean"), scores[mask].mean(axis=0), strict=True)),
+                **dict(zip(("difference", "low", "high"), numbers[:, index], strict=True)),
+                **{"wilcoxon_p": wilcoxon_p(means[index]), "permutation_p": permuted[index]},
+                **{"rank_biserial": rank_biserial(means[index]), "cohens_dz": cohens_dz(means[index])},
             }
         )
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,23 @@ class TestByHand:
         comparison = compare_lines(tmp_path, *A, *rounded)
         assert only(comparison, stratum="all sizes")["n"] == 4 and comparison.excluded.empty
 
+    def test_rounding_is_no_difference(self, tmp_path):
+        # Six patients whose two slices change by 0.1 and -0.1: equal means, but for the last digit.
+        slices = [(patient, index) for patient in range(6) for index in (0, 1)]
+        lines = [
+            f"{method},set,p{patient}_{index},liver,{scores[index]},0.02"
+            for method, scores in (("a", (0.6, 0.4)), ("b", (0.7, 0.3)))
+            for patient, index in slices
+        ]
+        whole = only(compare_lines(tmp_path, *lines), stratum="all sizes")
+        assert whole[["difference", "low", "high", "rank_biserial"]].tolist() == [0, 0, 0, 0]
+        assert whole[["wilcoxon_p", "permutation_p"]].tolist() == [1, 1] and math.isnan(whole["cohens_dz"])
+        # Three patients that are better by exactly 0.1 do not spread.
+        pairs = [(0.5, 0.6), (0.6, 0.7), (0.8, 0.9)]
+        lines = [f"{'ab'[k]},set,p{index}_1,liver,{pair[k]},0.02" for index, pair in enumerate(pairs) for k in (0, 1)]
+        whole = only(compare_lines(tmp_path, *lines), stratum="all sizes")
+        assert math.isnan(whole["cohens_dz"]) and whole[["rank_biserial", "wilcoxon_p"]].tolist() == [1, 0.25]
+
     @pytest.mark.parametrize(
         ("lines", "settings", "message"),
         [
@@ -171,6 +189,24 @@ class TestProperties:
             for table in (rows, shuffled)
         ]
         pd.testing.assert_frame_equal(*tables, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_where_each_row_is_its_own_patient():
+    count = 89_000
+    generator = np.random.default_rng(0)
+    one = pd.DataFrame(
+        {"case": [f"c{index}" for index in range(count)], "area_fraction": generator.uniform(0, 0.3, count)}
+    )
+    one = one.assign(patient=one["case"], dataset="set", target="liver", shown=True, level="slice", axis="", window="")
+    methods = [one.assign(method=name, slice_index=-1.0, dice=generator.beta(5, 2, count)) for name in "ab"]
+    rows = pd.concat(methods, ignore_index=True)
+    tracemalloc.start()
+    whole = only(compare(rows), stratum="all sizes")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert whole["patients"] == count and whole["low"] < whole["difference"] < whole["high"]
+    assert peak < 600e6  # all draws together: 7 GB
 
 
 def test_published_methods(tmp_path):
