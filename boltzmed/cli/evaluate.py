@@ -100,6 +100,11 @@ def _evaluate(options: argparse.Namespace) -> int:
         f"\nLesions: {options.connectivity} neighbours, match {options.match}. {len(done.cases)} cases scored", end=""
     )
     print(f", {len(done.excluded)} times excluded, {len(done.passed_over)} predictions without a reference")
+    if unknown := {row.case for row in done.rows if not row.patient}:
+        print(
+            f"No column patient for {len(unknown)} cases: nothing says whose they are (--patient-pattern, --card), and "
+            "each counts as its own patient"
+        )
     if options.output:
         summary = Path(options.output) / "summary.csv"
         written = write_scores(done, options.output)

@@ -78,7 +78,7 @@ def score_folder(
         method, dataset: their names in the rows; by default the predictions' folder's, and the card's or the
             references' folder's.
         patient_pattern: regular expression whose first group is the patient in a case's name; by default what the
-            card says, else each case is a patient.
+            card says, else "": nothing says whose case it is.
         plane, levels, scoring: see `score_target`.
         resample: bring a prediction on another grid onto its reference's, by nearest neighbour, instead of refusing it.
         missing: a reference without a prediction: "exclude" it, score an "empty" mask, or stop by an "error".
@@ -272,7 +272,7 @@ class _Task:
 
     def _patient(self, case: str) -> str:
         if self.patient_pattern is None:
-            return self.card.cases.patient_of(case) if self.card else case
+            return self.card.cases.find_patient(case) or "" if self.card else ""
         found = self.patient_pattern.search(case)
         if found is None or not found[1]:
             raise ValueError(f"expected a patient in its name, {self.patient_pattern.pattern!r} finds none there")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from boltzmed.cards import DatasetCard, Window
 from boltzmed.data.cache import SliceCache
 from boltzmed.geometry import describe_grid, is_same_grid, orientation_codes, spacing_mm
-from boltzmed.reports.scores import find_card
+from boltzmed.reports.patients import find_card
 from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.slices import SlicePlan
 from boltzmed.volumes import VolumeError, read_volume

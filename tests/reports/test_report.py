@@ -17,7 +17,7 @@ from boltzmed.reports.published import (
     write_latex,
 )
 from boltzmed.reports.report import write_report
-from boltzmed.reports.scores import find_card, read_scores
+from boltzmed.reports.scores import read_scores
 from boltzmed.reports.sections import TABLE_ROWS
 from boltzmed.reports.summary import summarise
 
@@ -152,14 +152,6 @@ def test_numbers_out_of_range_are_told_with_their_option(options, message, capsy
     with pytest.raises(SystemExit, match="2"):
         main(["compare", "results.csv", *options])
     assert capsys.readouterr().err.splitlines()[-1].endswith(message)
-
-
-def test_cards_go_by_the_published_names():
-    cards = {name: find_card(name) for name in ("AMOS22-CT", "AMOS22-MRI", "LIDC-IDRI", "my own")}
-    assert {name: card and card.name for name, card in cards.items()} == {
-        "AMOS22-CT": "amos22_ct", "AMOS22-MRI": "amos22_mr", "LIDC-IDRI": "lidc_idri",
-        "my own": None,
-    }  # fmt: skip
 
 
 def test_the_command_writes_all_of_it(small_report, tmp_path, capsys):
