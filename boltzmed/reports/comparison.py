@@ -24,13 +24,14 @@ from boltzmed.metrics.statistics import (
     wilcoxon_p,
 )
 from boltzmed.reports.folder import whole_report
-from boltzmed.reports.scores import LEVEL_OF, OBJECT, SHARES, Scores, read_scores, select_rows
+from boltzmed.reports.scores import ERRORS, LEVEL_OF, OBJECT, SHARES, Scores, is_same_size, read_scores, select_rows
 from boltzmed.reports.summary import ALL_DATASETS, ALL_SIZES, ALL_TARGETS, format_interval, list_notes, list_targets
 from boltzmed.reports.tables import format_tables, write_tables
 from boltzmed.strata import split_by_size
 
 TESTS = ("wilcoxon", "permutation")
-_SIZE_RTOL, _SIZE_ATOL = 1e-2, 1e-6
+
+LOWER_IS_BETTER = "Of {} the lower number is the better one: a negative difference, r and d_z speak for the method."
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def compare(
         seed: Of both.
 
     Raises:
-        ValueError: No second method, an unknown one, nothing in both, or methods scored on different references; and
-            see `select_rows` and `split_by_size`.
+        ValueError: No second method, an unknown one, nothing in both, methods scored on different references or, for
+            "nsd", at different tolerances; and see `select_rows` and `split_by_size`.
     """
     known = [str(name) for name in rows["method"].unique()]
     unknown = [name for name in (*methods, *([reference_method] if reference_method else [])) if name not in known]
@@ -102,6 +103,8 @@ def compare(
     lines, unpaired = [], []
     for method in [name for name in names if name != first]:
         pairs, alone = _pair(chosen, first, method)
+        if metric == "nsd" and "nsd_tolerance_mm" in pairs:
+            _check_tolerances(pairs, first, method)
         unpaired += alone
         for dataset, group in _each_dataset(pairs):
             cells = pd.DataFrame(_test_cells(group, dataset, (first, method), by, edges, resamples, seed))
@@ -119,7 +122,8 @@ def _pair(chosen: pd.DataFrame, first: str, second: str) -> tuple[pd.DataFrame, 
     """The objects that both methods have, with `other` for the second's score; and counts of those of one alone."""
     key = list(OBJECT)
     sides = [chosen[chosen["method"].eq(name)] for name in (first, second)]
-    pairs = sides[0].merge(sides[1][[*key, "score", "size"]], on=key, suffixes=("", "_other"))
+    compared = ["score", "size", *chosen.columns.intersection(["nsd_tolerance_mm"])]
+    pairs = sides[0].merge(sides[1][[*key, *compared]], on=key, suffixes=("", "_other"))
     alone = []
     for side, method, other in ((sides[0], first, second), (sides[1], second, first)):
         shared = side[key].merge(pairs[key], on=key, how="left", indicator=True)["_merge"].eq("both")
@@ -129,8 +133,7 @@ def _pair(chosen: pd.DataFrame, first: str, second: str) -> tuple[pd.DataFrame, 
         raise ValueError(
             f"{first} and {second} have no object in common; their tables must name cases, slices and targets alike"
         )
-    # Tables of others round their sizes.
-    differ = ~np.isclose(pairs["size"], pairs["size_other"], rtol=_SIZE_RTOL, atol=_SIZE_ATOL, equal_nan=True)
+    differ = ~is_same_size(pairs["size"], pairs["size_other"])
     if 2 * differ.sum() > len(pairs):
         odd = pairs[differ].iloc[0]
         raise ValueError(
@@ -140,6 +143,19 @@ def _pair(chosen: pd.DataFrame, first: str, second: str) -> tuple[pd.DataFrame, 
     counts = pairs[differ].groupby("dataset", sort=False).size().rename("rows").reset_index()
     alone.append(counts.assign(method=second, reason=f"another size of the reference than for {first}"))
     return pairs[~differ], alone
+
+
+def _check_tolerances(pairs: pd.DataFrame, first: str, second: str) -> None:
+    """Refuses normalised surface Dice of two tolerances; where a table does not say, nobody knows."""
+    given, other = pairs["nsd_tolerance_mm"], pairs["nsd_tolerance_mm_other"]
+    differ = ~np.isclose(given, other) & given.notna() & other.notna()
+    if differ.any():
+        odd = pairs[differ].iloc[0]
+        raise ValueError(
+            f"nsd: expected one tolerance for both methods, got {odd['nsd_tolerance_mm']:g} mm for {first} and "
+            f"{odd['nsd_tolerance_mm_other']:g} mm for {second} in case {odd['case']} and so for {differ.sum()} of "
+            f"{len(pairs)} pairs; score both with the same --tolerance-mm"
+        )
 
 
 def _each_dataset(pairs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -244,6 +260,8 @@ def describe_comparison(scores: Scores, comparison: Comparison, folder: str | Pa
         "patients' means\nand of flipping whole patients (each after Holm over all tests of the data set), "
         "rank-biserial correlation r\nand Cohen's d_z of patients' means"
     )
+    if comparison.metric in ERRORS:
+        about += f"\n{LOWER_IS_BETTER.format(comparison.metric)}"
     return "\n\n".join([about, format_tables(printed), list_notes(scores.notes, comparison.excluded)])
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from boltzmed.reports.patients import assign_patients
 from boltzmed.results import LEVELS, CaseResult, read_text
@@ -32,6 +33,8 @@ ERRORS = ("hd95_mm", "assd_mm", "false_positive_mm3", "false_negative_mm3", "mis
 
 LEVEL_OF = {"area": "slice", "diameter": "volume", "volume": "volume"}
 """Which rows an object's size is taken from: its share of a slice, or the volume of all of it."""
+
+_SIZE_RTOL, _SIZE_ATOL = 1e-2, 1e-6
 
 _TYPES = {field.name: str(field.type) for field in fields(CaseResult)}
 _FLAGS = {name for name, kind in _TYPES.items() if kind == "bool"}
@@ -172,6 +175,13 @@ def select_objects(
         most = excluded.groupby("reason")["rows"].sum().idxmax()
         raise ValueError(f"expected rows to compute with, found none: {most}; --level {other} or --by may take them")
     return chosen.assign(score=chosen[metric], size=chosen[size], missed=missed[chosen.index]), excluded
+
+
+def is_same_size(sizes: ArrayLike, others: ArrayLike) -> NDArray[np.bool_]:
+    """Return whether references of these sizes may be one: to 1 %, as tables round; or of both the size is unknown."""
+    first, second = np.asarray(sizes, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    allowed = _SIZE_ATOL + _SIZE_RTOL * np.maximum(np.abs(first), np.abs(second))
+    return (np.abs(first - second) <= allowed) | (np.isnan(first) & np.isnan(second))
 
 
 def read_columns(path: Path, needed: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:

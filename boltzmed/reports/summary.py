@@ -22,7 +22,7 @@ from boltzmed.metrics.statistics import (
 from boltzmed.reports.folder import whole_report
 from boltzmed.reports.scores import LEVEL_OF, SHARES, read_scores, select_objects
 from boltzmed.reports.tables import format_tables, write_tables
-from boltzmed.strata import split_by_size
+from boltzmed.strata import list_bins, split_by_size
 
 ALL_SIZES, ALL_TARGETS, ALL_DATASETS = "all sizes", "all targets", "all data sets"
 
@@ -45,6 +45,7 @@ class Summary:
         overall: Over data sets: a row per weighting (`WEIGHTINGS`), stratum and method; empty for one data set.
         excluded: method, dataset, reason, rows.
         metric, level, by: What the score is, of which rows, and what the strata go by.
+        bins: Those of the strata that do not overlap, small to large.
     """
 
     cells: pd.DataFrame
@@ -53,6 +54,7 @@ class Summary:
     metric: str
     level: str
     by: str
+    bins: tuple[str, ...]
 
 
 def summarise(
@@ -113,7 +115,7 @@ def summarise(
             sums_RC, counts_RC = (np.vstack(lines) for lines in zip((sums_PC.sum(axis=0), n), drawn, strict=True))
             over_datasets.add(str(method), list(strata), sums_RC, counts_RC, patients_C)
     overall = over_datasets.table(methods) if objects["dataset"].nunique() > 1 else pd.DataFrame()
-    return Summary(pd.DataFrame(records), overall, excluded, metric, level or LEVEL_OF[by], by)
+    return Summary(pd.DataFrame(records), overall, excluded, metric, level or LEVEL_OF[by], by, list_bins(by, edges))
 
 
 def list_targets(rows: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:

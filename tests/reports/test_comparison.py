@@ -126,6 +126,22 @@ class TestByHand:
         whole = only(compare_lines(tmp_path, *lines), stratum="all sizes")
         assert math.isnan(whole["cohens_dz"]) and whole[["rank_biserial", "wilcoxon_p"]].tolist() == [1, 0.25]
 
+    def test_scores_of_two_tolerances_are_refused(self, tmp_path):
+        header, nsd = f"{HEADER},nsd,nsd_tolerance_mm", ",0.8,{}"
+        for tolerances, refused in (((1, 5), True), ((2, 2.0), False), ((1, ""), False)):
+            lines = [row + nsd.format(mm) for rows, mm in zip((A, B), tolerances, strict=True) for row in rows]
+            (tmp_path / "nsd.csv").write_text("\n".join([header, *lines]) + "\n")
+            rows = read_scores([tmp_path / "nsd.csv"]).rows
+            compare(rows, resamples=9)  # Dice has no tolerance
+            if refused:
+                message = (
+                    "nsd: expected one tolerance for both methods, got 1 mm for a and 5 mm for b in case p1_1 .*4 of 4"
+                )
+                with pytest.raises(ValueError, match=message):
+                    compare(rows, metric="nsd", resamples=9)
+            else:
+                compare(rows, metric="nsd", resamples=9)
+
     @pytest.mark.parametrize(
         ("lines", "settings", "message"),
         [

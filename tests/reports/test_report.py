@@ -75,6 +75,38 @@ def test_a_method_that_lacks_a_target_has_no_mean_over_all(scores):
     assert set(sizes["z"]) == {"–"} and "–" not in set(sizes["x & y"])
 
 
+def test_figures_are_of_what_the_tables_are_of(tmp_path, capsys):
+    lines = ["method,dataset,case,target,dice,area_fraction"]
+    for number, (a, b, size) in enumerate([(0.5, 0.6, 0.02), (0.4, 0.6, 0.02), (0.3, 0.6, 0.5), (0.2, 0.6, 0.005)]):
+        lines += [f"a,set,p{number},liver,{a},{0.02 if size == 0.5 else size}", f"b,set,p{number},liver,{b},{size}"]
+    (tmp_path / "r.csv").write_text("\n".join(lines) + "\n")
+    command = ["compare", str(tmp_path / "r.csv"), "--edges", "1,10", "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "1 rows of b, set: another size of the reference than for a" in capsys.readouterr().out
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "Each of 3 objects that all methods were scored on" in html and "b: better 3, worse 0" in html
+    # The first bin of --edges is drawn, though the paper's group is called so, too.
+    assert "a, set, &lt;1 %: 0.20" in html
+    assert "same_size" not in (tmp_path / "out" / "objects.csv").read_text()
+
+
+def test_latex_survives_any_name(tmp_path):
+    write_latex(pd.DataFrame({"Method": ["a^b~c\\d{e}"], "x": ["1"]}), tmp_path / "t.tex")
+    text = (tmp_path / "t.tex").read_text()
+    assert r"a\textasciicircum{}b\textasciitilde{}c\textbackslash{}d\{e\} & 1" in text
+
+
+def test_errors_say_that_lower_is_better(tmp_path, capsys):
+    lines = [f"{m},set,p{n},liver,0.5,0.02,{n + k}" for k, m in enumerate("ab") for n in range(3)]
+    (tmp_path / "r.csv").write_text("\n".join(["method,dataset,case,target,dice,area_fraction,hd95_mm", *lines]) + "\n")
+    command = ["compare", str(tmp_path / "r.csv"), "--output", str(tmp_path / "out")]
+    for options, said in ((["--metric", "hd95_mm"], True), ([], False)):
+        assert main([*command, *options]) == 0
+        html = (tmp_path / "out" / "report.html").read_text()
+        for text in (capsys.readouterr().out, html):
+            assert ("Of hd95_mm the lower number is the better one" in text) is said
+
+
 def test_rows_of_ones_own_have_a_number_each():
     means = pd.DataFrame({"Method": ["a", "b"], "x": [50.04, 50.0], "y": [1.0, float("nan")], "w": [1.0, 2.0]})
     counts = pd.DataFrame({"Method": ["a", "b"], "x": [3, 3], "y": [4, float("nan")], "w": [5, 6]})
