@@ -73,12 +73,16 @@ class CaseRule:
         """Returns whether the pattern, if there is one, finds a patient in a case's name."""
         return self.patient is None or re.search(self.patient, case) is not None
 
-    def patient_of(self, case: str) -> str:
-        """Returns the patient's name: the case's own where no rule applies."""
+    def find_patient(self, case: str) -> str | None:
+        """Returns the patient's name, or None where no rule finds one in the case's."""
         if self.numbers_per_patient is not None and (number := self.number_of(case)) is not None:
             return f"patient_{(number - 1) // self.numbers_per_patient + 1:04d}"
         match = re.search(self.patient, case) if self.patient else None
-        return case if match is None else match.group(match.re.groups)
+        return None if match is None else match.group(match.re.groups)
+
+    def patient_of(self, case: str) -> str:
+        """Returns the patient's name: the case's own where no rule applies."""
+        return self.find_patient(case) or case
 
 
 def read_layout(card: CardReader) -> dict[str, Any]:

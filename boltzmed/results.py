@@ -37,7 +37,8 @@ class CaseResult:
     Attributes:
         method: what made the prediction.
         dataset: card name.
-        patient: pseudonym that groups cases of one person; never a name or a hospital number.
+        patient: pseudonym that groups cases of one person; never a name or a hospital number. "" where nothing says
+            whose case it is.
         case: file name without extension.
         level: "slice" or "volume".
         axis: the plane in which the volume was cut, one of `AXES`; a volume row may leave it empty ("").

@@ -84,10 +84,26 @@ def equivalent_diameters_mm(volumes_mm3: ArrayLike) -> NDArray[np.float64]:
     return np.cbrt(_sizes("volume", volumes_mm3) * (6 / np.pi))
 
 
+def list_bins(by: str, edges: Sequence[float] | None = None) -> tuple[str, ...]:
+    """Returns the names of the bins of `split_by_size`, small to large, without the groups that overlap them.
+
+    Raises:
+        ValueError: edges or a size that are none.
+    """
+    if by == "area":
+        return name_bins([round(100 * edge, 10) for edge in (AREA_EDGES if edges is None else edges)], "%")
+    if by == "diameter":
+        return name_bins(DIAMETER_EDGES_MM if edges is None else edges, "mm")
+    if by == "volume":
+        return name_bins(VOLUME_EDGES_MM3 if edges is None else edges, "mm³")
+    raise ValueError(f"size: expected one of {', '.join(SIZES)}, got {by!r}")
+
+
 def split_by_size(by: str, sizes: ArrayLike, edges: Sequence[float] | None = None) -> dict[str, NDArray[np.bool_]]:
     """Returns which objects are in each stratum, by the stratum's name, small to large.
 
-    Strata by area end with the paper's two groups, below 1 % and from 1 % on, which overlap the bins.
+    Strata by area end with the paper's two groups, below 1 % and from 1 % on, which overlap the bins (`list_bins`). A
+    bin that is such a group stands once, in its place among the bins.
 
     Args:
         by: one of `SIZES`.
@@ -97,21 +113,17 @@ def split_by_size(by: str, sizes: ArrayLike, edges: Sequence[float] | None = Non
     Raises:
         ValueError: edges or sizes that are none.
     """
+    names, groups = list_bins(by, edges), {}
     known = ~np.isnan(np.asarray(sizes, dtype=np.float64))
     given = np.where(known, sizes, 0.0)
     if by == "area":
-        edges = AREA_EDGES if edges is None else edges
-        names, bins = name_bins([round(100 * edge, 10) for edge in edges], "%"), assign_area_bins(given, edges)
+        bins = assign_area_bins(given, AREA_EDGES if edges is None else edges)
         small = given < PUBLISHED_AREA_EDGE
         groups = {"<1 %": small & (given > 0), "≥1 %": ~small}
     elif by == "diameter":
-        edges = DIAMETER_EDGES_MM if edges is None else edges
-        names, bins, groups = name_bins(edges, "mm"), assign_diameter_bins(equivalent_diameters_mm(given), edges), {}
-    elif by == "volume":
-        edges = VOLUME_EDGES_MM3 if edges is None else edges
-        names, bins, groups = name_bins(edges, "mm³"), assign_volume_bins(given, edges), {}
+        bins = assign_diameter_bins(equivalent_diameters_mm(given), DIAMETER_EDGES_MM if edges is None else edges)
     else:
-        raise ValueError(f"size: expected one of {', '.join(SIZES)}, got {by!r}")
+        bins = assign_volume_bins(given, VOLUME_EDGES_MM3 if edges is None else edges)
     return {name: bins == index for index, name in enumerate(names)} | groups
 
 

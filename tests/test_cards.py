@@ -381,7 +381,7 @@ def test_without_its_optional_fields_a_card_has_the_defaults(tmp_path):
     card = load_card(write(tmp_path, content))
     assert (card.split, card.protocol, card.layout) == (None, "volume", {})
     assert (card.cases.number_of("a_12_b_007"), card.cases.number_of("scan")) == (7, None)
-    assert card.cases.patient_of("a_12_b_007") == "a_12_b_007"
+    assert (card.cases.patient_of("a_12_b_007"), card.cases.find_patient("a_12_b_007")) == ("a_12_b_007", None)
 
 
 def test_parts_of_a_split(tmp_path):

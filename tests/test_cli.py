@@ -495,13 +495,16 @@ def test_evaluate_prints_writes_and_lists(masks: Path, capfd: pytest.CaptureFixt
     printed = capfd.readouterr()
     assert "Dice, both empty left out" in printed.out and "Lesions, 26 neighbours, match iou:0.5\n\n" in printed.out
     assert "\n1 cases scored, 2 excluded\n" in printed.out
+    assert "No column patient for 1 cases: nothing says whose they are" in printed.out
     lines = printed.err.splitlines()
     assert len(lines) == 2 and all(line.startswith("boltzmed: case b: expected a prediction of") for line in lines)
     assert sorted(path.name for path in (masks / "out").iterdir()) == [
         *("left_out.csv", "lesions.csv", "measures.csv", "results.csv")
     ]
-    assert evaluate(masks, "--labels", "1=liver,2=nodule", "--missing", "empty", "--level", "slice") == 0
+    slices = ["--labels", "1=liver,2=nodule", "--missing", "empty", "--level", "slice"]
+    assert evaluate(masks, *slices, "--patient-pattern", "(.)") == 0
     printed = capfd.readouterr()
+    assert "whose they are" not in printed.out
     assert "Outlines on slices" in printed.out and "Volumes" not in printed.out and printed.err == ""
 
 

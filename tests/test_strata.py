@@ -16,6 +16,7 @@ from boltzmed.strata import (
     assign_diameter_bins,
     assign_volume_bins,
     equivalent_diameters_mm,
+    list_bins,
     name_bins,
     split_by_size,
 )
@@ -81,6 +82,14 @@ def test_strata_by_area_end_with_the_papers_two_groups():
     assert strata["≥1 %"].tolist() == [False, False, False, False, True, True]
     bins = np.sum([strata[name] for name in AREA_BINS], axis=0)
     assert bins.tolist() == [0, 0, 1, 1, 1, 1]
+    assert list_bins("area") == AREA_BINS
+
+
+def test_a_bin_that_is_one_of_the_two_groups_is_a_bin():
+    edges = [0.01, 0.1]
+    assert list(split_by_size("area", [0.005], edges)) == ["<1 %", "1–10 %", "≥10 %", "≥1 %"]
+    assert list_bins("area", edges) == ("<1 %", "1–10 %", "≥10 %")
+    assert list_bins("diameter", [5]) == ("<5 mm", "≥5 mm") and list_bins("volume", [5]) == ("<5 mm³", "≥5 mm³")
 
 
 @pytest.mark.parametrize("edges", [[], [0.0, 1.0], [2.0, 1.0], [1.0, 1.0], [math.nan], [1.0, math.inf]])

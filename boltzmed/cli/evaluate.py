@@ -122,6 +122,11 @@ def _evaluate(options: argparse.Namespace) -> int:
         "targets of a case predicted several times": done.repeated,
     }
     print(*(f", {len(lines)} {words}" for words, lines in counts.items() if lines), sep="")
+    if unknown := {row.case for row in done.rows if not row.patient}:
+        print(
+            f"No column patient for {len(unknown)} cases: nothing says whose they are (--patient-pattern, --card), and "
+            "each counts as its own patient"
+        )
     if options.output:
         print(*write_scores(done, options.output), Path(options.output) / MEASURES, sep="\n")
     return 2 if done.excluded or done.never_predicted else 0

@@ -137,8 +137,8 @@ class LabelledStudyDataset(Dataset):
     (P,T), "prompts" P PromptTargets, "asked" P sets of slices or None for all, "case", "patient", "read_seconds"}``.
 
     Args:
-        cases: Records with ``case``, perhaps ``patient``, and ``image`` and ``label`` (see ``read_datalist``) or
-            ``cached``, a file of a slice cache.
+        cases: Records with ``case``, perhaps ``patient`` (else what the card finds in the case's name, or ""), and
+            ``image`` and ``label`` (see ``read_datalist``) or ``cached``, a file of a slice cache.
         card: The card, or its name, that maps labels to targets.
         phrasings: ``"first"`` asks each target by the card's first phrasing, ``"held_out"`` by its first phrasing that
             training never saw.
@@ -204,7 +204,7 @@ class LabelledStudyDataset(Dataset):
             "prompts": prompts,
             "asked": [self._asked_slices(case["case"], prompt) for prompt in self.prompts],
             "case": case["case"],
-            "patient": case.get("patient", case["case"]),
+            "patient": case.get("patient") or self.card.cases.find_patient(case["case"]) or "",
             "read_seconds": time.perf_counter() - start,
         }
 

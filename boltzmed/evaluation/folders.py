@@ -83,7 +83,7 @@ def score_folder(
         method, dataset: their names in the rows; by default the predictions' folder's, and the card's or the
             references' folder's.
         patient_pattern: regular expression on the case's name; its first group, or the whole match, is the patient.
-            Where it finds none, what the card says, else each case is a patient.
+            Where it finds none, what the card says, else "": nothing says whose case it is.
         plane, levels, scoring: see `score_target`.
         resample: bring a prediction on another grid onto its reference's, by nearest neighbour, instead of refusing it.
         missing: a reference without a prediction: "exclude" it, score an "empty" mask, or stop by an "error".
@@ -294,8 +294,8 @@ class _Task:
     def _patient(self, case: str) -> str:
         found = self.patient_pattern.search(case) if self.patient_pattern else None
         if found is not None:
-            return (found[1] if found.re.groups else found[0]) or case
-        return self.card.cases.patient_of(case) if self.card else case
+            return (found[1] if found.re.groups else found[0]) or ""
+        return (self.card.cases.find_patient(case) or "") if self.card else ""
 
 
 def _missing_line(case: str, target: str) -> str:

@@ -15,7 +15,7 @@ from boltzmed.data.cache import SliceCache
 from boltzmed.data.layouts.label_maps import list_values
 from boltzmed.geometry import describe_grid, is_same_grid, orientation_codes, spacing_mm
 from boltzmed.nnunet.labels import find_predicted_dataset
-from boltzmed.reports.scores import find_card
+from boltzmed.reports.patients import find_card
 from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.slices import SlicePlan
 from boltzmed.volumes import VolumeError, read_volume

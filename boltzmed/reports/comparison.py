@@ -11,24 +11,27 @@ import numpy as np
 import pandas as pd
 
 from boltzmed.metrics.statistics import (
+    ROUNDING,
     adjust_holm,
     bootstrap_interval,
     cohens_dz,
-    draw_patients,
     make_generator,
+    merge_rounding,
     permutation_p,
     rank_biserial,
+    resample_sums,
     sum_by_patient,
     wilcoxon_p,
 )
 from boltzmed.reports.folder import whole_report
-from boltzmed.reports.scores import LEVEL_OF, OBJECT, SHARES, Scores, read_scores, select_rows
+from boltzmed.reports.scores import ERRORS, LEVEL_OF, OBJECT, SHARES, Scores, is_same_size, read_scores, select_rows
 from boltzmed.reports.summary import ALL_DATASETS, ALL_SIZES, ALL_TARGETS, format_interval, list_notes, list_targets
 from boltzmed.reports.tables import format_tables, write_tables
 from boltzmed.strata import split_by_size
 
 TESTS = ("wilcoxon", "permutation")
-_SIZE_RTOL, _SIZE_ATOL = 1e-2, 1e-6
+
+LOWER_IS_BETTER = "Of {} the lower number is the better one: a negative difference, r and d_z speak for the method."
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,8 @@ def compare(
         seed: Of both.
 
     Raises:
-        ValueError: No second method, an unknown one, nothing in both, or methods scored on different references; and
-            see `select_rows` and `split_by_size`.
+        ValueError: No second method, an unknown one, nothing in both, methods scored on different references or, for
+            "nsd", at different tolerances; and see `select_rows` and `split_by_size`.
     """
     known = [str(name) for name in rows["method"].unique()]
     unknown = [name for name in (*methods, *([reference_method] if reference_method else [])) if name not in known]
@@ -100,6 +103,8 @@ def compare(
     lines, unpaired = [], []
     for method in [name for name in names if name != first]:
         pairs, alone = _pair(chosen, first, method)
+        if metric == "nsd" and "nsd_tolerance_mm" in pairs:
+            _check_tolerances(pairs, first, method)
         unpaired += alone
         for dataset, group in _each_dataset(pairs):
             cells = pd.DataFrame(_test_cells(group, dataset, (first, method), by, edges, resamples, seed))
@@ -117,7 +122,8 @@ def _pair(chosen: pd.DataFrame, first: str, second: str) -> tuple[pd.DataFrame, 
     """The objects that both methods have, with `other` for the second's score; and counts of those of one alone."""
     key = list(OBJECT)
     sides = [chosen[chosen["method"].eq(name)] for name in (first, second)]
-    pairs = sides[0].merge(sides[1][[*key, "score", "size"]], on=key, suffixes=("", "_other"))
+    compared = ["score", "size", *chosen.columns.intersection(["nsd_tolerance_mm"])]
+    pairs = sides[0].merge(sides[1][[*key, *compared]], on=key, suffixes=("", "_other"))
     alone = []
     for side, method, other in ((sides[0], first, second), (sides[1], second, first)):
         shared = side[key].merge(pairs[key], on=key, how="left", indicator=True)["_merge"].eq("both")
@@ -127,8 +133,7 @@ def _pair(chosen: pd.DataFrame, first: str, second: str) -> tuple[pd.DataFrame, 
         raise ValueError(
             f"{first} and {second} have no object in common; their tables must name cases, slices and targets alike"
         )
-    # Tables of others round their sizes.
-    differ = ~np.isclose(pairs["size"], pairs["size_other"], rtol=_SIZE_RTOL, atol=_SIZE_ATOL, equal_nan=True)
+    differ = ~is_same_size(pairs["size"], pairs["size_other"])
     if 2 * differ.sum() > len(pairs):
         odd = pairs[differ].iloc[0]
         raise ValueError(
@@ -138,6 +143,19 @@ def _pair(chosen: pd.DataFrame, first: str, second: str) -> tuple[pd.DataFrame, 
     counts = pairs[differ].groupby("dataset", sort=False).size().rename("rows").reset_index()
     alone.append(counts.assign(method=second, reason=f"another size of the reference than for {first}"))
     return pairs[~differ], alone
+
+
+def _check_tolerances(pairs: pd.DataFrame, first: str, second: str) -> None:
+    """Refuses normalised surface Dice of two tolerances; where a table does not say, nobody knows."""
+    given, other = pairs["nsd_tolerance_mm"], pairs["nsd_tolerance_mm_other"]
+    differ = ~np.isclose(given, other) & given.notna() & other.notna()
+    if differ.any():
+        odd = pairs[differ].iloc[0]
+        raise ValueError(
+            f"nsd: expected one tolerance for both methods, got {odd['nsd_tolerance_mm']:g} mm for {first} and "
+            f"{odd['nsd_tolerance_mm_other']:g} mm for {second} in case {odd['case']} and so for {differ.sum()} of "
+            f"{len(pairs)} pairs; score both with the same --tolerance-mm"
+        )
 
 
 def _each_dataset(pairs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -166,28 +184,34 @@ def _test_cells(
     cells = {identity: mask for identity, mask in cells.items() if mask.any()}
     patients = group.groupby(["dataset", "patient"]).ngroup().to_numpy()  # of one name in two data sets are two
     sizes = group.groupby("dataset")["patient"].nunique().to_list()
-    differences = (group["score_other"] - group["score"]).to_numpy()
+    scores = group[["score", "score_other"]].to_numpy()
+    rounding = ROUNDING * float(np.abs(scores).max())
+    differences = scores[:, 1] - scores[:, 0]
     masks = list(cells.values())
     sums_PC, counts_PC = sum_by_patient(differences, patients, sum(sizes), masks)
+    there_PC = counts_PC > 0
+    means = []
+    for sums, counts, there in zip(sums_PC.T, counts_PC.T, there_PC.T, strict=True):
+        means.append(merge_rounding(sums[there] / counts[there], rounding))
+        sums[there] = means[-1] * counts[there]
     # The same draws whichever of the two is the reference: swapping them changes signs and nothing else.
     purpose = (dataset, *sorted(methods))
-    drawn_RP = draw_patients(sizes, resamples, make_generator(seed, "bootstrap", *purpose))
-    low, high = bootstrap_interval(sums_PC, counts_PC, drawn_RP)
-    permuted = permutation_p(sums_PC, counts_PC, resamples, make_generator(seed, "flips", *purpose))
+    drawn = resample_sums(sums_PC, counts_PC, sizes, resamples, make_generator(seed, "bootstrap", *purpose))
+    low, high = bootstrap_interval(*drawn, there_PC.sum(axis=0))
+    numbers = np.stack([[differences[mask].mean() for mask in masks], low, high])
+    numbers[np.abs(numbers) <= rounding] = 0
+    flips = make_generator(seed, "flips", *purpose)
+    permuted = permutation_p(sums_PC, counts_PC, resamples, flips, rounding=rounding)
     lines = []
     for index, ((target, stratum), mask) in enumerate(cells.items()):
-        there = counts_PC[:, index] > 0
-        per_patient = sums_PC[there, index] / counts_PC[there, index]
         lines.append(
             {
                 **{"dataset": dataset, "target": target, "stratum": stratum},
-                **{"n": int(mask.sum()), "patients": int(there.sum())},
-                "reference_mean": group["score"].to_numpy()[mask].mean(),
-                "mean": group["score_other"].to_numpy()[mask].mean(),
-                "difference": differences[mask].mean(),
-                **{"low": low[index], "high": high[index]},
-                **{"wilcoxon_p": wilcoxon_p(per_patient), "permutation_p": permuted[index]},
-                **{"rank_biserial": rank_biserial(per_patient), "cohens_dz": cohens_dz(per_patient)},
+                **{"n": int(mask.sum()), "patients": int(there_PC[:, index].sum())},
+                **dict(zip(("reference_mean", "mean"), scores[mask].mean(axis=0), strict=True)),
+                **dict(zip(("difference", "low", "high"), numbers[:, index], strict=True)),
+                **{"wilcoxon_p": wilcoxon_p(means[index]), "permutation_p": permuted[index]},
+                **{"rank_biserial": rank_biserial(means[index]), "cohens_dz": cohens_dz(means[index])},
             }
         )
     return lines
@@ -236,6 +260,8 @@ def describe_comparison(scores: Scores, comparison: Comparison, folder: str | Pa
         "patients' means\nand of flipping whole patients (each after Holm over all tests of the data set), "
         "rank-biserial correlation r\nand Cohen's d_z of patients' means"
     )
+    if comparison.metric in ERRORS:
+        about += f"\n{LOWER_IS_BETTER.format(comparison.metric)}"
     return "\n\n".join([about, format_tables(printed), list_notes(scores.notes, comparison.excluded)])
 
 

@@ -14,7 +14,7 @@ from scipy.ndimage import binary_erosion
 
 from boltzmed.reports.cases import CasePicture
 from boltzmed.reports.figures import REFERENCE_COLOUR
-from boltzmed.reports.scores import ERRORS, OBJECT
+from boltzmed.reports.scores import ERRORS, OBJECT, is_same_size
 from boltzmed.reports.viewer import scale_grey
 
 _SIDE = 240  # pixels of a thumbnail
@@ -34,8 +34,9 @@ def pair_scores(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
         metric: What the score is.
 
     Returns:
-        `OBJECT`, `prompt` ("" where the tables have none), `size`, `missed`, `mean`, then a column "score:METHOD" per
-        method (NaN where it has no score), in the methods' order.
+        `OBJECT`, `prompt` ("" where the tables have none), `size`, `same_size` (whether all methods' references are of
+        one), `missed`, `mean`, then a column "score:METHOD" per method (NaN where it has no score), in the methods'
+        order.
     """
     methods = list(rows["method"].unique())
     rows = rows if "prompt" in rows else rows.assign(prompt="")
@@ -43,7 +44,9 @@ def pair_scores(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     scores = rows.pivot(index=key, columns="method", values="score")[methods]
     known = rows.drop_duplicates(key).set_index(key)[["prompt", "size"]]
     missed = rows.groupby(key)["missed"].sum().reindex(scores.index)
-    table = known.reindex(scores.index).assign(missed=missed, mean=scores.mean(axis=1))
+    sizes = rows.pivot(index=key, columns="method", values="size")[methods].to_numpy()
+    same = pd.Series(is_same_size(sizes, sizes[:, :1]).all(axis=1), index=scores.index)
+    table = known.reindex(scores.index).assign(same_size=same, missed=missed, mean=scores.mean(axis=1))
     table = table.join(scores.add_prefix("score:"))
     worse = -table["mean"] if metric in ERRORS else -table["mean"].abs() if "difference" in metric else table["mean"]
     worst_first = table.assign(worse=worse).sort_values(["missed", "worse"], ascending=[False, True], kind="stable")

@@ -35,6 +35,8 @@ def colour_of(methods: Sequence[str], method: str) -> str:
 def draw_sizes(cells: pd.DataFrame, *, score: str, size: str, share: bool = True) -> Figure:
     """Draw the mean score of each stratum with its interval, a panel per data set, a marker per method.
 
+    Under a stratum stands its n, or that of each method in the legend's order where they differ.
+
     Args:
         cells: A row per dataset, stratum (in order, small to large) and method: mean, low, high (NaN: no interval), n.
         score: What is on the vertical axis.
@@ -53,8 +55,11 @@ def draw_sizes(cells: pd.DataFrame, *, score: str, size: str, share: bool = True
             bars = np.nan_to_num(np.abs(own[["low", "high"]].to_numpy().T - own["mean"].to_numpy()))
             style = {"fmt": _MARKERS[index % len(_MARKERS)], "color": colour_of(methods, method), "label": method}
             ax.errorbar(x, own["mean"], yerr=bars, markersize=6, capsize=3, linewidth=1.4, **style)  # type: ignore[arg-type]
-        numbers = part.groupby("stratum", sort=False)["n"].max()
-        ax.set_xticks(range(len(strata)), [f"{name}\nn={numbers[name]}" for name in strata], fontsize=8)
+        numbers = part.pivot(index="stratum", columns="method", values="n").reindex(strata, columns=methods).fillna(0)
+        counts = [[str(int(n)) for n in line] for line in numbers.to_numpy()]
+        counts = [line if len(set(line)) > 1 else line[:1] for line in counts]
+        ticks = ["\nn=".join([name, "\n".join(line)]) for name, line in zip(strata, counts, strict=True)]
+        ax.set_xticks(range(len(strata)), ticks, fontsize=8)
         ax.set_title(_plain(dataset), fontsize=10)
         if share:
             ax.set_ylim(0, 1.02)

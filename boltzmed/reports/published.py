@@ -13,6 +13,10 @@ from boltzmed.reports.scores import SHARES
 from boltzmed.reports.summary import ALL_SIZES, ALL_TARGETS, Summary, format_interval
 from boltzmed.volumes.output import whole_file
 
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+)
 _TARGETS = 8  # columns of one table
 _GROUPS = {"<1 %": "Small", "≥1 %": "Large", ALL_SIZES: "All"}
 
@@ -165,6 +169,4 @@ def _scale(summary: Summary) -> float:
 
 
 def _escape(name: str) -> str:
-    for character in ("\\", "&", "%", "$", "#", "_", "{", "}"):
-        name = name.replace(character, r"\textbackslash{}" if character == "\\" else f"\\{character}")
-    return name
+    return name.translate(_LATEX)

@@ -152,7 +152,7 @@ def write_report(
         page_megabytes=page_megabytes,
         report=report,
     )
-    table = pairs.drop(columns="prompt")
+    table = pairs.drop(columns=["prompt", "same_size"])
     write_tables(folder, {"objects": table.rename(columns=lambda name: str(name).removeprefix("score:"))})
     excluded = pd.concat([summary.excluded, *([comparison.excluded] if comparison is not None else [])])
     left_out = [

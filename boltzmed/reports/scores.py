@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
-from boltzmed.cards import DatasetCard, list_cards, load_card
+from boltzmed.reports.patients import assign_patients
 from boltzmed.results import LEVELS, CaseResult, read_text
 
 SCORES = ("method", "dataset", "case", "target", "dice", "area_fraction")
@@ -33,6 +33,8 @@ ERRORS = ("hd95_mm", "assd_mm", "false_positive_mm3", "false_negative_mm3", "mis
 
 LEVEL_OF = {"area": "slice", "diameter": "volume", "volume": "volume"}
 """Which rows an object's size is taken from: its share of a slice, or the volume of all of it."""
+
+_SIZE_RTOL, _SIZE_ATOL = 1e-2, 1e-6
 
 _TYPES = {field.name: str(field.type) for field in fields(CaseResult)}
 _FLAGS = {name for name, kind in _TYPES.items() if kind == "bool"}
@@ -59,8 +61,7 @@ class Scores:
 def read_scores(paths: Iterable[str | Path], *, patient_pattern: str | None = None) -> Scores:
     """Read tables of results, one after the other.
 
-    The patient is the column `patient`; where that is empty, what the pattern finds in the case's name; where it finds
-    none, what the card of the data set's name finds; else each case is a patient of its own.
+    A case has one patient in all of them, see `assign_patients`.
 
     Args:
         paths: CSV files, gzipped or not.
@@ -68,7 +69,7 @@ def read_scores(paths: Iterable[str | Path], *, patient_pattern: str | None = No
 
     Raises:
         ValueError: A file that cannot be read, is empty, lacks a column or holds a wrong cell; an object that is scored
-            twice for one method; or a pattern that is none. One line that names file and line.
+            twice for one method; a case of two patients; or a pattern that is none. One line that names file and line.
     """
     tables, notes = [], []
     for path in map(Path, paths):
@@ -93,7 +94,7 @@ def read_scores(paths: Iterable[str | Path], *, patient_pattern: str | None = No
             f"case {second['case']}, before in {first['file']}: line {first['line']}; leave one out, or name the "
             "methods apart"
         )
-    rows["patient"], found = _find_patients(rows, patient_pattern)
+    rows["patient"], found = assign_patients(rows, patient_pattern)
     shown = ~rows["area_fraction"].eq(0)
     if "reference_empty" in rows:
         shown &= ~rows["reference_empty"].eq(True)
@@ -176,6 +177,13 @@ def select_objects(
     return chosen.assign(score=chosen[metric], size=chosen[size], missed=missed[chosen.index]), excluded
 
 
+def is_same_size(sizes: ArrayLike, others: ArrayLike) -> NDArray[np.bool_]:
+    """Return whether references of these sizes may be one: to 1 %, as tables round; or of both the size is unknown."""
+    first, second = np.asarray(sizes, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    allowed = _SIZE_ATOL + _SIZE_RTOL * np.maximum(np.abs(first), np.abs(second))
+    return (np.abs(first - second) <= allowed) | (np.isnan(first) & np.isnan(second))
+
+
 def read_columns(path: Path, needed: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
     """Read the known columns of one table, and say which others it has.
 
@@ -221,13 +229,6 @@ def read_columns(path: Path, needed: Sequence[str]) -> tuple[pd.DataFrame, list[
     return table.drop(columns="file"), [name for name in header if name not in _KNOWN]
 
 
-def find_card(dataset: str) -> DatasetCard | None:
-    """Return the card of a table's data set, None if there is none of its name."""
-    # The published tables write AMOS22-CT and AMOS22-MRI for the cards amos22_ct and amos22_mr.
-    name = re.sub("_mri$", "_mr", re.sub(r"[-\s]+", "_", dataset.strip().lower()))
-    return load_card(name) if name in list_cards() else None
-
-
 def _read_heading(name: str) -> str:
     name = name.strip()
     return name.lower() if name.lower() in _KNOWN else name
@@ -268,43 +269,3 @@ def _refuse(table: pd.DataFrame, wrong: pd.Series, name: str, expected: str) -> 
     if wrong.any():
         first = table[wrong].iloc[0]
         raise ValueError(f"{first['file']}: line {first['line']}: {name}: expected {expected}, got {first[name]}")
-
-
-def _find_patients(rows: pd.DataFrame, pattern: str | None) -> tuple[pd.Series, list[str]]:
-    """Each row's patient, and a note a data set on how they were found."""
-    try:
-        expression = re.compile(pattern) if pattern else None
-    except re.error as error:
-        raise ValueError(f"--patient-pattern: expected a regular expression, got {pattern!r}: {error}") from error
-    names, notes = rows["patient"].copy(), []
-    for dataset, group in rows.groupby("dataset", sort=False):
-        missing = group.index[group["patient"].eq("")]
-        found = pd.Series("the column patient", index=group.index)
-        if len(missing):
-            tell = _teller(str(dataset), expression)
-            told = {case: tell(case) for case in group.loc[missing, "case"].unique()}
-            names[missing] = group.loc[missing, "case"].map({case: patient for case, (patient, _) in told.items()})
-            found[missing] = group.loc[missing, "case"].map({case: source for case, (_, source) in told.items()})
-        patients = names[group.index].groupby(found, sort=False).nunique()
-        notes += [
-            f"{dataset}: {count} patient{'s' if count != 1 else ''}, by {source}" for source, count in patients.items()
-        ]
-    return names, notes
-
-
-def _teller(dataset: str, expression: re.Pattern[str] | None) -> Callable[[str], tuple[str, str]]:
-    """A function from a case to its patient, and by what."""
-    card = find_card(dataset)
-    rule = card.cases if card else None
-    alone = "each case as its own patient, for want of a column, card or --patient-pattern that says"
-
-    def tell(case: str) -> tuple[str, str]:
-        match = expression.search(case) if expression else None
-        if match is not None:
-            return (match.group(1) if match.re.groups else match.group()) or case, "--patient-pattern"
-        by_number = rule and rule.numbers_per_patient and rule.number_of(case) is not None
-        if card and rule and (by_number or (rule.patient and rule.knows(case))):
-            return rule.patient_of(case), f"card {card.name}"
-        return case, alone
-
-    return tell

@@ -8,18 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from boltzmed.reports.comparison import Comparison, print_comparison
+from boltzmed.reports.comparison import LOWER_IS_BETTER, Comparison, print_comparison
 from boltzmed.reports.figures import draw_agreement, draw_pairs, draw_sizes, limits_of_agreement, save_figure
 from boltzmed.reports.page import Figure, Grid, ObjectTable, Section, as_svg_uri
 from boltzmed.reports.published import mark_best, tabulate_datasets, tabulate_sizes, tabulate_targets, write_latex
-from boltzmed.reports.scores import SHARES
-from boltzmed.reports.summary import ALL_SIZES, Summary, print_summary
+from boltzmed.reports.scores import ERRORS, SHARES
+from boltzmed.reports.summary import Summary, print_summary
 from boltzmed.reports.tables import write_tables
 
 TABLE_ROWS = 1000
 """Objects in the page's table; `objects.csv` has them all."""
-
-_OVERLAPPING = ("<1 %", "≥1 %")  # the paper's two groups, beside the bins
 
 
 def make_tables(summary: Summary, folder: Path) -> Section:
@@ -61,7 +59,7 @@ def make_sizes(summary: Summary, folder: Path, score: str) -> Section:
     """Means by object size, drawn and in a table."""
     cells = summary.cells
     cells = cells[cells["target"].eq(cells.groupby("dataset")["target"].transform("first"))]
-    bins = cells[~cells["stratum"].isin((ALL_SIZES, *_OVERLAPPING))]
+    bins = cells[cells["stratum"].isin(summary.bins)]
     figures = []
     if len(bins):
         size = {"area": "share of the image's area", "diameter": "diameter", "volume": "volume"}[summary.by]
@@ -76,7 +74,7 @@ def make_sizes(summary: Summary, folder: Path, score: str) -> Section:
             Figure(
                 as_svg_uri(svg),
                 f"Mean {score} by object size, with 95 % intervals (patients resampled); n is "
-                "the number of objects. No bar: fewer than two patients.",
+                "the number of objects, of each method in turn where they differ. No bar: fewer than two patients.",
                 f"Mean {score} by size. {words}",
             )
         ]
@@ -90,13 +88,15 @@ def make_pairs(
     """Methods against the reference method: drawn object by object, and the tests."""
     first = comparison.reference_method
     names = [first, *(method for method in methods if method != first)]
-    paired = pairs.dropna(subset=[f"score:{name}" for name in names])
+    paired = pairs[pairs["same_size"]].dropna(subset=[f"score:{name}" for name in names])
     tables = {title: Grid.of(table) for title, table in print_comparison(comparison).items()}
     texts = [
         f"Every method against {first}, on objects scored for both. p: Wilcoxon's test on patients' means, and "
         "flipping the signs of whole patients; in brackets after Holm's correction over all tests of the data set. r: "
         "rank-biserial correlation; d_z: Cohen's, both of patients' means."
     ]
+    if comparison.metric in ERRORS:
+        texts.append(LOWER_IS_BETTER.format(comparison.metric))
     figures: list[Figure] = []
     if comparison.metric not in SHARES:
         texts.append(
@@ -104,7 +104,9 @@ def make_pairs(
             f"{comparison.metric} has no upper end."
         )
     elif not len(paired):
-        texts.append("No paired scatter and no Bland–Altman plot: no object was scored for all methods.")
+        texts.append(
+            "No paired scatter and no Bland–Altman plot: no object was scored for all methods on one reference."
+        )
     if comparison.metric in SHARES and len(paired):
         scores = {name: paired[f"score:{name}"].to_numpy(dtype=np.float64) for name in names}
         svg = save_figure(draw_pairs(scores, score=score), folder / "figures" / "pairs")
@@ -116,8 +118,8 @@ def make_pairs(
         figures.append(
             Figure(
                 as_svg_uri(svg),
-                f"Each of {len(paired)} objects that all methods were scored on: above the "
-                f"dashed line a method is better than {first}.",
+                f"Each of {len(paired)} objects that all methods were scored on, with references of one size: above "
+                f"the dashed line a method is better than {first}.",
                 f"Paired scatter. {'; '.join(told)}",
             )
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from boltzmed.reports.scores import OBJECT, read_columns
+from boltzmed.reports.scores import OBJECT, is_same_size, read_columns
 from boltzmed.reports.tables import format_table, write_tables
 from boltzmed.strata import AREA_BINS, assign_area_bins
 
@@ -20,10 +20,11 @@ def read_object_sizes(path: str | Path) -> pd.DataFrame:
             protocol leaves out (used 0) are no objects.
 
     Returns:
-        Those columns, in the order in which the objects first appear.
+        Those columns, in the order in which the objects first appear, with their first area.
 
     Raises:
-        ValueError: The file cannot be read, lacks a column, holds an area that is none, or two areas of one object.
+        ValueError: The file cannot be read, lacks a column, holds an area that is none, or two areas of one object
+            that differ by more than rounding (`is_same_size`).
     """
     path = Path(path)
     if path.is_dir():
@@ -37,14 +38,15 @@ def read_object_sizes(path: str | Path) -> pd.DataFrame:
         table = table[table["used"] != 0]
     table = table[table["area_fraction"] > 0]
     key = [name for name in OBJECT if name in table and name != "level"]
-    objects = table.drop_duplicates([*key, "area_fraction"])
-    twice = objects.duplicated(key)
-    if twice.any():
-        first = objects[twice].iloc[0]
+    before = table.groupby(key, dropna=False)["area_fraction"].transform("first")
+    another = ~is_same_size(table["area_fraction"], before)
+    if another.any():
+        first = table[another].iloc[0]
         raise ValueError(
             f"{path}: line {first['line']}: another area_fraction of {first['target']} in case {first['case']} than "
             "before; methods must be scored on the same references"
         )
+    objects = table.drop_duplicates(key)
     if objects.empty:
         raise ValueError(f"{path}: no object with an area")
     return objects[[*key, "area_fraction"]].reset_index(drop=True)

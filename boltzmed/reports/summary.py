@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from boltzmed.metrics.statistics import (
     bootstrap_interval,
-    draw_patients,
     make_generator,
     percentile_interval,
+    resample_sums,
     sum_by_patient,
 )
 from boltzmed.reports.folder import whole_report
 from boltzmed.reports.scores import LEVEL_OF, SHARES, read_scores, select_objects
 from boltzmed.reports.tables import format_tables, write_tables
-from boltzmed.strata import split_by_size
+from boltzmed.strata import list_bins, split_by_size
 
 ALL_SIZES, ALL_TARGETS, ALL_DATASETS = "all sizes", "all targets", "all data sets"
 
@@ -45,6 +45,7 @@ class Summary:
         overall: Over data sets: a row per weighting (`WEIGHTINGS`), stratum and method; empty for one data set.
         excluded: method, dataset, reason, rows.
         metric, level, by: What the score is, of which rows, and what the strata go by.
+        bins: Those of the strata that do not overlap, small to large.
     """
 
     cells: pd.DataFrame
@@ -53,6 +54,7 @@ class Summary:
     metric: str
     level: str
     by: str
+    bins: tuple[str, ...]
 
 
 def summarise(
@@ -84,34 +86,36 @@ def summarise(
     objects, excluded = select_objects(rows, metric=metric, by=by, level=level, targets=targets)
     methods = list(objects["method"].unique())
     records: list[dict] = []
-    over_datasets = _OverDatasets(resamples)
+    over_datasets = _OverDatasets()
     for dataset, group in objects.groupby("dataset", sort=False):
-        patients = pd.Series(pd.factorize(group["patient"], sort=True)[0], index=group.index)
-        people = int(patients.max()) + 1
-        drawn_RP = draw_patients([people], resamples, make_generator(seed, "bootstrap", str(dataset)))
         for method, scored in group.groupby("method", sort=False):
+            patients, people = pd.factorize(scored["patient"], sort=True)
             strata = {ALL_SIZES: np.ones(len(scored), bool), **split_by_size(by, scored["size"], edges)}
             names = list_targets(scored)
             values, missed = scored["score"].to_numpy(), scored["missed"].to_numpy()
             keys = [(name, stratum) for name in names for stratum in strata]
             everything = [names[name] & strata[stratum] for name, stratum in keys]
             cells = [cell & ~np.isnan(values) for cell in everything]
-            sums_PC, counts_PC = sum_by_patient(values, patients[scored.index].to_numpy(), people, cells)
-            low, high = bootstrap_interval(sums_PC, counts_PC, drawn_RP)
-            n = counts_PC.sum(axis=0)
+            sums_PC, counts_PC = sum_by_patient(values, patients, len(people), cells)
+            draws = make_generator(seed, "bootstrap", str(dataset))
+            drawn = resample_sums(sums_PC, counts_PC, [len(people)], resamples, draws)
+            n, patients_C = counts_PC.sum(axis=0), (counts_PC > 0).sum(axis=0)
+            low, high = bootstrap_interval(*drawn, patients_C)
             for index, (name, stratum) in enumerate(keys):
                 if everything[index].any():
                     identity = {"dataset": dataset, "target": name, "stratum": stratum, "method": method}
                     lost, count = int(missed[everything[index]].sum()), int(everything[index].sum())
                     mean = sums_PC[:, index].sum() / n[index] if n[index] else np.nan
                     numbers = {"mean": mean, "low": low[index], "high": high[index]}
-                    numbers |= {"n": int(n[index]), "patients": int((counts_PC[:, index] > 0).sum())}
+                    numbers |= {"n": int(n[index]), "patients": int(patients_C[index])}
                     numbers |= {"missed": lost, "objects": count, "missed_share": lost / count}
                     records.append({**identity, **numbers})
-            whole = slice(0, len(strata))  # the first target of all is "all targets", or the only one
-            over_datasets.add(str(method), list(strata), sums_PC[:, whole], counts_PC[:, whole], drawn_RP)
+            # The first target of all is "all targets", or the only one: its cells are the strata. Line 0 is what was
+            # seen, the rest are resamples.
+            sums_RC, counts_RC = (np.vstack(lines) for lines in zip((sums_PC.sum(axis=0), n), drawn, strict=True))
+            over_datasets.add(str(method), list(strata), sums_RC, counts_RC, patients_C)
     overall = over_datasets.table(methods) if objects["dataset"].nunique() > 1 else pd.DataFrame()
-    return Summary(pd.DataFrame(records), overall, excluded, metric, level or LEVEL_OF[by], by)
+    return Summary(pd.DataFrame(records), overall, excluded, metric, level or LEVEL_OF[by], by, list_bins(by, edges))
 
 
 def list_targets(rows: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
@@ -123,19 +127,16 @@ def list_targets(rows: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
 class _OverDatasets:
     """Collects data sets' sums, as seen and in every bootstrap sample, and makes one mean of them."""
 
-    def __init__(self, resamples: int) -> None:
-        self._resamples = resamples
+    def __init__(self) -> None:
         self._sums: dict[tuple[str, str], list[NDArray]] = {}
         self._patients: dict[tuple[str, str], int] = {}
 
-    def add(self, method: str, strata: list[str], sums_PC: NDArray, counts_PC: NDArray, drawn_RP: NDArray) -> None:
-        """Adds one data set's; the first stratum is all sizes. Line 0 is what was seen, the rest are resamples."""
-        drawn = np.concatenate([np.ones((1, len(sums_PC))), drawn_RP])
-        sums_RC, counts_RC = drawn @ sums_PC, drawn @ counts_PC
+    def add(self, method: str, strata: list[str], sums_RC: NDArray, counts_RC: NDArray, patients_C: NDArray) -> None:
+        """Adds one data set's; the first stratum is all sizes."""
         for index, stratum in enumerate(strata):
             part = np.stack([sums_RC[:, index], counts_RC[:, index], counts_RC[:, 0]])
             self._sums.setdefault((stratum, method), []).append(part)
-            most = max(self._patients.get((stratum, method), 0), int((counts_PC[:, index] > 0).sum()))
+            most = max(self._patients.get((stratum, method), 0), int(patients_C[index]))
             self._patients[stratum, method] = most
 
     def table(self, methods: Sequence[str]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +14,10 @@ import pytest
 import torch
 import yaml
 
+from boltzmed.cards import load_card
 from boltzmed.data.prepare import prepare_cache
 from boltzmed.data.slice_sources import open_sources
-from boltzmed.data.studies import open_labelled_studies
+from boltzmed.data.studies import LabelledStudyDataset, open_labelled_studies
 from boltzmed.engines.inferer import PromptSliceInferer
 from boltzmed.outputs import ResultsWriter
 from boltzmed.resources import resource_folder
@@ -63,6 +65,16 @@ def test_a_cache_gives_the_slices_of_its_source(source, plane):
     assert (from_files["case"], from_files["patient"]) == (from_cache["case"], from_cache["patient"]) == ("case_1",) * 2
     assert from_files["values"] == dict(from_cache["values"]) and from_cache["values"]["spleen"] == (8,)
     assert from_files["prompts"] == from_cache["prompts"]
+
+
+def test_a_patient_is_the_lists_or_the_cards_or_nobody(source):
+    records = json.loads((source / "datalist.json").read_text())["training"]
+    bare = [{**{name: str(source / record[name]) for name in ("image", "label")}, "case": "p1_a"} for record in records]
+    card = load_card(source / "mine.yaml")
+    assert LabelledStudyDataset(bare, card)[0]["patient"] == ""
+    named = replace(card, cases=replace(card.cases, patient=r"^p\d"))
+    found = LabelledStudyDataset([bare[0], {**bare[1], "patient": "somebody"}], named)
+    assert [found[k]["patient"] for k in range(2)] == ["p1", "somebody"]
 
 
 def test_only_the_asked_part_of_every_cache_comes(source):

@@ -53,7 +53,7 @@ def test_label_maps(pair):
         *(("2", "head", 1), ("2", "tail", 0), ("2", "whole", pytest.approx(2 * 24 / (24 + 36)))),
     ]
     assert {(row.method, row.dataset, row.patient) for row in done.rows} == {
-        ("predictions", "references", f"hippocampus_00{number}") for number in (1, 2)
+        ("predictions", "references", "")  # nothing says whose these cases are
     }
     whole = done.rows[-1]
     assert (whole.volume_mm3, whole.prediction_volume_mm3, whole.false_negative_mm3) == (72, 48, 24)

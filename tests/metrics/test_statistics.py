@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,13 +15,13 @@ from boltzmed.metrics.statistics import (
     EXACT_PATIENTS,
     adjust_holm,
     bootstrap_interval,
-    bootstrap_means,
     cohens_dz,
-    draw_patients,
     make_generator,
+    merge_rounding,
     percentile_interval,
     permutation_p,
     rank_biserial,
+    resample_sums,
     sum_by_patient,
     wilcoxon_p,
 )
@@ -34,6 +35,12 @@ def flip(sums: list[float], resamples: int = 999, seed: int = 0) -> float:
     return float(permutation_p(column, np.ones_like(column), resamples, np.random.default_rng(seed))[0])
 
 
+def interval(sums: np.ndarray, counts: np.ndarray, resamples: int, seed: object) -> np.ndarray:
+    """The bootstrap interval (2,C) of patients of one data set."""
+    drawn = resample_sums(sums, counts, [len(sums)], resamples, np.random.default_rng(seed))
+    return bootstrap_interval(*drawn, (counts > 0).sum(axis=0))
+
+
 class TestSums:
     def test_by_hand(self):
         values, patients = np.array([1.0, 2.0, 4.0, 8.0]), np.array([0, 0, 2, 2])
@@ -45,26 +52,45 @@ class TestSums:
 
 class TestBootstrap:
     def test_every_group_keeps_its_number_of_patients(self):
-        drawn = draw_patients([3, 5], 50, np.random.default_rng(0))
-        assert drawn.shape == (50, 8)
-        assert set(drawn[:, :3].sum(axis=1)) == {3} and set(drawn[:, 3:].sum(axis=1)) == {5}
+        first, all_ = np.repeat([[1.0], [0.0]], [3, 5], axis=0), np.ones((8, 1))
+        sums, counts = resample_sums(first, all_, [3, 5], 50, np.random.default_rng(0))
+        assert sums.shape == counts.shape == (50, 1) and set(sums.ravel()) == {3} and set(counts.ravel()) == {8}
+        each, _ = resample_sums(np.eye(8), all_, [3, 5], 2000, np.random.default_rng(0))
+        assert each.mean(axis=0) == pytest.approx(1, abs=0.1) and each[:, :3].var() == pytest.approx(2 / 3, abs=0.05)
+
+    @pytest.mark.parametrize("block", [1, 100, 10**6])
+    def test_blocks_hold_the_same_samples(self, block):
+        generator = np.random.default_rng(9)
+        sums, counts = generator.normal(0, 1, (30, 3)), generator.integers(0, 4, (30, 3)).astype(float)
+        whole = resample_sums(sums, counts, [10, 20], 99, np.random.default_rng(1), block=99 * 30)
+        parts = resample_sums(sums, counts, [10, 20], 99, np.random.default_rng(1), block=block)
+        np.testing.assert_allclose(parts, whole, rtol=1e-12, atol=1e-12)
+        p = [permutation_p(sums, counts, 99, np.random.default_rng(1), block=size) for size in (99 * 30, block)]
+        assert p[0].tolist() == p[1].tolist()
+
+    def test_memory_does_not_grow_with_patients_times_resamples(self):
+        sums = np.random.default_rng(0).normal(0, 1, (20_000, 1))
+        tracemalloc.start()
+        resample_sums(sums, np.ones_like(sums), [20_000], 300, np.random.default_rng(0), block=100_000)
+        permutation_p(sums, np.ones_like(sums), 300, np.random.default_rng(0), block=100_000)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 4e6  # all draws together: 48 MB
 
     def test_a_mean_is_over_rows_of_whole_patients(self):
-        # The first patient has two rows of 1, the second one of 0; drawn once each, then one of them twice.
-        drawn = np.array([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]])
-        means = bootstrap_means(np.array([[2.0], [0.0]]), np.array([[2.0], [1.0]]), drawn)
-        assert means[:, 0].tolist() == [pytest.approx(2 / 3), 1, 0]
+        # The first patient has two rows of 1, the second one of 0; drawn once each, or one of them twice.
+        drawn = resample_sums(np.array([[2.0], [0.0]]), np.array([[2.0], [1.0]]), [2], 50, np.random.default_rng(0))
+        assert set(zip(*(totals.ravel() for totals in drawn), strict=True)) == {(2, 3), (4, 4), (0, 2)}
+        assert bootstrap_interval(*drawn, np.array([2])).ravel().tolist() == [0, 1]
 
     def test_samples_without_a_row_are_left_out(self):
-        drawn = np.array([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]])
-        means = bootstrap_means(np.array([[2.0], [0.0]]), np.array([[2.0], [0.0]]), drawn)
-        assert np.isnan(means[2, 0])
-        assert percentile_interval(means).tolist() == [[1.0], [1.0]]
+        drawn = np.array([[2.0], [4.0], [0.0]])
+        assert bootstrap_interval(drawn, drawn, np.array([2])).tolist() == [[1.0], [1.0]]
+        assert np.isnan(percentile_interval(np.array([[np.nan]]))).all()
 
     def test_agrees_with_scipy_where_every_patient_has_one_row(self):
         values = np.random.default_rng(1).beta(5, 2, 40)
-        drawn = draw_patients([40], 20_000, np.random.default_rng(2))
-        low, high = bootstrap_interval(values[:, None], np.ones((40, 1)), drawn)[:, 0]
+        low, high = interval(values[:, None], np.ones((40, 1)), 20_000, 2)[:, 0]
         expected = stats.bootstrap(
             (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(3)
         ).confidence_interval
@@ -80,8 +106,7 @@ class TestBootstrap:
         naive = sum_by_patient(slices, np.arange(1000), 1000, everything)
         widths = []
         for sums, counts in (clustered, naive):
-            drawn = draw_patients([len(sums)], 2000, np.random.default_rng(5))
-            widths.append(np.ptp(bootstrap_interval(sums, counts, drawn)))
+            widths.append(np.ptp(interval(sums, counts, 2000, 5)))
         assert widths[0] == pytest.approx(2 * 1.96 * level.std() / math.sqrt(20), rel=0.15)
         assert widths[0] > 5 * widths[1]
 
@@ -92,13 +117,12 @@ class TestBootstrap:
             patients = np.repeat(np.arange(40), generator.integers(1, 20, 40))
             values = generator.normal(0, 1, 40)[patients] + generator.normal(0, 1, len(patients))
             sums, counts = sum_by_patient(values, patients, 40, [np.ones(len(patients), bool)])
-            low, high = bootstrap_interval(sums, counts, draw_patients([40], 500, generator))[:, 0]
+            low, high = interval(sums, counts, 500, generator)[:, 0]
             covered += low <= 0 <= high
         assert 0.89 < covered / 300 < 0.98
 
     def test_one_patient_has_no_interval(self):
-        drawn = draw_patients([2], 100, np.random.default_rng(0))
-        assert np.isnan(bootstrap_interval(np.array([[3.0], [0.0]]), np.array([[4.0], [0.0]]), drawn)).all()
+        assert np.isnan(interval(np.array([[3.0], [0.0]]), np.array([[4.0], [0.0]]), 100, 0)).all()
 
 
 class TestPermutation:
@@ -152,6 +176,13 @@ class TestPermutation:
         if len(values) <= EXACT_PATIENTS:
             assert flip(values[::-1]) == p
 
+    def test_flips_that_differ_by_rounding_alone_are_as_far(self):
+        # Scores of about 1 are off in the 16th digit, which is the 11th of such differences. Of the 8 ways to flip
+        # 1, 1 + e, -1 the two of 1 - e are nearer to 0 than the 1 + e that was seen.
+        sums, counts = np.array([[1e-5], [1e-5 + 1e-15], [-1e-5]]), np.ones((3, 1))
+        p = [permutation_p(sums, counts, 9, np.random.default_rng(0), rounding=r)[0] for r in (0.0, 1e-12)]
+        assert p == [3 / 4, 1]
+
     def test_no_difference_is_p_1(self):
         assert flip([0.0] * 5) == flip([0.0] * 20) == 1
 
@@ -166,6 +197,23 @@ class TestWilcoxon:
         assert wilcoxon_p([0, 0, 0]) == 1
         assert math.isnan(wilcoxon_p([0.5])) and math.isnan(wilcoxon_p([]))
         assert wilcoxon_p([0, 0.1, 0.2, 0.3]) == 0.25
+
+
+class TestRounding:
+    def test_sizes_are_merged_and_signs_stay(self):
+        values = [0.7 - 0.6, 0.3 - 0.4, 0.8 - 0.7, 1e-17, -1e-17, 0.2]
+        merged = merge_rounding(values, 1e-12)
+        assert len(set(np.abs(merged))) == 3 and (merged[:3] == [merged[2], -merged[2], merged[2]]).all()
+        assert merged[3:5].tolist() == [0, 0] and not np.signbit(merged[3:5]).any() and merged[5] == 0.2
+        assert merge_rounding([], 1e-12).shape == (0,)
+
+    @given(differences)
+    def test_what_differs_by_more_stays(self, values):
+        assert merge_rounding(values, 1e-12).tolist() == values
+
+    def test_effects_of_equal_differences(self):
+        merged = merge_rounding([0.6 - 0.5, 0.7 - 0.6, 0.9 - 0.8], 1e-12)
+        assert math.isnan(cohens_dz(merged)) and rank_biserial(merged) == 1 and wilcoxon_p(merged) == 0.25
 
 
 class TestHolm:

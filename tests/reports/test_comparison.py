@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,39 @@ class TestByHand:
         comparison = compare_lines(tmp_path, *A, *rounded)
         assert only(comparison, stratum="all sizes")["n"] == 4 and comparison.excluded.empty
 
+    def test_rounding_is_no_difference(self, tmp_path):
+        # Six patients whose two slices change by 0.1 and -0.1: equal means, but for the last digit.
+        slices = [(patient, index) for patient in range(6) for index in (0, 1)]
+        lines = [
+            f"{method},set,p{patient}_{index},liver,{scores[index]},0.02"
+            for method, scores in (("a", (0.6, 0.4)), ("b", (0.7, 0.3)))
+            for patient, index in slices
+        ]
+        whole = only(compare_lines(tmp_path, *lines), stratum="all sizes")
+        assert whole[["difference", "low", "high", "rank_biserial"]].tolist() == [0, 0, 0, 0]
+        assert whole[["wilcoxon_p", "permutation_p"]].tolist() == [1, 1] and math.isnan(whole["cohens_dz"])
+        # Three patients that are better by exactly 0.1 do not spread.
+        pairs = [(0.5, 0.6), (0.6, 0.7), (0.8, 0.9)]
+        lines = [f"{'ab'[k]},set,p{index}_1,liver,{pair[k]},0.02" for index, pair in enumerate(pairs) for k in (0, 1)]
+        whole = only(compare_lines(tmp_path, *lines), stratum="all sizes")
+        assert math.isnan(whole["cohens_dz"]) and whole[["rank_biserial", "wilcoxon_p"]].tolist() == [1, 0.25]
+
+    def test_scores_of_two_tolerances_are_refused(self, tmp_path):
+        header, nsd = f"{HEADER},nsd,nsd_tolerance_mm", ",0.8,{}"
+        for tolerances, refused in (((1, 5), True), ((2, 2.0), False), ((1, ""), False)):
+            lines = [row + nsd.format(mm) for rows, mm in zip((A, B), tolerances, strict=True) for row in rows]
+            (tmp_path / "nsd.csv").write_text("\n".join([header, *lines]) + "\n")
+            rows = read_scores([tmp_path / "nsd.csv"]).rows
+            compare(rows, resamples=9)  # Dice has no tolerance
+            if refused:
+                message = (
+                    "nsd: expected one tolerance for both methods, got 1 mm for a and 5 mm for b in case p1_1 .*4 of 4"
+                )
+                with pytest.raises(ValueError, match=message):
+                    compare(rows, metric="nsd", resamples=9)
+            else:
+                compare(rows, metric="nsd", resamples=9)
+
     @pytest.mark.parametrize(
         ("lines", "settings", "message"),
         [
@@ -171,6 +205,24 @@ class TestProperties:
             for table in (rows, shuffled)
         ]
         pd.testing.assert_frame_equal(*tables, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_where_each_row_is_its_own_patient():
+    count = 89_000
+    generator = np.random.default_rng(0)
+    one = pd.DataFrame(
+        {"case": [f"c{index}" for index in range(count)], "area_fraction": generator.uniform(0, 0.3, count)}
+    )
+    one = one.assign(patient=one["case"], dataset="set", target="liver", shown=True, level="slice", axis="", window="")
+    methods = [one.assign(method=name, slice_index=-1.0, dice=generator.beta(5, 2, count)) for name in "ab"]
+    rows = pd.concat(methods, ignore_index=True)
+    tracemalloc.start()
+    whole = only(compare(rows), stratum="all sizes")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert whole["patients"] == count and whole["low"] < whole["difference"] < whole["high"]
+    assert peak < 600e6  # all draws together: 7 GB
 
 
 def test_published_methods(tmp_path):

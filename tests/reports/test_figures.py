@@ -77,6 +77,11 @@ def test_sizes_have_a_panel_a_data_set_and_a_marker_a_method():
     drawn = [ax for ax in figure.axes if ax.axison]
     assert [ax.get_title() for ax in drawn] == ["x", "y", "z"]
     assert [text.get_text() for text in drawn[0].get_xticklabels()] == ["<1 %\nn=10", "≥1 %\nn=10"]
+    fewer = cells["stratum"].eq("<1 %") & cells["method"].eq("b")
+    uneven = cells.assign(n=np.where(fewer, 8, 10))[~(fewer & cells["dataset"].eq("y"))]
+    first, second, *_ = draw_sizes(uneven, score="Dice", size="area").axes
+    ticks = [[text.get_text() for text in ax.get_xticklabels()] for ax in (first, second)]
+    assert ticks == [["<1 %\nn=10\n8", "≥1 %\nn=10"], ["<1 %\nn=10\n0", "≥1 %\nn=10"]]
     bars = drawn[0].containers[0][2][0].get_segments()
     assert bars[0][:, 1].tolist() == pytest.approx([0.4, 0.7])
     assert len({line.get_marker() for line in drawn[0].lines if re.match(r"[os]", str(line.get_marker()))}) == 2

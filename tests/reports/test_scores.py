@@ -39,12 +39,6 @@ def write(path: Path, *lines: str) -> Path:
     return path
 
 
-def patients(folder: Path, *rows: str, header: str = HEADER, pattern: str | None = None) -> tuple[list[str], list[str]]:
-    """Each row's patient, and the notes on them."""
-    scores = read_scores([write(folder / "results.csv", header, *rows)], patient_pattern=pattern)
-    return scores.rows["patient"].tolist(), list(scores.notes)
-
-
 class TestReading:
     def test_a_table_of_the_six_columns_is_slices(self, tmp_path):
         scores = read_scores([write(tmp_path / "r.csv", HEADER, "a,set,007,NA,0.25,0.001", "a,set,7,NA,,0")])
@@ -145,51 +139,6 @@ class TestReading:
         assert len(read_scores([table]).rows) == 5
         with pytest.raises(ValueError, match="line 7: a is scored twice"):
             read_scores([write(tmp_path / "r.csv", table.read_text().rstrip("\n"), rows[0])])
-
-
-class TestPatients:
-    def test_a_column_comes_first(self, tmp_path):
-        rows = ["a,AMOS22-CT,amos_0233_160_CT_abdomen_liver,liver,0.5,0.02,someone"]
-        rows += ["a,AMOS22-CT,amos_0233_161_CT_abdomen_liver,liver,0.5,0.02,"]
-        found, notes = patients(tmp_path, *rows, header=f"{HEADER},patient", pattern=r"amos_\d")
-        assert found == ["someone", "amos_0"]
-        assert notes == ["AMOS22-CT: 1 patient, by the column patient", "AMOS22-CT: 1 patient, by --patient-pattern"]
-
-    @pytest.mark.parametrize(
-        ("dataset", "case", "patient"),
-        [
-            ("LIDC-IDRI", "LIDC-IDRI-0110_5_45_CT_lung_nodule", "LIDC-IDRI-0110"),
-            ("AMOS22-CT", "amos_0233_160_CT_abdomen_adrenal+gland", "amos_0233"),
-            ("AMOS22-MRI", "amos_0507_16_MRI_abdomen_liver", "amos_0507"),
-            ("MSD-Pancreas", "pancreas_345_28_CT_pancreas_tumor", "pancreas_345"),
-            ("MSD-HepaticVessel", "hepaticvessel_363_18_CT_liver_vessel", "hepaticvessel_363"),
-            ("MSD-Lung", "lung_096_200_CT_lung_tumor", "lung_096"),
-            ("MSD-Colon", "colon_221_62_CT_colon_tumor", "colon_221"),
-            ("msd_hippocampus", "hippocampus_004", "patient_0002"),
-        ],
-    )
-    def test_a_cards_pattern(self, dataset, case, patient, tmp_path):
-        found, notes = patients(tmp_path, f"a,{dataset},{case},liver,0.5,0.02")
-        assert found == [patient] and notes[0].startswith(f"{dataset}: 1 patient, by card ")
-
-    def test_a_pattern_of_ones_own(self, tmp_path):
-        rows = [f"a,set,site1_p{number}_s{slice_}_x,liver,0.5,0.02" for number in (1, 2) for slice_ in (1, 2)]
-        assert patients(tmp_path, *rows, pattern=r"_(p\d+)_")[0] == ["p1", "p1", "p2", "p2"]
-        assert patients(tmp_path, *rows, pattern=r"p\d")[0] == ["p1", "p1", "p2", "p2"]
-        found, notes = patients(tmp_path, *rows, pattern="p1")
-        assert found == ["p1", "p1", "site1_p2_s1_x", "site1_p2_s2_x"] and "2 patients, by each case" in notes[1]
-
-    def test_without_any_each_case_is_its_own_and_the_output_says_so(self, tmp_path, capsys):
-        table = write(
-            tmp_path / "r.csv", HEADER, "a,set,1,liver,0.5,0.02", "a,set,1,spleen,0.5,0.02", "a,set,2,liver,1,0.1"
-        )
-        assert main(["summarize", str(table)]) == 0
-        assert "set: 2 patients, by each case as its own patient, for want of" in capsys.readouterr().out
-
-    def test_a_wrong_pattern_is_refused(self, tmp_path, capsys):
-        table = write(tmp_path / "r.csv", HEADER, "a,set,1,liver,0.5,0.02")
-        assert main(["summarize", str(table), "--patient-pattern", "("]) == 2
-        assert capsys.readouterr().err.startswith("boltzmed: --patient-pattern: expected a regular expression, got '('")
 
 
 class TestSelecting:

@@ -86,6 +86,14 @@ def test_an_object_counts_once_however_many_methods_scored_it(tmp_path):
     ]
 
 
+def test_rounded_areas_are_one(tmp_path):
+    lines = ["method,dataset,case,target,dice,area_fraction", "a,s,1,liver,0.5,0.02", "b,s,1,liver,0.5,0.0201"]
+    objects = read_object_sizes(write(tmp_path / "r.csv", *lines))
+    assert objects["area_fraction"].tolist() == [0.02]
+    with pytest.raises(ValueError, match="line 4: another area_fraction of liver in case 1"):
+        read_object_sizes(write(tmp_path / "r.csv", *lines, "c,s,1,liver,0.5,0.021"))
+
+
 def test_slices_are_objects_and_volumes_are_not(tmp_path):
     table = write(
         tmp_path / "results.csv",

@@ -153,6 +153,12 @@ class TestByHand:
         assert main(["summarize", str(table), "--metric", "volume_mm3"]) == 0
         assert "10.00 [7.50, 12.50] n=2" in capsys.readouterr().out
 
+    def test_what_other_methods_have_changes_no_interval(self, tmp_path):
+        alone = summarise_lines(tmp_path, *(line for line in LINES if line.startswith("a"))).cells
+        beside = summarise_lines(tmp_path, *LINES, "b,one,p0,liver,1,0.001", "b,one,p9,liver,1,0.001").cells
+        beside = beside[beside["method"].eq("a")].reset_index(drop=True)
+        pd.testing.assert_frame_equal(alone, beside)
+
     def test_order_of_rows_and_seed(self, tmp_path):
         sort = ["dataset", "target", "stratum", "method"]
         first, second = (summarise_lines(tmp_path, *lines).cells.sort_values(sort) for lines in (LINES, LINES[::-1]))
