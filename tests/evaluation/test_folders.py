@@ -77,7 +77,7 @@ def test_patients_by_a_pattern(pair):
     done = score(pair, labels=LABELS, patient_pattern=r"_0*(\d+)$", dataset="mine")
     assert {(row.patient, row.dataset) for row in done.rows} == {("1", "mine"), ("2", "mine")}
     done = score(pair, labels=LABELS, patient_pattern=r"\d*1$")
-    assert {row.patient for row in done.rows} == {"001", "hippocampus_002"} and done.excluded == []
+    assert {row.patient for row in done.rows} == {"001", ""} and done.excluded == []
     done = score(pair, card="msd_hippocampus", patient_pattern=r"_\d*1$")
     assert {row.patient for row in done.rows} == {"_001", "patient_0001"}  # as `boltzmed summarize` finds them
 
@@ -224,8 +224,9 @@ def test_targets_that_were_never_asked_for_are_left_out_together(tmp_path, capsy
     assert done.passed_over == [f"case c{number}: no reference for free.nii.gz, passed over" for number in (1, 2)]
     folders = ["--predictions", str(tmp_path / "predictions"), "--references", str(tmp_path / "references")]
     assert main(["evaluate", *folders, "--labels", "1=head,2=tail,1+2=whole", "--level", "volume"]) == 2
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "2 cases scored, 2 targets never predicted, 2 predictions without a reference"
+    counted, patients = capsys.readouterr().out.splitlines()[-2:]
+    assert counted == "2 cases scored, 2 targets never predicted, 2 predictions without a reference"
+    assert patients.startswith("No column patient for 2 cases")
     done = score(tmp_path, labels=LABELS, levels=("volume",), missing="empty")
     assert len(done.rows) == 6 and sum(row.prediction_empty for row in done.rows) == 4
 
