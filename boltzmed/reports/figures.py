@@ -60,6 +60,7 @@ def draw_sizes(cells: pd.DataFrame, *, score: str, size: str, share: bool = True
         counts = [line if len(set(line)) > 1 else line[:1] for line in counts]
         ticks = ["\nn=".join([name, "\n".join(line)]) for name, line in zip(strata, counts, strict=True)]
         ax.set_xticks(range(len(strata)), ticks, fontsize=8)
+        ax.set_xlim(-0.5, len(strata) - 0.5)  # a method without a mean would shift the others in their stratum
         ax.set_title(_plain(dataset), fontsize=10)
         if share:
             ax.set_ylim(0, 1.02)

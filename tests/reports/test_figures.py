@@ -82,6 +82,8 @@ def test_sizes_have_a_panel_a_data_set_and_a_marker_a_method():
     first, second, *_ = draw_sizes(uneven, score="Dice", size="area").axes
     ticks = [[text.get_text() for text in ax.get_xticklabels()] for ax in (first, second)]
     assert ticks == [["<1 %\nn=10\n8", "≥1 %\nn=10"], ["<1 %\nn=10\n0", "≥1 %\nn=10"]]
+    (alone, *_) = draw_sizes(uneven[uneven["method"].eq("a")].iloc[:1], score="Dice", size="area").axes
+    assert alone.get_xlim() == (-0.5, 0.5) and first.get_xlim() == (-0.5, 1.5)
     bars = drawn[0].containers[0][2][0].get_segments()
     assert bars[0][:, 1].tolist() == pytest.approx([0.4, 0.7])
     assert len({line.get_marker() for line in drawn[0].lines if re.match(r"[os]", str(line.get_marker()))}) == 2
