@@ -12,6 +12,7 @@ import gzip
 import io
 import math
 import os
+import re
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -159,6 +160,24 @@ LESION_COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(LesionRes
 
 FIRST_COLUMNS: tuple[str, ...] = COLUMNS[: COLUMNS.index("iou")]
 """What every table of results has; one may end there."""
+
+
+def compile_patient_pattern(pattern: str | None) -> re.Pattern[str] | None:
+    """Compiles a user's pattern of patients, see `match_patient`; None for none.
+
+    Raises:
+        ValueError: it is no regular expression.
+    """
+    try:
+        return re.compile(pattern) if pattern else None
+    except re.error as error:
+        raise ValueError(f"--patient-pattern: expected a regular expression, got {pattern!r}: {error}") from error
+
+
+def match_patient(pattern: re.Pattern[str] | None, case: str) -> str | None:
+    """Returns what a pattern finds in a case's name, its first group or the whole match; None for nothing."""
+    match = pattern.search(case) if pattern else None
+    return None if match is None else match.group(min(match.re.groups, 1)) or None
 
 
 def write_lesions(path: str | Path, rows: Iterable[LesionResult]) -> None:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from boltzmed.evaluation.folders import FolderScores, score_folder, write_scores
+from boltzmed.evaluation.folders import FolderScores, score_folder, write_evaluation, write_scores
 from boltzmed.evaluation.scores import Scoring, score_mask, score_study, score_target
 
-__all__ = ["FolderScores", "Scoring", "score_folder", "score_mask", "score_study", "score_target", "write_scores"]
+__all__ = [
+    "FolderScores",
+    "Scoring",
+    "score_folder",
+    "score_mask",
+    "score_study",
+    "score_target",
+    "write_evaluation",
+    "write_scores",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,16 @@ from boltzmed.evaluation.mask_scores import LesionScores, read_lesion_scores, re
 from boltzmed.evaluation.scores import Scoring, score_target
 from boltzmed.geometry import describe_grid, is_same_grid
 from boltzmed.metrics.lesions import number_lesions
-from boltzmed.results import LEVELS, CaseResult, LesionResult, write_exclusions, write_lesions, write_results
+from boltzmed.results import (
+    LEVELS,
+    CaseResult,
+    LesionResult,
+    compile_patient_pattern,
+    match_patient,
+    write_exclusions,
+    write_lesions,
+    write_results,
+)
 from boltzmed.transforms.slices import PLANES
 from boltzmed.volumes import VolumeError
 from boltzmed.volumes.output import check_writable
@@ -106,7 +115,7 @@ def score_folder(
         method=method or Path(predictions).resolve().name,
         dataset=dataset or (read_card.name if read_card else Path(references).resolve().name),
         card=read_card,
-        patient_pattern=_compile(patient_pattern),
+        patient_pattern=compile_patient_pattern(patient_pattern),
         lesion_scores=read_lesion_scores(lesion_scores) if lesion_scores else None,
         options={"plane": plane, "levels": levels, "scoring": scoring or Scoring()},
         resample=resample,
@@ -174,15 +183,32 @@ def score_folder(
 
 def write_scores(scores: FolderScores, output: str | Path) -> list[Path]:
     """Write ``results.csv``, ``lesions.csv`` and ``left_out.csv`` into a folder, which is made; returns their paths."""
-    output = Path(output)
-    check_writable(output)
-    output.mkdir(parents=True, exist_ok=True)
-    write_results(output / "results.csv", scores.rows)
-    write_lesions(output / "lesions.csv", scores.lesions)
+    check_writable(Path(output))
     left_out = {"excluded": scores.excluded, "never predicted": scores.never_predicted}
     left_out |= {"passed over": scores.passed_over, "several predictions": scores.repeated}
-    write_exclusions(output / "left_out.csv", left_out)
-    return [output / name for name in ("results.csv", "lesions.csv", "left_out.csv")]
+    return write_evaluation(output, scores.rows, scores.lesions, left_out)
+
+
+def write_evaluation(
+    folder: str | Path,
+    rows: Iterable[CaseResult],
+    lesions: Iterable[LesionResult],
+    left_out: Mapping[str, Iterable[str]],
+) -> list[Path]:
+    """Write ``results.csv``, ``lesions.csv`` and ``left_out.csv`` into a folder, which is made; returns their paths.
+
+    Args:
+        folder: where they go.
+        rows, lesions: what was scored.
+        left_out: lines on what has no rows, by kind.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / name for name in ("results.csv", "lesions.csv", "left_out.csv")]
+    write_results(paths[0], rows)
+    write_lesions(paths[1], lesions)
+    write_exclusions(paths[2], left_out)
+    return paths
 
 
 class _CaseFiles:
@@ -292,21 +318,12 @@ class _Task:
         )
 
     def _patient(self, case: str) -> str:
-        found = self.patient_pattern.search(case) if self.patient_pattern else None
-        if found is not None:
-            return (found[1] if found.re.groups else found[0]) or ""
-        return (self.card.cases.find_patient(case) or "") if self.card else ""
+        by_card = self.card.cases.find_patient(case) if self.card else None
+        return match_patient(self.patient_pattern, case) or by_card or ""
 
 
 def _missing_line(case: str, target: str) -> str:
     return f"case {case}: expected a prediction of {target}, found none; --missing empty scores such as an empty mask"
-
-
-def _compile(pattern: str | None) -> re.Pattern[str] | None:
-    try:
-        return None if pattern is None else re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"patient pattern {pattern!r}: expected a regular expression, got {error}") from error
 
 
 def _some(cases: Mapping[str, CaseMasks]) -> str:

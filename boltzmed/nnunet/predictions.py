@@ -14,12 +14,12 @@ from tqdm import tqdm
 from boltzmed.data.cache import SliceCache
 from boltzmed.data.labels import as_labels, check_grid
 from boltzmed.data.studies import LabelledStudyDataset
-from boltzmed.evaluation import Scoring, score_study
+from boltzmed.evaluation import Scoring, score_study, write_evaluation
 from boltzmed.metrics.overlap import dice
 from boltzmed.nnunet.labels import PredictedDataset, read_predicted_dataset
 from boltzmed.nnunet.raw_dataset import ENDING, name_case
 from boltzmed.nnunet.summary import SUMMARY_JSON, disagree, read_summary
-from boltzmed.results import CaseResult, LesionResult, write_exclusions, write_lesions, write_results
+from boltzmed.results import CaseResult, LesionResult
 from boltzmed.volumes import VolumeError, read_volume
 from boltzmed.volumes.output import check_writable
 
@@ -82,11 +82,8 @@ def import_predictions(
         inferred = "validation" if folder.resolve().name == "validation" else "test"
         _import(folder, dataset, opened, part or inferred, method, scoring, done)
     if output is not None:
-        Path(output).mkdir(parents=True, exist_ok=True)
-        write_results(Path(output) / "results.csv", done.rows)
-        write_lesions(Path(output) / "lesions.csv", done.lesions)
         left_out = {"excluded": done.excluded, "disagreement": done.disagreements}
-        write_exclusions(Path(output) / "left_out.csv", left_out)
+        write_evaluation(output, done.rows, done.lesions, left_out)
     return done
 
 

@@ -7,6 +7,7 @@ import re
 import pandas as pd
 
 from boltzmed.cards import DatasetCard, list_cards, load_card
+from boltzmed.results import compile_patient_pattern, match_patient
 
 _ALONE = "each case as its own patient: no column, card or --patient-pattern says otherwise"
 
@@ -25,10 +26,7 @@ def assign_patients(rows: pd.DataFrame, pattern: str | None = None) -> tuple[pd.
     Raises:
         ValueError: A pattern that is none, or tables that name two patients for one case.
     """
-    try:
-        expression = re.compile(pattern) if pattern else None
-    except re.error as error:
-        raise ValueError(f"--patient-pattern: expected a regular expression, got {pattern!r}: {error}") from error
+    expression = compile_patient_pattern(pattern)
     said = _read_column(rows)
     found: dict[tuple[str, str], str] = {}
     notes = []
@@ -37,8 +35,7 @@ def assign_patients(rows: pd.DataFrame, pattern: str | None = None) -> tuple[pd.
         patients: dict[str, set[str]] = {}
         overruled = 0
         for case in cases:
-            match = expression.search(case) if expression else None
-            by_pattern = (match.group(1) if match.re.groups else match.group()) or None if match else None
+            by_pattern = match_patient(expression, case)
             patient, source = said.get((str(dataset), case)), "the column patient"
             if patient is None:
                 patient, source = by_pattern, "--patient-pattern"
