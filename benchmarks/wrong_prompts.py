@@ -5,11 +5,11 @@ in a body region which its own card has no target of. How many of those masks ar
 interval, as if volumes and prompts were independent. Beside it stands what the presence gate says of the card's own
 targets, slice by slice: sensitivity where the target is shown, specificity where it is not.
 
-``--studies PATH=chest,abdomen …``: whole studies without labels, each with the body regions that it shows. A study is
-asked for every target of the cards that lies elsewhere, or that its card knows in another modality, as `boltzmed
-predict` asks: such a prompt is free text then, and each is seen in its own card's frame (in ``--caches``: in the frame
-of the images' card). What is outlined of another region is false; of the right one in another modality's words it is no
-answer to what was asked, but may be the organ.
+``--studies "PATH=chest,abdomen,spine" …``: whole studies without labels, each with the body regions that it shows, and
+single targets of other regions that reach into it. A study is asked for every target of the cards that lies elsewhere, or
+that its card knows in another modality. Each is seen in its own card's frame, but those of another modality as free
+text, in the default frame (in ``--caches``: in the frame of the images' card). What is outlined of another region is
+false; of the right one in another modality's words it is no answer to what was asked, but may be the organ.
 """
 
 from __future__ import annotations
@@ -122,30 +122,32 @@ def print_studies(line: Line, cards: Sequence[DatasetCard], options: argparse.Na
     """What wrong prompts outline in whole studies."""
     network, inferer, prepare = line
     regions_known = sorted({region_of(target.site) for card in cards for target in card.targets.values()})
+    targets_known = sorted({name for card in cards for name in card.targets})
     rows = [["study", "prompt", "card", "wrong", "mm³", "ml"]]
     empty: dict[str, list[bool]] = {}
     for given in tqdm(options.studies, desc="studies"):
         path, _, regions = given.partition("=")
-        shown = {region_of(region) for region in regions.split(",")}
-        if not all(region in (*regions_known, *FURTHER_REGIONS) for region in shown):
-            expected = ", ".join(dict.fromkeys((*regions_known, *FURTHER_REGIONS)))
-            raise ValueError(f"--studies {given}: expected PATH=REGION,REGION of {expected}, received {regions!r}")
+        named = [part.strip() for part in regions.split(",")]
+        shown = {name if name in targets_known else region_of(name) for name in named}
+        if not shown <= {*regions_known, *FURTHER_REGIONS, *targets_known}:
+            expected = ", ".join(dict.fromkeys((*regions_known, *FURTHER_REGIONS, *targets_known)))
+            raise ValueError(f"--studies {given}: expected PATH=REGION,REGION,TARGET of {expected}, received {regions!r}")
         image = read_volume(path)
         modality = image.meta["modality"] or options.modality
         if modality is None:
             raise ValueError(f"{path}: expected a file that says its modality, found none; pass --modality CT or MR")
-        asked = {}
+        asked, prompts = [], []
         for card in cards:
             for target in card.targets.values():
-                reasons = ["region"] * (region_of(target.site) not in shown)
+                reasons = ["region"] * (region_of(target.site) not in shown and target.name not in shown)
                 reasons += ["modality"] * (card.modality != modality)
                 if reasons:
-                    asked.setdefault(target.prompts[0], (card.name, " and ".join(reasons)))
-        prompts = [look_up_prompt(text, cards, modality=modality) for text in asked]
-        study = {"image": image, "input_ids": tokenize_prompts(list(asked)), "prompts": prompts}
+                    asked.append((target.prompts[0], card.name, " and ".join(reasons)))
+                    prompts.append(look_up_prompt(target.prompts[0], [card], modality=modality))
+        study = {"image": image, "input_ids": tokenize_prompts([text for text, *_ in asked]), "prompts": prompts}
         masks = inferer(image, network, **prepare([study])[3])
         voxel_mm3 = voxel_volume_mm3(np.asarray(image.affine))
-        for number, (text, (card_name, reason)) in enumerate(asked.items()):
+        for number, (text, card_name, reason) in enumerate(asked):
             volume_mm3 = float(masks.slices(number).sum()) * voxel_mm3
             empty.setdefault(reason, []).append(volume_mm3 == 0)
             measures = [f"{volume_mm3:.1f}", f"{volume_mm3 / 1000:.3f}"]
@@ -169,7 +171,7 @@ def main() -> None:
     parser.add_argument("--max-cases", type=int, help="so many of each cache, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cards", nargs="+", default=[], help="further cards whose targets are asked for")
-    parser.add_argument("--studies", nargs="+", default=[], metavar="PATH=REGION,REGION", help="and what they show")
+    parser.add_argument("--studies", nargs="+", default=[], metavar="PATH=REGION,TARGET", help="and what they show")
     parser.add_argument("--modality", choices=["CT", "MR"], help="of studies that don't say")
     options = parser.parse_args()
     if not options.caches and not (options.studies and options.cards):

@@ -80,7 +80,9 @@ class PromptLoss(nn.Module):
                 kept = prompt_valid.to(device=mask_logits.device, dtype=torch.bool)
                 kept_logits, kept_target = mask_logits[kept], target[kept.to(target.device)]
             kept_target = kept_target.to(device=mask_logits.device, dtype=torch.float32)
-            if len(kept_logits) and kept_logits.shape != kept_target.shape:
+            if not len(kept_logits):
+                kept_logits = kept_logits.new_zeros(kept_target.shape)
+            elif kept_logits.shape != kept_target.shape:
                 kept_logits = F.interpolate(
                     kept_logits[:, None],
                     size=kept_target.shape[-2:],

@@ -80,7 +80,7 @@ def show_sampling(
     of_all = f"query {query + 1} of {watched.num_queries}"
     if whole:
         slices = (watched.look(index) for index in range(0, watched.plan.count, step))
-        write_sampling_sheet(slices, output, title=f"{prompt}: {of_all}", query=query)
+        write_sampling_sheet(slices, output, title=f"{prompt}: {of_all}", query=query, plane=watched.plan.plane)
     else:
         index = watched.plan.count // 2 if slice_index is None else slice_index
         if not 0 <= index < watched.plan.count:
@@ -111,6 +111,7 @@ class _WatchedStudy:
         self.plan = SlicePlan.from_affine(np.asarray(image.affine), image.shape[1:], parser["plane"])
         self._volume = np.asarray(image[0])
         self._window = WindowIntensity(meaning.window).measured_on(self._volume)
+        frame = frame.around(*self.plan.slice_shape)
         self._grid = SquareGrid(*self.plan.slice_shape, frame.image_size, frame.min_side)
         self._channels = parser["channels"]
         self._reference = None

@@ -65,8 +65,9 @@ def test_invalid_prompts_contribute_nothing_whatever_they_hold():
     assert not logits.grad[~valid].any() and logits.grad[valid].any()
 
 
-def test_without_any_valid_prompt_the_loss_is_zero_with_a_gradient():
-    logits, target = batch(2, 2, 8, 8)
+@pytest.mark.parametrize("side", [8, 4])
+def test_without_any_valid_prompt_the_loss_is_zero_with_a_gradient(side):
+    logits, target = torch.zeros(2, 2, side, side), batch(2, 2, 8, 8)[1]
     logits.requires_grad_()
     parts = PromptLoss().parts(logits, target, torch.zeros(2, 2, dtype=torch.bool))
     assert parts["total"] == parts["dice"] == parts["bce"] == 0

@@ -96,7 +96,7 @@ def test_a_sheet_shows_every_nth_slice_and_counts_on_the_label_asked_for(folder,
     sampling.show_sampling(folder / "study.nii", "liver", folder / "a.html", **settings)
     for seen, same in zip(slices, sheets[1], strict=False):
         assert np.array_equal(seen.reference, same.reference)
-    assert named == {"title": "liver: query 1 of 12", "query": 0}
+    assert named == {"title": "liver: query 1 of 12", "query": 0, "plane": "axial"}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 import ignite.distributed as idist
 import torch
@@ -122,7 +123,8 @@ class TrainingCheckpoints:
     """Save the whole training after every epoch, and go on from the newest save.
 
     Files are ``checkpoint_epoch=N.pt``, written whole, then renamed (which MONAI's saver does not do); the two written
-    last are kept. The newest is the one written last, whatever its epoch.
+    last are kept. The newest is the one written last, whatever its epoch; where it is damaged, the one before it stands
+    in, and a line says so.
 
     Args:
         folder: Where they lie.
@@ -133,7 +135,7 @@ class TrainingCheckpoints:
 
     Raises:
         ValueError: ``resume`` is no boolean (on MONAI's command line ``false`` is a text, ``False`` is none); or, when
-            training starts, a save that cannot be read or was made with other settings.
+            training starts, saves none of which can be read, or that were made with other settings.
     """
 
     def __init__(
@@ -166,8 +168,12 @@ class TrainingCheckpoints:
             for left in self._find_cut_off():
                 left.unlink(missing_ok=True)
         if self.resume and (saved := self._find_saved()):
+            # A crash of the machine may cut what was renamed already; such a file lacks the archive's end.
+            whole = [path for path in saved if is_zipfile(path)] or saved
+            for path in saved[saved.index(whole[-1]) + 1 :]:
+                engine.logger.info("%s is damaged: going on from %s", path, whole[-1].name)
             # By way of the CPU: else each process would load onto the device of the one that saved.
-            loader = CheckpointLoader(str(saved[-1]), state, map_location="cpu")  # type: ignore[arg-type]
+            loader = CheckpointLoader(str(whole[-1]), state, map_location="cpu")  # type: ignore[arg-type]
             engine.add_event_handler(Events.STARTED, self._load, loader)
         engine.add_event_handler(Events.EPOCH_COMPLETED, saver)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._remove_older)

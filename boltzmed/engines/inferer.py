@@ -131,7 +131,7 @@ class PromptSliceInferer(Inferer):
         device = next(network.parameters()).device
         plan = SlicePlan.from_affine(np.asarray(inputs.affine), volume.shape, self.plane)  # type: ignore[attr-defined]
         height, width = plan.slice_shape
-        chosen = [frame or self.frame for frame in frames or [None] * len(windows)]
+        chosen = [(frame or self.frame).around(height, width) for frame in frames or [None] * len(windows)]
         groups: dict[tuple[Window | None, Frame], list[int]] = {}
         for prompt, group in enumerate(zip(windows, chosen, strict=True)):
             groups.setdefault(group, []).append(prompt)

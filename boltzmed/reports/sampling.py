@@ -27,6 +27,9 @@ _UNSEEN = 0.25
 _LIFT = 0.2
 """Towards white, of what it does see: sampled air would look as dark as air that was not."""
 _COLUMNS = 5
+_LEFT = {"sagittal": "The patient's front is on the left. "}
+_LEFT |= dict.fromkeys(("axial", "coronal"), "The patient's right is on the left. ")
+"""Plane → a sentence; a plane of the file's own order (`array`) has none."""
 _SHEET_PIXELS = 256
 """Side of a picture of the sheet, at most."""
 
@@ -130,7 +133,9 @@ def make_sampling_figure(seen: SampledSlice, *, title: str, query: int = 0) -> F
     return figure
 
 
-def write_sampling_sheet(slices: Iterable[SampledSlice], path: str | Path, *, title: str, query: int = 0) -> None:
+def write_sampling_sheet(
+    slices: Iterable[SampledSlice], path: str | Path, *, title: str, query: int = 0, plane: str = "axial"
+) -> None:
     """Write a study's slices as one HTML page to scroll through, a row each, a column a layer.
 
     Above them a table says how each layer's samples, of all queries, fell on the object: the reference's, or the
@@ -141,6 +146,7 @@ def write_sampling_sheet(slices: Iterable[SampledSlice], path: str | Path, *, ti
         path: The file, whole or not at all.
         title: Of the page.
         query: Whose samples the pictures show.
+        plane: In which the slices were cut, one of `PLANES`, for what lies on the left.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -171,7 +177,7 @@ def write_sampling_sheet(slices: Iterable[SampledSlice], path: str | Path, *, ti
 <h1>{heading}</h1>
 <p>Bright: sampled by this query in this layer. <b class="prediction">Blue</b>: mask.{
         ' <b class="reference">Red</b>: reference; <b class="both">yellow</b>: both.' if referenced else ""
-    } The patient's right is on the left. Samples of all queries on the {objects} slices that show the {what}:</p>
+    } {_LEFT.get(plane, "")}Samples of all queries on the {objects} slices that show the {what}:</p>
 <table><thead>{_row("th", columns)}</thead><tbody>{table}</tbody></table>
 <div class="names">{"".join(f"<span>{name}</span>" for name in names)}</div>
 {"".join(rows)}

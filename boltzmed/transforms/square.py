@@ -25,6 +25,15 @@ class Frame:
     image_size: int
     min_side: int = 1
 
+    def around(self, height: int, width: int) -> Frame:
+        """This frame, or where it keeps true scale and slices are larger, one that keeps theirs too.
+
+        Its sides are then the next multiple of 32 pixels, as the network wants them. For inference: a batch of training
+        has one size, to which a larger slice is reduced.
+        """
+        side = -(-max(height, width) // 32) * 32
+        return Frame(side, side) if self.image_size == self.min_side < side else self
+
 
 def read_frames(frames: Mapping[str, Any] | None) -> dict[str, tuple[Frame, ...]]:
     """Card name -> its frames, as a config or a checkpoint has them: a mapping of `Frame`'s fields, or a list of such.

@@ -293,12 +293,23 @@ class TestTrainingCheckpoints:
             ValueError, match=r"checkpoint_epoch=2\.pt: expected a training with rate 0\.2, got .* 0\.1; "
         ):
             self.train(tmp_path, 4, rate=0.2)
-        newest = tmp_path / "checkpoint_epoch=2.pt"
-        newest.write_bytes(newest.read_bytes()[:500])
+        for path in sorted(tmp_path.glob("checkpoint_epoch=*.pt")):
+            path.write_bytes(path.read_bytes()[:500])
         with pytest.raises(
             ValueError, match=r"checkpoint_epoch=2\.pt: expected this training's checkpoint, got .*resume"
         ):
             self.train(tmp_path, 4)
+
+    def test_where_the_newest_save_is_cut_the_one_before_it_goes_on(self, tmp_path, caplog):
+        caplog.set_level("INFO")
+        whole, _, _ = self.train(tmp_path / "whole", 4)
+        self.train(tmp_path / "cut", 3)
+        newest = tmp_path / "cut" / "checkpoint_epoch=3.pt"
+        newest.write_bytes(newest.read_bytes()[:-30])
+        resumed, rates, _ = self.train(tmp_path / "cut", 4)
+        assert torch.equal(resumed, whole) and len(rates) == 4
+        assert "checkpoint_epoch=3.pt is damaged: going on from checkpoint_epoch=2.pt" in caplog.text
+        assert self.saved(tmp_path / "cut") == [3, 4]
 
     def test_a_setting_that_a_save_lacks_has_to_be_what_it_was_made_with(self, tmp_path):
         whole, _, _ = self.train(tmp_path / "whole", 4)

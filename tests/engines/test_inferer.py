@@ -137,6 +137,16 @@ class TestFrames:
             assert np.array_equal(masks.volume(prompt), expected.volume(0))
         assert np.array_equal(masks.volume(0), volume == 250)
 
+    def test_true_scale_holds_for_slices_larger_than_the_frame(self):
+        """An object of 2 pixels would have less than one, of the 72 reduced to 32."""
+        volume = np.full((72, 60, 2), -150)
+        volume[30:32, 40:42] = 250
+        network = Brightness()
+        inferer = PromptSliceInferer(image_size=64)
+        masks = inferer(place(volume), network, torch.tensor([[10]]), [ABDOMEN], [Frame(32, 32)])
+        assert masks.frames == [Frame(96, 96)]
+        assert np.array_equal(masks.volume(0), volume == 250)
+
     def test_small_images_come_in_larger_batches_of_as_many_pixels(self):
         network, ids = Brightness(), torch.zeros(3, 1, dtype=torch.int64)
         inferer = PromptSliceInferer(image_size=64, batch_size=2)

@@ -146,6 +146,24 @@ def test_niivue_goes_through_slices_of_other_planes(niivue_page, directions):
     check_masks(niivue_page)
 
 
+def test_of_cases_opened_in_haste_the_last_is_shown(niivue_page):
+    """Each takes the stage from the one before, whose drawing context is lost while it still loads."""
+    niivue_page.evaluate(
+        """async () => {
+            const buttons = document.querySelectorAll('[data-open-volume]');
+            for (const [number, wait] of [[1, 0], [0, 20], [1, 150], [0, 300], [1, 50], [0, 0]]) {
+                buttons[number].click();
+                await new Promise((resolve) => setTimeout(resolve, wait));
+            }
+        }"""
+    )
+    niivue_page.wait_for_selector("#viewer-panel[data-state=ready]", timeout=120_000)
+    niivue_page.wait_for_timeout(2000)  # whatever the earlier ones still do
+    assert niivue_page.locator("#viewer-panel").get_attribute("data-viewer") == "niivue"
+    assert niivue_page.locator("#viewer-case").input_value() == "0"
+    check_masks(niivue_page)
+
+
 def test_without_webgl_single_slices_show_the_masks(opened):
     page = opened(script=NO_WEBGL)
     assert open_viewer(page) == "slices"

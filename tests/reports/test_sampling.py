@@ -80,6 +80,17 @@ def test_a_sheet_has_a_row_a_slice_and_nothing_from_outside(tmp_path):
     assert 700 < yellow.sum() < 900  # 2 × 396: the outline where mask and reference agree, in both pictures
 
 
+@pytest.mark.parametrize(
+    ("plane", "sentence"), [("axial", "right is on the left"), ("sagittal", "front is on the left"), ("array", None)]
+)
+def test_a_sheet_says_what_lies_on_the_left(tmp_path, plane, sentence):
+    mask = np.ones((8, 8), bool)
+    slices = [make_slice(np.zeros((8, 8)), [np.ones((4, 4), bool)], 0, mask, mask)]
+    write_sampling_sheet(slices, tmp_path / "sheet.html", title="liver", plane=plane)
+    page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    assert f"The patient's {sentence}. " in page if sentence else "on the left" not in page
+
+
 def test_shares_are_counted_by_hand():
     mask = np.zeros((8, 8), bool)
     mask[:2, :3] = True  # two of sixteen tokens

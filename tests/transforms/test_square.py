@@ -126,6 +126,13 @@ def test_a_crop_keeps_its_scale_in_a_larger_square():
         SquareGrid(3, 5, 8, min_side=0)
 
 
+def test_a_frame_of_true_scale_grows_with_the_slices():
+    assert Frame(128, 128).around(512, 300) == Frame(512, 512)
+    assert Frame(128, 128).around(129, 90) == Frame(160, 160)
+    for frame, shape in ((Frame(128, 128), (128, 90)), (Frame(128), (512, 512)), (Frame(128, 64), (512, 512))):
+        assert frame.around(*shape) == frame
+
+
 def test_frames_are_read_from_configs_and_checkpoints():
     given = {"a": {"image_size": 64}, "b": [{"image_size": 128, "min_side": 128}, {"image_size": 96}]}
     assert read_frames(given) == {"a": (Frame(64),), "b": (Frame(128, 128), Frame(96, 1))}

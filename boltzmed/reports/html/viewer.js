@@ -10,6 +10,7 @@
   const OUTLINE_OPACITY = 1;
   let shown = null; // {show(k), paint()}
   let turn = 0;
+  let opening = Promise.resolve();
 
   async function unpack(base64) {
     const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
@@ -124,10 +125,15 @@
     }));
   }
 
-  async function open(number) {
+  function ask(number) { // one at a time, for each takes the stage; of those that wait the last alone
     const mine = (turn += 1);
+    const next = () => (mine === turn ? open(number, mine) : undefined);
     panel.dataset.state = "loading";
     panel.hidden = false;
+    opening = opening.then(next, next);
+  }
+
+  async function open(number, mine) {
     shown = null;
     message.textContent = "Opening …";
     chooser.value = String(number);
@@ -157,11 +163,11 @@
   slider.addEventListener("input", () => { if (shown) shown.show(Number(slider.value)); tell(); });
   opacity.addEventListener("input", () => shown && shown.paint());
   layout.addEventListener("change", () => shown && shown.show(Number(slider.value)));
-  chooser.addEventListener("change", () => open(chooser.value));
+  chooser.addEventListener("change", () => ask(chooser.value));
   for (const button of document.querySelectorAll("[data-open-volume]")) {
     button.addEventListener("click", () => {
+      ask(button.dataset.openVolume);
       panel.scrollIntoView({ block: "start" });
-      open(button.dataset.openVolume);
     });
   }
 })();
