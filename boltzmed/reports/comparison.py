@@ -24,7 +24,17 @@ from boltzmed.metrics.statistics import (
     wilcoxon_p,
 )
 from boltzmed.reports.folder import whole_report
-from boltzmed.reports.scores import ERRORS, LEVEL_OF, OBJECT, SHARES, Scores, is_same_size, read_scores, select_rows
+from boltzmed.reports.scores import (
+    ERRORS,
+    LEVEL_OF,
+    OBJECT,
+    SHARES,
+    Scores,
+    check_rules,
+    is_same_size,
+    read_scores,
+    select_rows,
+)
 from boltzmed.reports.summary import ALL_DATASETS, ALL_SIZES, ALL_TARGETS, format_interval, list_notes, list_targets
 from boltzmed.reports.tables import format_tables, write_tables
 from boltzmed.strata import split_by_size
@@ -88,8 +98,8 @@ def compare(
         seed: Of both.
 
     Raises:
-        ValueError: No second method, an unknown one, nothing in both, methods scored on different references or, for
-            "nsd", at different tolerances; and see `select_rows` and `split_by_size`.
+        ValueError: No second method, an unknown one, nothing in both, or methods scored on different references; and
+            see `select_rows`, `check_rules` and `split_by_size`.
     """
     known = [str(name) for name in rows["method"].unique()]
     unknown = [name for name in (*methods, *([reference_method] if reference_method else [])) if name not in known]
@@ -102,9 +112,7 @@ def compare(
     chosen, excluded = select_rows(rows[rows["method"].isin(names)], metric=metric, by=by, level=level, targets=targets)
     lines, unpaired = [], []
     for method in [name for name in names if name != first]:
-        pairs, alone = _pair(chosen, first, method)
-        if metric == "nsd" and "nsd_tolerance_mm" in pairs:
-            _check_tolerances(pairs, first, method)
+        pairs, alone = _pair(chosen, first, method, metric)
         unpaired += alone
         for dataset, group in _each_dataset(pairs):
             cells = pd.DataFrame(_test_cells(group, dataset, (first, method), by, edges, resamples, seed))
@@ -118,21 +126,22 @@ def compare(
     return Comparison(cells, left_out, first, metric, level or LEVEL_OF[by], by)
 
 
-def _pair(chosen: pd.DataFrame, first: str, second: str) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+def _pair(chosen: pd.DataFrame, first: str, second: str, metric: str) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     """The objects that both methods have, with `other` for the second's score; and counts of those of one alone."""
     key = list(OBJECT)
     sides = [chosen[chosen["method"].eq(name)] for name in (first, second)]
-    compared = ["score", "size", *chosen.columns.intersection(["nsd_tolerance_mm"])]
-    pairs = sides[0].merge(sides[1][[*key, *compared]], on=key, suffixes=("", "_other"))
-    alone = []
+    pairs = sides[0].merge(sides[1][[*key, "score", "size"]], on=key, suffixes=("", "_other"))
+    alone, both = [], []
     for side, method, other in ((sides[0], first, second), (sides[1], second, first)):
-        shared = side[key].merge(pairs[key], on=key, how="left", indicator=True)["_merge"].eq("both")
-        counts = side[~shared.to_numpy()].groupby("dataset", sort=False).size().rename("rows").reset_index()
+        shared = side[key].merge(pairs[key], on=key, how="left", indicator=True)["_merge"].eq("both").to_numpy()
+        both.append(side[shared])
+        counts = side[~shared].groupby("dataset", sort=False).size().rename("rows").reset_index()
         alone.append(counts.assign(method=method, reason=f"no score by {other} to pair with"))
     if pairs.empty:
         raise ValueError(
             f"{first} and {second} have no object in common; their tables must name cases, slices and targets alike"
         )
+    check_rules(pd.concat(both), metric)
     differ = ~is_same_size(pairs["size"], pairs["size_other"])
     if 2 * differ.sum() > len(pairs):
         odd = pairs[differ].iloc[0]
@@ -143,19 +152,6 @@ def _pair(chosen: pd.DataFrame, first: str, second: str) -> tuple[pd.DataFrame, 
     counts = pairs[differ].groupby("dataset", sort=False).size().rename("rows").reset_index()
     alone.append(counts.assign(method=second, reason=f"another size of the reference than for {first}"))
     return pairs[~differ], alone
-
-
-def _check_tolerances(pairs: pd.DataFrame, first: str, second: str) -> None:
-    """Refuses normalised surface Dice of two tolerances; where a table does not say, nobody knows."""
-    given, other = pairs["nsd_tolerance_mm"], pairs["nsd_tolerance_mm_other"]
-    differ = ~np.isclose(given, other) & given.notna() & other.notna()
-    if differ.any():
-        odd = pairs[differ].iloc[0]
-        raise ValueError(
-            f"nsd: expected one tolerance for both methods, got {odd['nsd_tolerance_mm']:g} mm for {first} and "
-            f"{odd['nsd_tolerance_mm_other']:g} mm for {second} in case {odd['case']} and so for {differ.sum()} of "
-            f"{len(pairs)} pairs; score both with the same --tolerance-mm"
-        )
 
 
 def _each_dataset(pairs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

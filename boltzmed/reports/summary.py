@@ -20,7 +20,7 @@ from boltzmed.metrics.statistics import (
     sum_by_patient,
 )
 from boltzmed.reports.folder import whole_report
-from boltzmed.reports.scores import LEVEL_OF, SHARES, read_scores, select_objects
+from boltzmed.reports.scores import LEVEL_OF, SHARES, check_rules, read_scores, select_objects
 from boltzmed.reports.tables import format_tables, write_tables
 from boltzmed.strata import list_bins, split_by_size
 
@@ -81,9 +81,10 @@ def summarise(
         seed: Of its draws.
 
     Raises:
-        ValueError: See `select_rows` and `split_by_size`.
+        ValueError: See `select_rows`, `check_rules` and `split_by_size`.
     """
     objects, excluded = select_objects(rows, metric=metric, by=by, level=level, targets=targets)
+    check_rules(objects.dropna(subset="score"), metric)
     methods = list(objects["method"].unique())
     records: list[dict] = []
     over_datasets = _OverDatasets()
