@@ -13,7 +13,7 @@ from boltzmed.reports.figures import draw_agreement, draw_pairs, draw_sizes, lim
 from boltzmed.reports.page import Figure, Grid, ObjectTable, Section, as_svg_uri
 from boltzmed.reports.published import mark_best, tabulate_datasets, tabulate_sizes, tabulate_targets, write_latex
 from boltzmed.reports.scores import ERRORS, SHARES
-from boltzmed.reports.summary import Summary, print_summary
+from boltzmed.reports.summary import Summary, choose_by_size, list_gaps, print_summary
 from boltzmed.reports.tables import write_tables
 
 TABLE_ROWS = 1000
@@ -57,14 +57,13 @@ def make_tables(summary: Summary, folder: Path) -> Section:
 
 def make_sizes(summary: Summary, folder: Path, score: str) -> Section:
     """Means by object size, drawn and in a table."""
-    cells = summary.cells
-    cells = cells[cells["target"].eq(cells.groupby("dataset")["target"].transform("first"))]
+    cells = choose_by_size(summary.cells)
     bins = cells[cells["stratum"].isin(summary.bins)]
     figures = []
     if len(bins):
         size = {"area": "share of the image's area", "diameter": "diameter", "volume": "volume"}[summary.by]
         svg = save_figure(
-            draw_sizes(bins, score=f"mean {score}", size=size, share=summary.metric in SHARES),
+            draw_sizes(bins, strata=summary.bins, score=f"mean {score}", size=size, share=summary.metric in SHARES),
             folder / "figures" / "sizes",
         )
         words = "; ".join(
@@ -79,7 +78,8 @@ def make_sizes(summary: Summary, folder: Path, score: str) -> Section:
             )
         ]
     by_size = {title: Grid.of(table) for title, table in print_summary(summary).items() if title == f"By {summary.by}"}
-    return Section("sizes", f"{score} by object size", (), figures, by_size)
+    texts = [f"{line}." for line in list_gaps(summary.cells)]
+    return Section("sizes", f"{score} by object size", texts, figures, by_size)
 
 
 def make_pairs(
