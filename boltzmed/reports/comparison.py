@@ -98,8 +98,8 @@ def compare(
         seed: Of both.
 
     Raises:
-        ValueError: No second method, an unknown one, nothing in both, or methods scored on different references; and
-            see `select_rows`, `check_rules` and `split_by_size`.
+        ValueError: No second method, an unknown one, none that shares an object with the reference method, or methods
+            scored on different references; and see `select_rows`, `check_rules` and `split_by_size`.
     """
     known = [str(name) for name in rows["method"].unique()]
     unknown = [name for name in (*methods, *([reference_method] if reference_method else [])) if name not in known]
@@ -113,7 +113,7 @@ def compare(
     lines, unpaired = [], []
     for method in [name for name in names if name != first]:
         pairs, alone = _pair(chosen, first, method, metric)
-        unpaired += alone
+        unpaired += alone  # a method that shares nothing is left out whole, and the others go on
         for dataset, group in _each_dataset(pairs):
             cells = pd.DataFrame(_test_cells(group, dataset, (first, method), by, edges, resamples, seed))
             for test in TESTS:
@@ -124,10 +124,15 @@ def compare(
     left_out = pd.concat([excluded, *unpaired], ignore_index=True)
     cells = pd.concat(lines, ignore_index=True)[order]
     return Comparison(cells, left_out, first, metric, level or LEVEL_OF[by], by)
+    if not lines:
+        others = ", ".join(name for name in names if name != first)
+        raise ValueError(
+            f"{first} and {others} have no object in common; their tables must name cases, slices and targets alike"
+        )
 
 
 def _pair(chosen: pd.DataFrame, first: str, second: str, metric: str) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    """The objects that both methods have, with `other` for the second's score; and counts of those of one alone."""
+    """The objects that both methods have, with the second's `score_other`; and counts of those of one alone."""
     key = list(OBJECT)
     sides = [chosen[chosen["method"].eq(name)] for name in (first, second)]
     pairs = sides[0].merge(sides[1][[*key, "score", "size"]], on=key, suffixes=("", "_other"))
@@ -136,11 +141,10 @@ def _pair(chosen: pd.DataFrame, first: str, second: str, metric: str) -> tuple[p
         shared = side[key].merge(pairs[key], on=key, how="left", indicator=True)["_merge"].eq("both").to_numpy()
         both.append(side[shared])
         counts = side[~shared].groupby("dataset", sort=False).size().rename("rows").reset_index()
-        alone.append(counts.assign(method=method, reason=f"no score by {other} to pair with"))
+        reason = f"no object in common with {other}" if pairs.empty else f"no score by {other} to pair with"
+        alone.append(counts.assign(method=method, reason=reason))
     if pairs.empty:
-        raise ValueError(
-            f"{first} and {second} have no object in common; their tables must name cases, slices and targets alike"
-        )
+        return pairs, alone
     check_rules(pd.concat(both), metric)
     differ = ~is_same_size(pairs["size"], pairs["size_other"])
     if 2 * differ.sum() > len(pairs):

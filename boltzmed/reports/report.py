@@ -74,7 +74,9 @@ def report_methods(
     if cases and not pictures.given:
         raise ValueError(f"case {cases[0]}: expected --images DIR or --cache DIR to show it from, got neither")
     comparison = compare(scores.rows, methods=methods, reference_method=reference_method, **settings)
-    order = [comparison.reference_method, *(str(name) for name in comparison.cells["method"].unique())]
+    # Methods that share nothing with the reference method come last, so that the compared ones keep their colours.
+    order = [comparison.reference_method, *comparison.cells["method"].unique(), *(methods or known)]
+    order = list(dict.fromkeys(map(str, order)))
     ordered = pd.concat([scores.rows[scores.rows["method"].eq(name)] for name in order])
     scores = Scores(ordered, scores.notes)
     names = ShownNames.of(scores.rows, number_cases=number_cases)

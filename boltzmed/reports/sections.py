@@ -87,7 +87,7 @@ def make_pairs(
 ) -> Section:
     """Methods against the reference method: drawn object by object, and the tests."""
     first = comparison.reference_method
-    names = [first, *(method for method in methods if method != first)]
+    names = [first, *(method for method in methods if comparison.cells["method"].eq(method).any())]
     paired = pairs[pairs["same_size"]].dropna(subset=[f"score:{name}" for name in names])
     tables = {title: Grid.of(table) for title, table in print_comparison(comparison).items()}
     texts = [

@@ -89,6 +89,19 @@ class TestByHand:
         assert only(comparison, stratum="all sizes", method="c")["n"] == 2
         assert set(compare_lines(tmp_path, *A, *B, *third, methods=["c", "a"]).cells["method"]) == {"a"}
 
+    def test_a_method_that_shares_nothing_is_left_out_and_told(self, tmp_path):
+        other = [line.replace("a,set", "c,more") for line in A]
+        comparison = compare_lines(tmp_path, *A, *other, *B)
+        assert only(comparison, stratum="all sizes")["method"] == "b"
+        assert comparison.excluded[["method", "dataset", "reason", "rows"]].values.tolist() == [
+            ["a", "set", "no object in common with c", 4],
+            ["c", "more", "no object in common with a", 4],
+        ]
+        with pytest.raises(ValueError, match="a and c have no object in common; their tables"):
+            compare_lines(tmp_path, *A, *other)
+        with pytest.raises(ValueError, match="c and a, b have no object in common"):
+            compare_lines(tmp_path, *A, *other, *B, reference_method="c")
+
     def test_several_data_sets_are_pooled_in_a_family_of_their_own(self, tmp_path):
         other = [line.replace(",set,", ",more,") for line in (*A, *B)]
         cells = compare_lines(tmp_path, *A, *B, *other).cells
