@@ -24,6 +24,7 @@ from boltzmed.metrics.statistics import (
     wilcoxon_p,
 )
 from boltzmed.reports.folder import whole_report
+from boltzmed.reports.presence import print_presence, tabulate_presence
 from boltzmed.reports.scores import (
     ERRORS,
     LEVEL_OF,
@@ -56,6 +57,7 @@ class Comparison:
         excluded: method, dataset, reason, rows.
         reference_method: What the others are compared with.
         metric, level, by: What the score is, of which rows, and what the strata go by.
+        presence: Of `tabulate_presence`, for both levels; not paired.
     """
 
     cells: pd.DataFrame
@@ -64,6 +66,7 @@ class Comparison:
     metric: str
     level: str
     by: str
+    presence: pd.DataFrame
 
 
 def compare(
@@ -121,14 +124,16 @@ def compare(
             lines.append(cells.assign(method=method))
     order = ["method", "dataset", "target", "stratum", "n", "patients", "reference_mean", "mean", "difference", "low"]
     order += ["high", *(f"{test}_{kind}" for test in TESTS for kind in ("p", "holm")), "rank_biserial", "cohens_dz"]
-    left_out = pd.concat([excluded, *unpaired], ignore_index=True)
-    cells = pd.concat(lines, ignore_index=True)[order]
-    return Comparison(cells, left_out, first, metric, level or LEVEL_OF[by], by)
     if not lines:
         others = ", ".join(name for name in names if name != first)
         raise ValueError(
             f"{first} and {others} have no object in common; their tables must name cases, slices and targets alike"
         )
+    left_out = pd.concat([excluded, *unpaired], ignore_index=True)
+    cells = pd.concat(lines, ignore_index=True)[order]
+    asked = rows[rows["target"].isin(targets)] if targets else rows
+    presence = tabulate_presence(asked, list(dict.fromkeys([first, *names])))
+    return Comparison(cells, left_out, first, metric, level or LEVEL_OF[by], by, presence)
 
 
 def _pair(chosen: pd.DataFrame, first: str, second: str, metric: str) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
@@ -249,10 +254,14 @@ def describe_comparison(scores: Scores, comparison: Comparison, folder: str | Pa
     Raises:
         OutputError: The folder cannot be written.
     """
-    printed = print_comparison(comparison)
+    printed, presence = print_comparison(comparison), print_presence(comparison.presence)
     if folder is not None:
         tables = {"comparison": comparison.cells, "excluded": comparison.excluded}
-        write_tables(folder, tables, {f"comparison_{index}": table for index, table in enumerate(printed.values(), 1)})
+        latex = {f"comparison_{index}": table for index, table in enumerate(printed.values(), 1)}
+        if presence:
+            tables["presence"] = comparison.presence
+            latex |= {f"presence_{index}": table for index, table in enumerate(presence.values(), 1)}
+        write_tables(folder, tables, latex)
     unit = " in percent" if comparison.metric in SHARES else ""
     about = (
         f"{comparison.metric} of {comparison.level}s{unit}, against {comparison.reference_method}, on rows scored for "
@@ -262,7 +271,7 @@ def describe_comparison(scores: Scores, comparison: Comparison, folder: str | Pa
     )
     if comparison.metric in ERRORS:
         about += f"\n{LOWER_IS_BETTER.format(comparison.metric)}"
-    return "\n\n".join([about, format_tables(printed), list_notes(scores.notes, comparison.excluded)])
+    return "\n\n".join([about, format_tables(printed | presence), list_notes(scores.notes, comparison.excluded)])
 
 
 def print_comparison(comparison: Comparison) -> dict[str, pd.DataFrame]:

@@ -11,6 +11,7 @@ import pandas as pd
 from boltzmed.reports.comparison import LOWER_IS_BETTER, Comparison, print_comparison
 from boltzmed.reports.figures import draw_agreement, draw_pairs, draw_sizes, limits_of_agreement, save_figure
 from boltzmed.reports.page import Figure, Grid, ObjectTable, Section, as_svg_uri
+from boltzmed.reports.presence import print_presence
 from boltzmed.reports.published import mark_best, tabulate_datasets, tabulate_sizes, tabulate_targets, write_latex
 from boltzmed.reports.scores import ERRORS, SHARES
 from boltzmed.reports.summary import Summary, choose_by_size, list_gaps, print_summary
@@ -139,6 +140,17 @@ def make_pairs(
             )
         )
     return Section("pairs", "Paired comparison", texts, figures, tables)
+
+
+def make_presence(comparison: Comparison) -> list[Section]:
+    """What was found at all, and what was predicted where nothing is; no section where tables do not say."""
+    grids = {title: Grid.of(table) for title, table in print_presence(comparison.presence).items()}
+    texts = [
+        "Sensitivity: the share of what shows the target in which anything was predicted, wherever. Specificity: the "
+        "share of what does not show it in which nothing was; beside it, the mean volume and number of components that "
+        "were predicted there. These have no part in the other tables, which are of objects that are there."
+    ]
+    return [Section("presence", "Presence", texts, (), grids)] if grids else []
 
 
 def make_failures(summary: Summary, folder: Path) -> Section:
