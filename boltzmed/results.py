@@ -15,7 +15,7 @@ import os
 import re
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -284,7 +284,7 @@ def _parse_flag(name: str, cell: str) -> bool:
     return cell == "true"
 
 
-_PARSERS = {
+_PARSERS: dict[str, Callable[[str, str], Any]] = {
     **dict.fromkeys(COLUMNS, _parse_text),
     **dict.fromkeys(("slice_index", "seed", *_COUNTS), partial(_parse_number, int, "an integer")),
     **dict.fromkeys((*_FRACTIONS, *_SIZES, "volume_difference_mm3"), partial(_parse_number, float, "a number")),
