@@ -199,8 +199,8 @@ def check_rules(scored: pd.DataFrame, metric: str) -> None:
     rules = said[column].map(lambda rule: f"{rule:g} mm" if metric == "nsd" else str(rule).strip())
     rules = rules.str.split().str[0] + " neighbours" if metric in _NEIGHBOURS else rules
     if rules.nunique() > 1:
-        odd = rules.drop_duplicates().head(2)
-        first, second = (f"{rule} of {said['method'][at]} in {said['case'][at]}" for at, rule in odd.items())
+        odd = said.assign(rule=rules).drop_duplicates("rule").head(2).to_dict("records")
+        first, second = (f"{row['rule']} of {row['method']} in {row['case']}" for row in odd)
         raise ValueError(
             f"{metric}: expected one {column} for all rows, got {first} and {second}; score all alike "
             f"({'--tolerance-mm' if metric == 'nsd' else '--connectivity, --match'}), or pass tables of one alone"
