@@ -15,8 +15,9 @@ import os
 import re
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ class CaseResult:
         matched_lesions, missed_lesions: of the reference's, by the rule of `boltzmed.metrics.lesions`.
         false_lesions: of the prediction's.
         detection_f1, panoptic_quality: 0 … 1, None where there is no lesion in either.
+        lesion_rule: neighbours that made a lesion and the rule that matched them, "26 overlap" or "6 iou:0.5"; "" where
+            nothing says it.
 
     Raises:
         ValueError: a field of the wrong type or range.
@@ -100,17 +103,19 @@ class CaseResult:
     false_lesions: int | None = None
     detection_f1: float | None = None
     panoptic_quality: float | None = None
+    lesion_rule: str = ""
 
     def __post_init__(self) -> None:
         for name in ("method", "dataset", "case", "target", "prompt"):
             _expect(name, getattr(self, name), isinstance(getattr(self, name), str) and getattr(self, name), "text")
-        _expect("patient", self.patient, isinstance(self.patient, str), "text")
+        for name in ("patient", "lesion_rule"):
+            _expect(name, getattr(self, name), isinstance(getattr(self, name), str), "text")
         _expect("level", self.level, self.level in LEVELS, f"one of {', '.join(LEVELS)}")
         axis_fits = self.axis in AXES or (self.axis == "" and self.level == "volume")
         _expect("axis", self.axis, axis_fits, f"one of {', '.join(AXES)}")
         if self.level == "slice":
-            _expect("slice_index", self.slice_index, _is_integer(self.slice_index), "an integer from 0 in a slice row")
-            _expect("slice_index", self.slice_index, (self.slice_index or 0) >= 0, "an integer from 0 in a slice row")
+            is_slice = _is_integer(self.slice_index) and (self.slice_index or 0) >= 0
+            _expect("slice_index", self.slice_index, is_slice, "an integer from 0 in a slice row")
         else:
             _expect("slice_index", self.slice_index, self.slice_index is None, "nothing in a volume row")
         _expect("seed", self.seed, _is_integer(self.seed), "an integer")
@@ -160,6 +165,8 @@ LESION_COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(LesionRes
 
 FIRST_COLUMNS: tuple[str, ...] = COLUMNS[: COLUMNS.index("iou")]
 """What every table of results has; one may end there."""
+
+_READABLE = (COLUMNS, COLUMNS[:-1], FIRST_COLUMNS)  # what was written before there was a lesion_rule is read, too
 
 
 def compile_patient_pattern(pattern: str | None) -> re.Pattern[str] | None:
@@ -220,8 +227,8 @@ def read_results(path: str | Path) -> list[CaseResult]:
     """Reads what `write_results` wrote.
 
     Raises:
-        ValueError: no such file, not this table (columns must be `COLUMNS`, or `FIRST_COLUMNS` alone, in order), or a
-            wrong cell; one line that names the file, the line and the column.
+        ValueError: no such file, not this table (columns must be `COLUMNS`, perhaps without the last, or
+            `FIRST_COLUMNS` alone, in order), or a wrong cell; one line that names the file, the line and the column.
     """
     path = Path(path)
     text = read_text(path)
@@ -247,7 +254,7 @@ def read_text(path: Path) -> str:
 def _parse(text: str) -> Iterator[CaseResult]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header = tuple(next(reader, []))
-    if header not in (COLUMNS, FIRST_COLUMNS):
+    if header not in _READABLE:
         odd = [name for name in COLUMNS if name not in header] + [name for name in header if name not in COLUMNS]
         raise ValueError(f"expected the columns {','.join(COLUMNS)}; these differ: {', '.join(odd) or 'their order'}")
     for cells in reader:
@@ -264,22 +271,11 @@ def _parse_text(_name: str, cell: str) -> str:
     return cell
 
 
-def _parse_integer(name: str, cell: str) -> int | None:
-    if cell == "":
-        return None
+def _parse_number(kind: type[float], words: str, name: str, cell: str) -> float | None:
     try:
-        return int(cell)
+        return None if cell == "" else kind(cell)
     except ValueError:
-        raise ValueError(f"{name}: expected an integer, got {cell!r}") from None
-
-
-def _parse_number(name: str, cell: str) -> float | None:
-    if cell == "":
-        return None
-    try:
-        return float(cell)
-    except ValueError:
-        raise ValueError(f"{name}: expected a number, got {cell!r}") from None
+        raise ValueError(f"{name}: expected {words}, got {cell!r}") from None
 
 
 def _parse_flag(name: str, cell: str) -> bool:
@@ -288,10 +284,10 @@ def _parse_flag(name: str, cell: str) -> bool:
     return cell == "true"
 
 
-_PARSERS = {
+_PARSERS: dict[str, Callable[[str, str], Any]] = {
     **dict.fromkeys(COLUMNS, _parse_text),
-    **dict.fromkeys(("slice_index", "seed", *_COUNTS), _parse_integer),
-    **dict.fromkeys((*_FRACTIONS, *_SIZES, "volume_difference_mm3"), _parse_number),
+    **dict.fromkeys(("slice_index", "seed", *_COUNTS), partial(_parse_number, int, "an integer")),
+    **dict.fromkeys((*_FRACTIONS, *_SIZES, "volume_difference_mm3"), partial(_parse_number, float, "a number")),
     **dict.fromkeys(("reference_empty", "prediction_empty"), _parse_flag),
 }
 

@@ -49,7 +49,8 @@ def test_columns_are_the_agreed_ones():
         "method,dataset,patient,case,level,axis,slice_index,target,prompt,seed,dice,area_fraction,volume_mm3,"
         "reference_empty,prediction_empty,presence_score,iou,hd95_mm,assd_mm,nsd,nsd_tolerance_mm,"
         "prediction_volume_mm3,volume_difference_mm3,false_positive_mm3,false_negative_mm3,reference_lesions,"
-        "predicted_lesions,matched_lesions,missed_lesions,false_lesions,detection_f1,panoptic_quality"
+        "predicted_lesions,matched_lesions,missed_lesions,false_lesions,detection_f1,panoptic_quality,"
+        "lesion_rule"
     )
     assert FIRST_COLUMNS[-1] == "presence_score" and len(FIRST_COLUMNS) == 16
     assert ",".join(LESION_COLUMNS) == ("method,dataset,patient,case,target,kind,lesion,volume_mm3,score,matched,iou")
@@ -87,6 +88,10 @@ def test_a_table_may_end_before_the_later_columns(tmp_path):
     path.write_text(text.replace("," * (len(COLUMNS) - 16) + "\n", "\n"), encoding="utf-8")
     assert len(path.read_text().splitlines()[0].split(",")) == 16
     assert read_results(path) == [SLICE, VOLUME]
+    write_results(path, [SLICE])
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(",lesion_rule", "").removesuffix(",\n") + "\n", encoding="utf-8")
+    assert read_results(path) == [SLICE]
     path.write_text(",".join(COLUMNS[:20]) + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"these differ: .*panoptic_quality"):
         read_results(path)
@@ -126,6 +131,7 @@ texts = st.text(st.characters(codec="utf-8"), min_size=1)
             "volume_difference_mm3": st.none() | st.floats(-1e9, 1e9),
             **dict.fromkeys(("reference_lesions", "predicted_lesions", "matched_lesions"), counts),
             **dict.fromkeys(("missed_lesions", "false_lesions"), counts),
+            "lesion_rule": st.just("") | texts,
         }
     ),
 )
@@ -167,6 +173,7 @@ def test_any_row_survives(tmp_path_factory, dice, area, volume, prompt, case, fl
         ({"level": "volume"}, "slice_index: expected nothing in a volume row"),
         ({"seed": 1.0}, "seed: expected an integer"),
         ({"target": ""}, "target: expected text"),
+        ({"lesion_rule": 26}, "lesion_rule: expected text"),
         ({"reference_empty": 0}, "reference_empty: expected true or false"),
     ],
 )
@@ -181,7 +188,7 @@ def test_wrong_fields_are_refused(changes, message):
         (lambda text: text.replace("dice", "dsc", 1), "expected the columns .*these differ: dice, dsc"),
         (lambda text: text.replace("method,dataset", "dataset,method", 1), "these differ: their order"),
         (lambda text: "", "expected the columns"),
-        (lambda text: text + "a,b\n", "line 6: expected 32 cells, got 2"),
+        (lambda text: text + "a,b\n", "line 6: expected 33 cells, got 2"),
         (lambda text: text.replace("axial,0", "axial,zero"), "line 3: slice_index: expected an integer, got 'zero'"),
         (lambda text: text.replace(",7,0.33", ",7,x0.33"), "line 3: dice: expected a number, got 'x0.33"),
         (lambda text: text.replace(",7,0.33", ",7,1.33"), "line 3: dice: expected 0 to 1"),

@@ -48,6 +48,12 @@ class Scoring:
         if not 0 <= self.tolerance_mm < np.inf:
             raise ValueError(f"tolerance_mm: expected a number of mm from 0, received {self.tolerance_mm!r}")
 
+    @property
+    def lesion_rule(self) -> str:
+        """The column of that name; one text for each rule, however its number was written."""
+        least_iou = read_rule(self.match)
+        return f"{self.connectivity} " + ("overlap" if least_iou is None else f"iou:{least_iou:g}")
+
 
 def score_mask(
     prediction: NDArray,
@@ -234,6 +240,7 @@ def _measure(
         "false_lesions": match.false,
         "detection_f1": match.f1,
         "panoptic_quality": match.panoptic_quality,
+        "lesion_rule": scoring.lesion_rule,
     }
     if distances:
         if len(shape) == 3 and 1 in shape and counts.predicted + counts.referenced:

@@ -24,7 +24,18 @@ from boltzmed.metrics.statistics import (
     wilcoxon_p,
 )
 from boltzmed.reports.folder import whole_report
-from boltzmed.reports.scores import ERRORS, LEVEL_OF, OBJECT, SHARES, Scores, is_same_size, read_scores, select_rows
+from boltzmed.reports.presence import print_presence, tabulate_presence
+from boltzmed.reports.scores import (
+    ERRORS,
+    LEVEL_OF,
+    OBJECT,
+    SHARES,
+    Scores,
+    check_rules,
+    is_same_size,
+    read_scores,
+    select_rows,
+)
 from boltzmed.reports.summary import ALL_DATASETS, ALL_SIZES, ALL_TARGETS, format_interval, list_notes, list_targets
 from boltzmed.reports.tables import format_tables, write_tables
 from boltzmed.strata import split_by_size
@@ -46,6 +57,7 @@ class Comparison:
         excluded: method, dataset, reason, rows.
         reference_method: What the others are compared with.
         metric, level, by: What the score is, of which rows, and what the strata go by.
+        presence: Of `tabulate_presence`, for both levels; not paired.
     """
 
     cells: pd.DataFrame
@@ -54,6 +66,7 @@ class Comparison:
     metric: str
     level: str
     by: str
+    presence: pd.DataFrame
 
 
 def compare(
@@ -88,8 +101,8 @@ def compare(
         seed: Of both.
 
     Raises:
-        ValueError: No second method, an unknown one, nothing in both, methods scored on different references or, for
-            "nsd", at different tolerances; and see `select_rows` and `split_by_size`.
+        ValueError: No second method, an unknown one, none that shares an object with the reference method, or methods
+            scored on different references; and see `select_rows`, `check_rules` and `split_by_size`.
     """
     known = [str(name) for name in rows["method"].unique()]
     unknown = [name for name in (*methods, *([reference_method] if reference_method else [])) if name not in known]
@@ -102,10 +115,8 @@ def compare(
     chosen, excluded = select_rows(rows[rows["method"].isin(names)], metric=metric, by=by, level=level, targets=targets)
     lines, unpaired = [], []
     for method in [name for name in names if name != first]:
-        pairs, alone = _pair(chosen, first, method)
-        if metric == "nsd" and "nsd_tolerance_mm" in pairs:
-            _check_tolerances(pairs, first, method)
-        unpaired += alone
+        pairs, alone = _pair(chosen, first, method, metric)
+        unpaired += alone  # a method that shares nothing is left out whole, and the others go on
         for dataset, group in _each_dataset(pairs):
             cells = pd.DataFrame(_test_cells(group, dataset, (first, method), by, edges, resamples, seed))
             for test in TESTS:
@@ -113,26 +124,33 @@ def compare(
             lines.append(cells.assign(method=method))
     order = ["method", "dataset", "target", "stratum", "n", "patients", "reference_mean", "mean", "difference", "low"]
     order += ["high", *(f"{test}_{kind}" for test in TESTS for kind in ("p", "holm")), "rank_biserial", "cohens_dz"]
+    if not lines:
+        others = ", ".join(name for name in names if name != first)
+        raise ValueError(
+            f"{first} and {others} have no object in common; their tables must name cases, slices and targets alike"
+        )
     left_out = pd.concat([excluded, *unpaired], ignore_index=True)
     cells = pd.concat(lines, ignore_index=True)[order]
-    return Comparison(cells, left_out, first, metric, level or LEVEL_OF[by], by)
+    asked = rows[rows["target"].isin(targets)] if targets else rows
+    presence = tabulate_presence(asked, list(dict.fromkeys([first, *names])))
+    return Comparison(cells, left_out, first, metric, level or LEVEL_OF[by], by, presence)
 
 
-def _pair(chosen: pd.DataFrame, first: str, second: str) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    """The objects that both methods have, with `other` for the second's score; and counts of those of one alone."""
+def _pair(chosen: pd.DataFrame, first: str, second: str, metric: str) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """The objects that both methods have, with the second's `score_other`; and counts of those of one alone."""
     key = list(OBJECT)
     sides = [chosen[chosen["method"].eq(name)] for name in (first, second)]
-    compared = ["score", "size", *chosen.columns.intersection(["nsd_tolerance_mm"])]
-    pairs = sides[0].merge(sides[1][[*key, *compared]], on=key, suffixes=("", "_other"))
-    alone = []
+    pairs = sides[0].merge(sides[1][[*key, "score", "size"]], on=key, suffixes=("", "_other"))
+    alone, both = [], []
     for side, method, other in ((sides[0], first, second), (sides[1], second, first)):
-        shared = side[key].merge(pairs[key], on=key, how="left", indicator=True)["_merge"].eq("both")
-        counts = side[~shared.to_numpy()].groupby("dataset", sort=False).size().rename("rows").reset_index()
-        alone.append(counts.assign(method=method, reason=f"no score by {other} to pair with"))
+        shared = side[key].merge(pairs[key], on=key, how="left", indicator=True)["_merge"].eq("both").to_numpy()
+        both.append(side[shared])
+        counts = side[~shared].groupby("dataset", sort=False).size().rename("rows").reset_index()
+        reason = f"no object in common with {other}" if pairs.empty else f"no score by {other} to pair with"
+        alone.append(counts.assign(method=method, reason=reason))
     if pairs.empty:
-        raise ValueError(
-            f"{first} and {second} have no object in common; their tables must name cases, slices and targets alike"
-        )
+        return pairs, alone
+    check_rules(pd.concat(both), metric)
     differ = ~is_same_size(pairs["size"], pairs["size_other"])
     if 2 * differ.sum() > len(pairs):
         odd = pairs[differ].iloc[0]
@@ -143,19 +161,6 @@ def _pair(chosen: pd.DataFrame, first: str, second: str) -> tuple[pd.DataFrame, 
     counts = pairs[differ].groupby("dataset", sort=False).size().rename("rows").reset_index()
     alone.append(counts.assign(method=second, reason=f"another size of the reference than for {first}"))
     return pairs[~differ], alone
-
-
-def _check_tolerances(pairs: pd.DataFrame, first: str, second: str) -> None:
-    """Refuses normalised surface Dice of two tolerances; where a table does not say, nobody knows."""
-    given, other = pairs["nsd_tolerance_mm"], pairs["nsd_tolerance_mm_other"]
-    differ = ~np.isclose(given, other) & given.notna() & other.notna()
-    if differ.any():
-        odd = pairs[differ].iloc[0]
-        raise ValueError(
-            f"nsd: expected one tolerance for both methods, got {odd['nsd_tolerance_mm']:g} mm for {first} and "
-            f"{odd['nsd_tolerance_mm_other']:g} mm for {second} in case {odd['case']} and so for {differ.sum()} of "
-            f"{len(pairs)} pairs; score both with the same --tolerance-mm"
-        )
 
 
 def _each_dataset(pairs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -249,10 +254,14 @@ def describe_comparison(scores: Scores, comparison: Comparison, folder: str | Pa
     Raises:
         OutputError: The folder cannot be written.
     """
-    printed = print_comparison(comparison)
+    printed, presence = print_comparison(comparison), print_presence(comparison.presence)
     if folder is not None:
         tables = {"comparison": comparison.cells, "excluded": comparison.excluded}
-        write_tables(folder, tables, {f"comparison_{index}": table for index, table in enumerate(printed.values(), 1)})
+        latex = {f"comparison_{index}": table for index, table in enumerate(printed.values(), 1)}
+        if presence:
+            tables["presence"] = comparison.presence
+            latex |= {f"presence_{index}": table for index, table in enumerate(presence.values(), 1)}
+        write_tables(folder, tables, latex)
     unit = " in percent" if comparison.metric in SHARES else ""
     about = (
         f"{comparison.metric} of {comparison.level}s{unit}, against {comparison.reference_method}, on rows scored for "
@@ -262,7 +271,7 @@ def describe_comparison(scores: Scores, comparison: Comparison, folder: str | Pa
     )
     if comparison.metric in ERRORS:
         about += f"\n{LOWER_IS_BETTER.format(comparison.metric)}"
-    return "\n\n".join([about, format_tables(printed), list_notes(scores.notes, comparison.excluded)])
+    return "\n\n".join([about, format_tables(printed | presence), list_notes(scores.notes, comparison.excluded)])
 
 
 def print_comparison(comparison: Comparison) -> dict[str, pd.DataFrame]:

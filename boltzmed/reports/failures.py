@@ -34,9 +34,9 @@ def pair_scores(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
         metric: What the score is.
 
     Returns:
-        `OBJECT`, `prompt` ("" where the tables have none), `size`, `same_size` (whether all methods' references are of
-        one), `missed`, `mean`, then a column "score:METHOD" per method (NaN where it has no score), in the methods'
-        order.
+        `OBJECT`, `prompt` ("" where the tables have none), `size`, `same_size` (whether the references of the methods
+            that have the object are of one), `missed`, `mean`, then a column "score:METHOD" per method (NaN where it
+            has no score), in the methods' order.
     """
     methods = list(rows["method"].unique())
     rows = rows if "prompt" in rows else rows.assign(prompt="")
@@ -44,8 +44,8 @@ def pair_scores(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     scores = rows.pivot(index=key, columns="method", values="score")[methods]
     known = rows.drop_duplicates(key).set_index(key)[["prompt", "size"]]
     missed = rows.groupby(key)["missed"].sum().reindex(scores.index)
-    sizes = rows.pivot(index=key, columns="method", values="size")[methods].to_numpy()
-    same = pd.Series(is_same_size(sizes, sizes[:, :1]).all(axis=1), index=scores.index)
+    sizes = rows.groupby(key)["size"].agg(["min", "max", "count", "size"]).reindex(scores.index)
+    same = is_same_size(sizes["min"], sizes["max"]) & (sizes["count"].eq(0) | sizes["count"].eq(sizes["size"]))
     table = known.reindex(scores.index).assign(same_size=same, missed=missed, mean=scores.mean(axis=1))
     table = table.join(scores.add_prefix("score:"))
     worse = -table["mean"] if metric in ERRORS else -table["mean"].abs() if "difference" in metric else table["mean"]

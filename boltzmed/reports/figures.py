@@ -32,13 +32,14 @@ def colour_of(methods: Sequence[str], method: str) -> str:
     return METHOD_COLOURS[list(methods).index(method) % len(METHOD_COLOURS)]
 
 
-def draw_sizes(cells: pd.DataFrame, *, score: str, size: str, share: bool = True) -> Figure:
+def draw_sizes(cells: pd.DataFrame, *, strata: Sequence[str], score: str, size: str, share: bool = True) -> Figure:
     """Draw the mean score of each stratum with its interval, a panel per data set, a marker per method.
 
     Under a stratum stands its n, or that of each method in the legend's order where they differ.
 
     Args:
-        cells: A row per dataset, stratum (in order, small to large) and method: mean, low, high (NaN: no interval), n.
+        cells: A row per dataset, stratum and method: mean, low, high (NaN: no interval), n.
+        strata: Their names, small to large; those without a row in a data set are not in its panel.
         score: What is on the vertical axis.
         size: What the strata are of.
         share: Whether the score goes from 0 to 1.
@@ -48,19 +49,19 @@ def draw_sizes(cells: pd.DataFrame, *, score: str, size: str, share: bool = True
     figure, axes = _make_figure(-(-len(datasets) // columns), columns, (5.0, 3.2))
     for ax, dataset in zip(axes, datasets, strict=False):
         part = cells[cells["dataset"].eq(dataset)]
-        strata = list(part["stratum"].unique())
+        present = [name for name in strata if name in set(part["stratum"])]
         for index, method in enumerate(methods):
-            own = part[part["method"].eq(method)].set_index("stratum").reindex(strata)
-            x = np.arange(len(strata)) + 0.6 * ((index + 0.5) / len(methods) - 0.5)
+            own = part[part["method"].eq(method)].set_index("stratum").reindex(present)
+            x = np.arange(len(present)) + 0.6 * ((index + 0.5) / len(methods) - 0.5)
             bars = np.nan_to_num(np.abs(own[["low", "high"]].to_numpy().T - own["mean"].to_numpy()))
             style = {"fmt": _MARKERS[index % len(_MARKERS)], "color": colour_of(methods, method), "label": method}
             ax.errorbar(x, own["mean"], yerr=bars, markersize=6, capsize=3, linewidth=1.4, **style)  # type: ignore[arg-type]
-        numbers = part.pivot(index="stratum", columns="method", values="n").reindex(strata, columns=methods).fillna(0)
+        numbers = part.pivot(index="stratum", columns="method", values="n").reindex(present, columns=methods).fillna(0)
         counts = [[str(int(n)) for n in line] for line in numbers.to_numpy()]
         counts = [line if len(set(line)) > 1 else line[:1] for line in counts]
-        ticks = ["\nn=".join([name, "\n".join(line)]) for name, line in zip(strata, counts, strict=True)]
-        ax.set_xticks(range(len(strata)), ticks, fontsize=8)
-        ax.set_xlim(-0.5, len(strata) - 0.5)  # a method without a mean would shift the others in their stratum
+        ticks = ["\nn=".join([name, "\n".join(line)]) for name, line in zip(present, counts, strict=True)]
+        ax.set_xticks(range(len(present)), ticks, fontsize=8)
+        ax.set_xlim(-0.5, len(present) - 0.5)  # a method without a mean would shift the others in their stratum
         ax.set_title(_plain(dataset), fontsize=10)
         if share:
             ax.set_ylim(0, 1.02)

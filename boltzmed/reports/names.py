@@ -113,7 +113,9 @@ class ShownNames:
 
     def redact_comparison(self, comparison: Comparison) -> Comparison:
         """A comparison as it is shown."""
-        tables: dict[str, Any] = {name: self.redact_table(getattr(comparison, name)) for name in ("cells", "excluded")}
+        tables: dict[str, Any] = {
+            name: self.redact_table(getattr(comparison, name)) for name in ("cells", "excluded", "presence")
+        }
         first = self.plain["method"][comparison.reference_method]
         return replace(comparison, reference_method=first, **tables)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from boltzmed.reports.scores import SHARES
-from boltzmed.reports.summary import ALL_SIZES, ALL_TARGETS, Summary, format_interval
+from boltzmed.reports.summary import ALL_SIZES, ALL_TARGETS, Summary, choose_by_size, format_interval
 from boltzmed.volumes.output import whole_file
 
 _LATEX = str.maketrans(
@@ -97,7 +97,8 @@ def tabulate_sizes(summary: Summary) -> pd.DataFrame:
         return pd.DataFrame()
     cells = summary.overall[summary.overall["weighting"].eq("table 2")] if len(summary.overall) else summary.cells
     if not len(summary.overall):
-        cells = cells[cells["target"].eq(cells["target"].iloc[0])]
+        cells = choose_by_size(cells)
+        cells = cells[cells["own"]]
     lacking = {(method, stratum) for method, _, stratum in _find_gaps(summary)}
     whole = [key not in lacking for key in zip(cells["method"], cells["stratum"], strict=True)]
     methods = list(cells["method"].unique())

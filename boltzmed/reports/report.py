@@ -17,7 +17,15 @@ from boltzmed.reports.gallery import make_gallery
 from boltzmed.reports.names import ShownNames
 from boltzmed.reports.page import Page, write_page
 from boltzmed.reports.scores import OBJECT, SHARES, Scores, read_scores, select_objects
-from boltzmed.reports.sections import list_objects, make_failures, make_pairs, make_sizes, make_tables, scale_of
+from boltzmed.reports.sections import (
+    list_objects,
+    make_failures,
+    make_pairs,
+    make_presence,
+    make_sizes,
+    make_tables,
+    scale_of,
+)
 from boltzmed.reports.summary import Summary, summarise
 from boltzmed.reports.tables import write_tables
 from boltzmed.reports.viewer import find_niivue
@@ -74,7 +82,9 @@ def report_methods(
     if cases and not pictures.given:
         raise ValueError(f"case {cases[0]}: expected --images DIR or --cache DIR to show it from, got neither")
     comparison = compare(scores.rows, methods=methods, reference_method=reference_method, **settings)
-    order = [comparison.reference_method, *(str(name) for name in comparison.cells["method"].unique())]
+    # Methods that share nothing with the reference method come last, so that the compared ones keep their colours.
+    order = [comparison.reference_method, *comparison.cells["method"].unique(), *(methods or known)]
+    order = list(dict.fromkeys(map(str, order)))
     ordered = pd.concat([scores.rows[scores.rows["method"].eq(name)] for name in order])
     scores = Scores(ordered, scores.notes)
     names = ShownNames.of(scores.rows, number_cases=number_cases)
@@ -137,7 +147,7 @@ def write_report(
     score = "Dice" if summary.metric == "dice" else summary.metric
     sections = [make_tables(summary, folder), make_sizes(summary, folder, score)]
     if comparison is not None:
-        sections.append(make_pairs(pairs, methods, comparison, folder, score))
+        sections += [make_pairs(pairs, methods, comparison, folder, score), *make_presence(comparison)]
     sections.append(make_failures(summary, folder))
     colours = {"reference": REFERENCE_COLOUR, **{method: colour_of(methods, method) for method in methods}}
     gallery = make_gallery(

@@ -31,6 +31,11 @@ SHARES = ("dice", "area_fraction", "presence_score", "iou", "nsd", "detection_f1
 ERRORS = ("hd95_mm", "assd_mm", "false_positive_mm3", "false_negative_mm3", "missed_lesions", "false_lesions")
 """Columns of which the lower number is the better one."""
 
+_NEIGHBOURS = ("reference_lesions", "predicted_lesions", "panoptic_quality")
+_MATCHES = ("matched_lesions", "missed_lesions", "false_lesions", "detection_f1")
+_RULES = {"nsd": "nsd_tolerance_mm", **dict.fromkeys((*_NEIGHBOURS, *_MATCHES), "lesion_rule")}
+"""Score -> the column that says how it was measured; `_NEIGHBOURS` go by its neighbours alone, not by the matching."""
+
 LEVEL_OF = {"area": "slice", "diameter": "volume", "volume": "volume"}
 """Which rows an object's size is taken from: its share of a slice, or the volume of all of it."""
 
@@ -175,6 +180,31 @@ def select_objects(
         most = excluded.groupby("reason")["rows"].sum().idxmax()
         raise ValueError(f"expected rows to compute with, found none: {most}; --level {other} or --by may take them")
     return chosen.assign(score=chosen[metric], size=chosen[size], missed=missed[chosen.index]), excluded
+
+
+def check_rules(scored: pd.DataFrame, metric: str) -> None:
+    """Refuse scores that were measured in two ways; where a table does not say, nobody knows.
+
+    Args:
+        scored: Rows of `select_rows`.
+        metric: Column of the score.
+
+    Raises:
+        ValueError: NSD at two tolerances, or lesions by two rules.
+    """
+    column = _RULES.get(metric, "")
+    if column not in scored:
+        return
+    said = scored[scored[column].notna() & scored[column].ne("")]
+    rules = said[column].map(lambda rule: f"{rule:g} mm" if metric == "nsd" else str(rule).strip())
+    rules = rules.str.split().str[0] + " neighbours" if metric in _NEIGHBOURS else rules
+    if rules.nunique() > 1:
+        odd = said.assign(rule=rules).drop_duplicates("rule").head(2).to_dict("records")
+        first, second = (f"{row['rule']} of {row['method']} in {row['case']}" for row in odd)
+        raise ValueError(
+            f"{metric}: expected one {column} for all rows, got {first} and {second}; score all alike "
+            f"({'--tolerance-mm' if metric == 'nsd' else '--connectivity, --match'}), or pass tables of one alone"
+        )
 
 
 def is_same_size(sizes: ArrayLike, others: ArrayLike) -> NDArray[np.bool_]:

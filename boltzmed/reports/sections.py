@@ -11,9 +11,10 @@ import pandas as pd
 from boltzmed.reports.comparison import LOWER_IS_BETTER, Comparison, print_comparison
 from boltzmed.reports.figures import draw_agreement, draw_pairs, draw_sizes, limits_of_agreement, save_figure
 from boltzmed.reports.page import Figure, Grid, ObjectTable, Section, as_svg_uri
+from boltzmed.reports.presence import print_presence
 from boltzmed.reports.published import mark_best, tabulate_datasets, tabulate_sizes, tabulate_targets, write_latex
 from boltzmed.reports.scores import ERRORS, SHARES
-from boltzmed.reports.summary import Summary, print_summary
+from boltzmed.reports.summary import Summary, choose_by_size, list_gaps, print_summary
 from boltzmed.reports.tables import write_tables
 
 TABLE_ROWS = 1000
@@ -57,14 +58,13 @@ def make_tables(summary: Summary, folder: Path) -> Section:
 
 def make_sizes(summary: Summary, folder: Path, score: str) -> Section:
     """Means by object size, drawn and in a table."""
-    cells = summary.cells
-    cells = cells[cells["target"].eq(cells.groupby("dataset")["target"].transform("first"))]
+    cells = choose_by_size(summary.cells)
     bins = cells[cells["stratum"].isin(summary.bins)]
     figures = []
     if len(bins):
         size = {"area": "share of the image's area", "diameter": "diameter", "volume": "volume"}[summary.by]
         svg = save_figure(
-            draw_sizes(bins, score=f"mean {score}", size=size, share=summary.metric in SHARES),
+            draw_sizes(bins, strata=summary.bins, score=f"mean {score}", size=size, share=summary.metric in SHARES),
             folder / "figures" / "sizes",
         )
         words = "; ".join(
@@ -79,7 +79,8 @@ def make_sizes(summary: Summary, folder: Path, score: str) -> Section:
             )
         ]
     by_size = {title: Grid.of(table) for title, table in print_summary(summary).items() if title == f"By {summary.by}"}
-    return Section("sizes", f"{score} by object size", (), figures, by_size)
+    texts = [f"{line}." for line in list_gaps(summary.cells)]
+    return Section("sizes", f"{score} by object size", texts, figures, by_size)
 
 
 def make_pairs(
@@ -87,7 +88,7 @@ def make_pairs(
 ) -> Section:
     """Methods against the reference method: drawn object by object, and the tests."""
     first = comparison.reference_method
-    names = [first, *(method for method in methods if method != first)]
+    names = [first, *(method for method in methods if comparison.cells["method"].eq(method).any())]
     paired = pairs[pairs["same_size"]].dropna(subset=[f"score:{name}" for name in names])
     tables = {title: Grid.of(table) for title, table in print_comparison(comparison).items()}
     texts = [
@@ -139,6 +140,17 @@ def make_pairs(
             )
         )
     return Section("pairs", "Paired comparison", texts, figures, tables)
+
+
+def make_presence(comparison: Comparison) -> list[Section]:
+    """What was found at all, and what was predicted where nothing is; no section where tables do not say."""
+    grids = {title: Grid.of(table) for title, table in print_presence(comparison.presence).items()}
+    texts = [
+        "Sensitivity: the share of what shows the target in which anything was predicted, wherever. Specificity: the "
+        "share of what does not show it in which nothing was; beside it, the mean volume and number of components that "
+        "were predicted there. These have no part in the other tables, which are of objects that are there."
+    ]
+    return [Section("presence", "Presence", texts, (), grids)] if grids else []
 
 
 def make_failures(summary: Summary, folder: Path) -> Section:

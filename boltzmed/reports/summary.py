@@ -20,7 +20,7 @@ from boltzmed.metrics.statistics import (
     sum_by_patient,
 )
 from boltzmed.reports.folder import whole_report
-from boltzmed.reports.scores import LEVEL_OF, SHARES, read_scores, select_objects
+from boltzmed.reports.scores import LEVEL_OF, SHARES, check_rules, read_scores, select_objects
 from boltzmed.reports.tables import format_tables, write_tables
 from boltzmed.strata import list_bins, split_by_size
 
@@ -45,6 +45,7 @@ class Summary:
         overall: Over data sets: a row per weighting (`WEIGHTINGS`), stratum and method; empty for one data set.
         excluded: method, dataset, reason, rows.
         metric, level, by: What the score is, of which rows, and what the strata go by.
+        strata: In the tables' order: all sizes, bins, groups of bins.
         bins: Those of the strata that do not overlap, small to large.
     """
 
@@ -54,6 +55,7 @@ class Summary:
     metric: str
     level: str
     by: str
+    strata: tuple[str, ...]
     bins: tuple[str, ...]
 
 
@@ -81,9 +83,10 @@ def summarise(
         seed: Of its draws.
 
     Raises:
-        ValueError: See `select_rows` and `split_by_size`.
+        ValueError: See `select_rows`, `check_rules` and `split_by_size`.
     """
     objects, excluded = select_objects(rows, metric=metric, by=by, level=level, targets=targets)
+    check_rules(objects.dropna(subset="score"), metric)
     methods = list(objects["method"].unique())
     records: list[dict] = []
     over_datasets = _OverDatasets()
@@ -115,7 +118,9 @@ def summarise(
             sums_RC, counts_RC = (np.vstack(lines) for lines in zip((sums_PC.sum(axis=0), n), drawn, strict=True))
             over_datasets.add(str(method), list(strata), sums_RC, counts_RC, patients_C)
     overall = over_datasets.table(methods) if objects["dataset"].nunique() > 1 else pd.DataFrame()
-    return Summary(pd.DataFrame(records), overall, excluded, metric, level or LEVEL_OF[by], by, list_bins(by, edges))
+    order = (ALL_SIZES, *split_by_size(by, (), edges))
+    about = (metric, level or LEVEL_OF[by], by, order, list_bins(by, edges))
+    return Summary(pd.DataFrame(records), overall, excluded, *about)
 
 
 def list_targets(rows: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
@@ -196,27 +201,65 @@ def report_summary(
             write_tables(temporary, kept, latex)
     about = f"{summary.metric} of {summary.level}s{' in percent' if summary.metric in SHARES else ''}: mean over rows "
     about += "[95 % interval, patients resampled] n=rows; unpaired, each method over its own rows"
-    return "\n\n".join([about, format_tables(printed), list_notes(scores.notes, summary.excluded)])
+    notes = list_notes([*scores.notes, *list_gaps(summary.cells)], summary.excluded)
+    return "\n\n".join([about, format_tables(printed), notes])
+
+
+def choose_by_size(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells that are shown by size: of all targets of a method together, or of its only one.
+
+    Where methods of a data set differ there, as a model of several targets and an expert of one of them, each of these
+    is shown for every method that has it: the data set is called "NAME, TARGET" then. `own` says whether a cell is
+    of all that its method has of the data set, so that sums over data sets count nothing twice.
+
+    Args:
+        cells: Of `Summary`.
+    """
+    own = cells["target"].eq(cells.groupby(["dataset", "method"])["target"].transform("first"))
+    firsts = cells[own].groupby("dataset", sort=False)["target"].unique()
+    pairs = list(zip(cells["dataset"], cells["target"], strict=True))
+    names = [f"{dataset}, {target}" if len(firsts[dataset]) > 1 else dataset for dataset, target in pairs]
+    return cells.assign(dataset=names, own=own)[[target in firsts[dataset] for dataset, target in pairs]]
+
+
+def list_gaps(cells: pd.DataFrame) -> list[str]:
+    """Return a line for each method that lacks targets that another has in the same data set."""
+    lines = []
+    named = cells[cells["target"].ne(ALL_TARGETS)]
+    for dataset, group in named.groupby("dataset", sort=False):
+        wanted = list(group["target"].unique())
+        for method, own in group.groupby("method", sort=False)["target"]:
+            if lacking := [target for target in wanted if target not in set(own)]:
+                some = ", ".join([*lacking[:3], *["…"] * (len(lacking) > 3)])
+                lines.append(
+                    f"{method} lacks {len(lacking)} of {len(wanted)} targets of {dataset} ({some}): its means over "
+                    "targets, by size and over data sets are of the others"
+                )
+    return lines
 
 
 def print_summary(summary: Summary) -> dict[str, pd.DataFrame]:
     """Return tables of text by their titles: by target, by size, what was missed altogether, over data sets."""
     cells, overall = summary.cells, summary.overall
-    by_size = cells[cells["target"].eq(cells.groupby("dataset")["target"].transform("first"))]
-    missed = by_size
+    by_size = missed = choose_by_size(cells)
     if len(overall):
-        together = by_size.groupby(["stratum", "method"], sort=False)[["missed", "objects"]].sum().reset_index()
+        together = (
+            by_size[by_size["own"]]
+            .groupby(["stratum", "method"], sort=False)[["missed", "objects"]]
+            .sum()
+            .reset_index()
+        )
         missed = pd.concat([by_size, together.assign(dataset=ALL_DATASETS)], ignore_index=True)
-    shown = partial(_show_mean, metric=summary.metric)
+    shown, spread = partial(_show_mean, metric=summary.metric), partial(_spread, strata=summary.strata)
     tables = {
-        "By target": _spread(cells[cells["stratum"].eq(ALL_SIZES)], ["dataset", "target"], shown),
-        f"By {summary.by}": _spread(by_size, ["dataset", "stratum"], shown),
-        "Missed altogether (no overlap)": _spread(missed, ["dataset", "stratum"], _show_missed),
+        "By target": spread(cells[cells["stratum"].eq(ALL_SIZES)], ["dataset", "target"], shown),
+        f"By {summary.by}": spread(by_size, ["dataset", "stratum"], shown),
+        "Missed altogether (no overlap)": spread(missed, ["dataset", "stratum"], _show_missed),
     }
     for weighting, words in WEIGHTINGS.items():
         if len(overall):
             group = overall[overall["weighting"].eq(weighting)]
-            tables[f"Over data sets: {words}"] = _spread(group, ["stratum", "datasets"], shown)
+            tables[f"Over data sets: {words}"] = spread(group, ["stratum", "datasets"], shown)
     return tables
 
 
@@ -244,13 +287,19 @@ def list_notes(notes: Iterable[str], excluded: pd.DataFrame) -> str:
     return "\n".join([*notes, *(lines or ["left out: nothing"])])
 
 
-def _spread(cells: pd.DataFrame, names: list[str], show: Callable[[dict[Hashable, Any]], str]) -> pd.DataFrame:
-    """A line for each of `names` and a column per method, all in their order of appearance."""
+def _spread(
+    cells: pd.DataFrame, names: list[str], show: Callable[[dict[Hashable, Any]], str], strata: Sequence[str]
+) -> pd.DataFrame:
+    """A line for each of `names` and a column per method, in their order of appearance; strata in the given one."""
+    order = {name: list(strata if name == "stratum" else cells[name].unique()) for name in names}
     lines: dict[tuple, dict[str, str]] = {}
     for cell in cells.to_dict("records"):
         lines.setdefault(tuple(cell[name] for name in names), {})[cell["method"]] = show(cell)
     methods = cells["method"].unique()
+    ordered = sorted(
+        lines, key=lambda line: [order[name].index(value) for name, value in zip(names, line, strict=True)]
+    )
     return pd.DataFrame(
-        [[*line, *(shown.get(method, "–") for method in methods)] for line, shown in lines.items()],
+        [[*line, *(lines[line].get(method, "–") for method in methods)] for line in ordered],
         columns=pd.Index([*names, *methods]),
     )

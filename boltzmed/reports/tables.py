@@ -20,12 +20,15 @@ def summarise_by_size(rows: Iterable[CaseResult]) -> str:
 
     A cell is the mean over the slices that show the target, with their number; an object's size is its share of the
     padded square. The column "volume" is the mean Dice of whole volumes, false positives on other slices included.
+    Targets of several data sets stand apart, as "DATASET: TARGET".
     """
     rows = list(rows)
-    targets = list(dict.fromkeys(row.target for row in rows))
+    apart = len({row.dataset for row in rows}) > 1
+    groups: dict[str, list[CaseResult]] = {}
+    for row in rows:
+        groups.setdefault(f"{row.dataset}: {row.target}" if apart else row.target, []).append(row)
     cells = [["target", *AREA_BINS, "all slices", "volume"]]
-    for name in [*targets, "all"]:
-        chosen = [row for row in rows if name in (row.target, "all")]
+    for name, chosen in [*groups.items(), ("all", rows)]:
         shown = [row for row in chosen if row.level == "slice" and not row.reference_empty]
         bins = assign_area_bins([row.area_fraction or 0.0 for row in shown])
         scores = np.array([row.dice for row in shown], dtype=np.float64)

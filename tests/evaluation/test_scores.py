@@ -128,6 +128,8 @@ def test_lesions_of_volumes_and_slices(pair):
     assert [row.detection_f1 for row in slices] == [None, 1, 1, 0]
     strict = score(*pair, scoring=Scoring(match="iou:0.5"))[-1]
     assert (strict.matched_lesions, strict.missed_lesions, strict.false_lesions) == (1, 1, 2)
+    assert {row.lesion_rule for row in (*slices, volume)} == {"26 overlap"} and strict.lesion_rule == "26 iou:0.5"
+    assert Scoring(connectivity=6, match="iou:0.50").lesion_rule == "6 iou:0.5"
 
 
 def test_distances_where_they_are_asked_for():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import tracemalloc
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from boltzmed.cli import main
 from boltzmed.reports.comparison import Comparison, compare
 from boltzmed.reports.scores import SCORES, read_scores
+from boltzmed.reports.summary import summarise
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "results"
 HEADER = ",".join(SCORES)
@@ -87,6 +89,19 @@ class TestByHand:
         assert only(comparison, stratum="all sizes", method="c")["n"] == 2
         assert set(compare_lines(tmp_path, *A, *B, *third, methods=["c", "a"]).cells["method"]) == {"a"}
 
+    def test_a_method_that_shares_nothing_is_left_out_and_told(self, tmp_path):
+        other = [line.replace("a,set", "c,more") for line in A]
+        comparison = compare_lines(tmp_path, *A, *other, *B)
+        assert only(comparison, stratum="all sizes")["method"] == "b"
+        assert comparison.excluded[["method", "dataset", "reason", "rows"]].values.tolist() == [
+            ["a", "set", "no object in common with c", 4],
+            ["c", "more", "no object in common with a", 4],
+        ]
+        with pytest.raises(ValueError, match="a and c have no object in common; their tables"):
+            compare_lines(tmp_path, *A, *other)
+        with pytest.raises(ValueError, match="c and a, b have no object in common"):
+            compare_lines(tmp_path, *A, *other, *B, reference_method="c")
+
     def test_several_data_sets_are_pooled_in_a_family_of_their_own(self, tmp_path):
         other = [line.replace(",set,", ",more,") for line in (*A, *B)]
         cells = compare_lines(tmp_path, *A, *B, *other).cells
@@ -134,13 +149,32 @@ class TestByHand:
             rows = read_scores([tmp_path / "nsd.csv"]).rows
             compare(rows, resamples=9)  # Dice has no tolerance
             if refused:
-                message = (
-                    "nsd: expected one tolerance for both methods, got 1 mm for a and 5 mm for b in case p1_1 .*4 of 4"
-                )
+                message = "nsd: expected one nsd_tolerance_mm for all rows, got 1 mm of a in p1_1 and 5 mm of b in p1_1"
                 with pytest.raises(ValueError, match=message):
                     compare(rows, metric="nsd", resamples=9)
             else:
                 compare(rows, metric="nsd", resamples=9)
+
+    @pytest.mark.parametrize(
+        ("rules", "refused"),
+        [
+            (("26 overlap", "26 iou:0.9"), {"detection_f1", "missed_lesions"}),
+            (("26 overlap", "6 overlap"), {"detection_f1", "missed_lesions", "panoptic_quality"}),
+            (("26 overlap", "26 overlap"), set()),
+            (("26 overlap", ""), set()),
+        ],
+    )
+    def test_lesions_counted_by_two_rules_are_refused(self, rules, refused, tmp_path):
+        metrics = ("dice", "detection_f1", "missed_lesions", "panoptic_quality")
+        lines = [f"{row},0.8,1,0.8,{rule}" for rows, rule in zip((A, B), rules, strict=True) for row in rows]
+        (tmp_path / "r.csv").write_text("\n".join([",".join([HEADER, *metrics[1:], "lesion_rule"]), *lines]) + "\n")
+        rows = read_scores([tmp_path / "r.csv"]).rows
+        for metric, command in itertools.product(metrics, (compare, summarise)):
+            if metric in refused:
+                with pytest.raises(ValueError, match=f"{metric}: expected one lesion_rule for all rows, got 26 .* a"):
+                    command(rows, metric=metric, resamples=9)
+            else:
+                command(rows, metric=metric, resamples=9)
 
     @pytest.mark.parametrize(
         ("lines", "settings", "message"),

@@ -73,17 +73,21 @@ def test_sizes_have_a_panel_a_data_set_and_a_marker_a_method():
         for method in ("a", "b")
     ]
     cells = pd.DataFrame(rows, columns=["dataset", "stratum", "method", "mean", "low", "high", "n"])
-    figure = draw_sizes(cells, score="Dice", size="area")
+    words = {"strata": ["<0.1 %", "<1 %", "≥1 %"], "score": "Dice", "size": "area"}
+    figure = draw_sizes(cells, **words)
     drawn = [ax for ax in figure.axes if ax.axison]
     assert [ax.get_title() for ax in drawn] == ["x", "y", "z"]
     assert [text.get_text() for text in drawn[0].get_xticklabels()] == ["<1 %\nn=10", "≥1 %\nn=10"]
     fewer = cells["stratum"].eq("<1 %") & cells["method"].eq("b")
     uneven = cells.assign(n=np.where(fewer, 8, 10))[~(fewer & cells["dataset"].eq("y"))]
-    first, second, *_ = draw_sizes(uneven, score="Dice", size="area").axes
+    first, second, *_ = draw_sizes(uneven, **words).axes
     ticks = [[text.get_text() for text in ax.get_xticklabels()] for ax in (first, second)]
     assert ticks == [["<1 %\nn=10\n8", "≥1 %\nn=10"], ["<1 %\nn=10\n0", "≥1 %\nn=10"]]
-    (alone, *_) = draw_sizes(uneven[uneven["method"].eq("a")].iloc[:1], score="Dice", size="area").axes
+    (alone, *_) = draw_sizes(uneven[uneven["method"].eq("a")].iloc[:1], **words).axes
     assert alone.get_xlim() == (-0.5, 0.5) and first.get_xlim() == (-0.5, 1.5)
+    backwards = cells.sort_values("method")[lambda rows: rows["stratum"].eq("≥1 %") | rows["method"].eq("b")]
+    backwards = draw_sizes(backwards, **words).axes[0]
+    assert [text.get_text() for text in backwards.get_xticklabels()] == ["<1 %\nn=0\n10", "≥1 %\nn=10"]
     bars = drawn[0].containers[0][2][0].get_segments()
     assert bars[0][:, 1].tolist() == pytest.approx([0.4, 0.7])
     assert len({line.get_marker() for line in drawn[0].lines if re.match(r"[os]", str(line.get_marker()))}) == 2

@@ -75,6 +75,37 @@ def test_a_method_that_lacks_a_target_has_no_mean_over_all(scores):
     assert set(sizes["z"]) == {"–"} and "–" not in set(sizes["x & y"])
 
 
+@pytest.mark.parametrize("first", ["expert", "ours"])
+def test_an_expert_of_one_target_is_in_every_part_of_the_report(first, tmp_path, capsys):
+    both = {"expert": ["tumor"], "ours": ["organ", "tumor"]}
+    lines = [
+        f"{method},set,p{case},{target},{0 if method == 'expert' and case < 3 else 0.8},0.02"
+        for method, targets in both.items()
+        for target in targets
+        for case in range(6)
+    ]
+    (tmp_path / "r.csv").write_text("\n".join(["method,dataset,case,target,dice,area_fraction", *lines]) + "\n")
+    command = ["compare", str(tmp_path / "r.csv"), "--reference-method", first, "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    second = pd.read_csv(tmp_path / "out" / "table_2.csv").set_index("Objects")
+    assert second.loc["Large", "expert"] == "–" and second.loc["Large", "ours"].startswith("80.00")
+    missed = pd.read_csv(tmp_path / "out" / "missed.csv").set_index(["dataset", "stratum"])
+    assert missed.loc[("set, tumor", "all sizes"), "expert"] == "50.00 % (3 of 6)"
+    assert missed.loc[("set, all targets", "all sizes"), "ours"] == "0.00 % (0 of 12)"
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "expert, set, tumor, 1–10 %: 0.40" in html and "ours, set, all targets, 1–10 %: 0.80" in html
+    assert "expert lacks 1 of 2 targets of set (organ)" in html
+
+
+def test_a_method_of_another_data_set_stands_in_the_tables_and_in_no_pair(tmp_path, capsys):
+    lines = [f"{m},{d},p{n},liver,0.5,0.02" for m, d in (("a", "x"), ("c", "y"), ("b", "x")) for n in range(3)]
+    (tmp_path / "r.csv").write_text("\n".join(["method,dataset,case,target,dice,area_fraction", *lines]) + "\n")
+    assert main(["compare", str(tmp_path / "r.csv"), "--output", str(tmp_path / "out")]) == 0
+    assert "left out: 3 rows of c, y: no object in common with a" in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "out" / "table_1.csv")["Method"].tolist() == ["a", "b", "c"]
+    assert "Each of 3 objects that all methods were scored on" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_figures_are_of_what_the_tables_are_of(tmp_path, capsys):
     lines = ["method,dataset,case,target,dice,area_fraction"]
     for number, (a, b, size) in enumerate([(0.5, 0.6, 0.02), (0.4, 0.6, 0.02), (0.3, 0.6, 0.5), (0.2, 0.6, 0.005)]):

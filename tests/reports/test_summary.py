@@ -9,7 +9,7 @@ import pytest
 
 from boltzmed.cli import main
 from boltzmed.reports.scores import SCORES, read_scores
-from boltzmed.reports.summary import ALL_SIZES, ALL_TARGETS, Summary, print_summary, summarise
+from boltzmed.reports.summary import ALL_SIZES, ALL_TARGETS, Summary, list_gaps, print_summary, summarise
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "results"
 HEADER = ",".join(SCORES)
@@ -126,8 +126,52 @@ class TestByHand:
         )
         assert table.loc[("one", "liver"), "b"] == "100.00 [–] n=1" and table.loc[("one", "spleen"), "b"] == "–"
         missed = printed["Missed altogether (no overlap)"].set_index(["dataset", "stratum"])
-        assert missed.loc[("one", ALL_SIZES), "a"] == "25.00 % (1 of 4)"
+        assert missed.loc[("one, all targets", ALL_SIZES), "a"] == "25.00 % (1 of 4)"
         assert missed.loc[("all data sets", ALL_SIZES), "a"] == "16.67 % (1 of 6)"
+
+    @pytest.mark.parametrize("first", ["expert", "ours"])
+    def test_an_expert_of_one_target_stands_beside_a_model_of_several(self, first, tmp_path):
+        both = {"expert": ["tumor"], "ours": ["organ", "tumor"]}
+        lines = [
+            f"{method},one,p{case},{target},{0 if method == 'expert' and case < 3 else 0.8},0.02"
+            for method in sorted(both, key=lambda name: name != first)
+            for target in both[method]
+            for case in range(6)
+        ]
+        summary = summarise_lines(tmp_path, *lines, "ours,two,p9,liver,0,0.02")
+        printed = print_summary(summary)
+        sizes = printed["By area"].set_index(["dataset", "stratum"])
+        assert sizes.columns[0] == first
+        assert sizes.loc[("one, tumor", "1–10 %"), "expert"].startswith("40.00 [")
+        assert sizes.loc[("one, tumor", "1–10 %"), "ours"].endswith("n=6")
+        assert sizes.loc[("one, all targets", "1–10 %")].to_dict()["expert"] == "–"
+        assert sizes.loc[("one, all targets", "1–10 %"), "ours"].endswith("n=12")
+        missed = printed["Missed altogether (no overlap)"].set_index(["dataset", "stratum"])
+        assert missed.loc[("one, tumor", ALL_SIZES)].to_dict() == {
+            "expert": "50.00 % (3 of 6)",
+            "ours": "0.00 % (0 of 6)",
+        }
+        # Over data sets nothing is counted twice, and nothing is lost.
+        whole = missed.loc[("all data sets", ALL_SIZES)].to_dict()
+        assert whole == {"expert": "50.00 % (3 of 6)", "ours": "7.69 % (1 of 13)"}
+        assert list_gaps(summary.cells) == [
+            "expert lacks 1 of 2 targets of one (organ): its means over targets, by size and over data sets are of the "
+            "others"
+        ]
+
+    def test_strata_stand_in_order_where_the_first_method_has_no_small_object(self, tmp_path):
+        lines = [
+            "a,one,p1,liver,0.5,0.2",
+            "b,one,p1,liver,0.5,0.2",
+            "b,one,p2,liver,0.5,0.00005",
+            "b,two,p2,x,0.5,0.02",
+        ]
+        printed = print_summary(summarise_lines(tmp_path, *lines))
+        expected = [ALL_SIZES, "<0.01 %", "≥10 %", "<1 %", "≥1 %"]
+        for title in ("By area", "Missed altogether (no overlap)"):
+            assert printed[title].query("dataset == 'one'")["stratum"].tolist() == expected
+        over = printed["Over data sets: plain mean over rows"]["stratum"].drop_duplicates().tolist()
+        assert over == [ALL_SIZES, "<0.01 %", "1–10 %", "≥10 %", "<1 %", "≥1 %"]
 
     def test_edges_of_ones_own(self, tmp_path):
         summary = summarise_lines(tmp_path, *LINES, edges=[0.004, 0.03], targets=["liver"])

@@ -87,5 +87,15 @@ def test_targets_keep_their_order_and_any_iterable_will_do():
     assert [line.split()[0] for line in table.split("\n")[2:]] == ["spleen", "aorta", "liver", "all"]
 
 
+def test_targets_of_one_name_in_two_data_sets_stand_apart():
+    rows = [shown(0.2, 0.3), dataclasses.replace(shown(0.8, 0.3), dataset="amos22_mr")]
+    table = read_table(rows)
+    assert {name: cells[-2] for name, cells in table.items() if name != "target"} == {
+        "phantom: liver": "0.200 (1)",
+        "amos22_mr: liver": "0.800 (1)",
+        "all": "0.500 (2)",
+    }
+
+
 def test_without_rows_the_table_is_empty():
     assert read_table([]) == {"target": [*AREA_BINS, "all slices", "volume"], "all": ["–"] * 7}
