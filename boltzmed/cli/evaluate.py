@@ -120,6 +120,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         "targets never predicted": done.never_predicted,
         "predictions without a reference": done.passed_over,
         "targets of a case predicted several times": done.repeated,
+        "sets of label values without a name": done.unnamed,
     }
     print(*(f", {len(lines)} {words}" for words, lines in counts.items() if lines), sep="")
     if unknown := {row.case for row in done.rows if not row.patient}:

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from boltzmed.data.cache import SliceCache
 from boltzmed.data.labels import as_labels, check_grid
+from boltzmed.data.nnunet_labels import PredictedDataset, read_predicted_dataset
 from boltzmed.data.studies import LabelledStudyDataset
 from boltzmed.evaluation import Scoring, score_study, write_evaluation
 from boltzmed.metrics.overlap import dice
-from boltzmed.nnunet.labels import PredictedDataset, read_predicted_dataset
 from boltzmed.nnunet.raw_dataset import ENDING, name_case
 from boltzmed.nnunet.summary import SUMMARY_JSON, disagree, read_summary
 from boltzmed.results import CaseResult, LesionResult
