@@ -68,7 +68,7 @@ def read_predicted_dataset(folder: Path, card: DatasetCard) -> PredictedDataset:
     if not targets:
         raise ValueError(
             f"{places[0]}: expected {DATASET_JSON} with labels called as those of card {card.name} "
-            f"({', '.join(card.labels.values())}) or as its targets, found {', '.join(values)}; pass another cache"
+            f"({', '.join(card.labels.values())}) or as its targets, found {', '.join(values)}; pass its own card"
         )
     return PredictedDataset(name, targets, frozenset().union(*values.values()))
 
