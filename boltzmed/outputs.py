@@ -7,6 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from boltzmed.engines.inferer import PackedMasks
 from boltzmed.evaluation import Scoring, score_study
 from boltzmed.evaluation.mask_files import RUN_FILE
 from boltzmed.geometry import orientation_codes, spacing_mm, voxel_volume_mm3
-from boltzmed.results import CaseResult, LesionResult, write_lesions, write_results
+from boltzmed.results import CaseResult, LesionResult, write_exclusions, write_lesions, write_results
 from boltzmed.slugs import slug_prompts
 from boltzmed.volumes import CodedTerm, OutputError, Segment, VolumeError, write_mask, write_segmentation
 from boltzmed.volumes.nifti import case_name
@@ -206,12 +207,15 @@ class StudyWriter:
 class ResultsWriter:
     """Score every case that the evaluator has segmented; ``results.csv`` and ``lesions.csv`` stand at the end.
 
+    Beside them ``left_out.csv`` lists the cases that could not be read (``excluded``). Of an evaluation that fails or
+    is interrupted ``results.partial.csv`` and ``lesions.partial.csv`` keep what was scored.
+
     Args:
         path: The CSV file (see ``results.py``).
         method: Name of what made the masks.
         seed: Of the draws.
         plane: How slices are cut.
-        distances, tolerance_mm, connectivity, match: See :class:`boltzmed.evaluation.Scoring`.
+        distances, tolerance_mm, connectivity, match, miss_penalty_mm: See :class:`boltzmed.evaluation.Scoring`.
     """
 
     def __init__(self, path: str | Path, *, method: str, seed: int, plane: str = "axial", **scoring: Any) -> None:
@@ -219,15 +223,20 @@ class ResultsWriter:
         self.method, self.seed, self.plane = method, seed, plane
         self.rows: list[CaseResult] = []
         self.lesions: list[LesionResult] = []
+        self.excluded: list[str] = []
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a ``SupervisedEvaluator`` over a :class:`LabelledStudyDataset`."""
+        """Attach to a ``SupervisedEvaluator`` over a :class:`LabelledStudyDataset` or :class:`ReadableStudies`."""
         engine.add_event_handler(Events.STARTED, self._check_output)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._finish)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._keep)
 
     def __call__(self, engine: Engine) -> None:
         (study,) = engine.state.batch  # type: ignore[misc]
+        if "problem" in study:
+            self.excluded.append(study["problem"])
+            return
         masks: PackedMasks = engine.state.output["pred"]  # type: ignore[index,call-overload]
         presence_PK = masks.presence_PK
         rows, lesions = score_study(
@@ -249,8 +258,27 @@ class ResultsWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def _finish(self, engine: Engine) -> None:
+        lesions = self.path.with_name("lesions.csv")
+        write_exclusions(self.path.with_name("left_out.csv"), {"excluded": self.excluded})
+        if not self.rows:
+            raise ValueError(f"nothing could be scored; {self.excluded[0] if self.excluded else 'there is no case'}")
         write_results(self.path, self.rows)
-        write_lesions(self.path.with_name("lesions.csv"), self.lesions)
+        write_lesions(lesions, self.lesions)
+        for path in (self.path, lesions):
+            _name_partial(path).unlink(missing_ok=True)
+
+    def _keep(self, engine: Engine, error: BaseException) -> None:
+        """Write what is scored under names that say that it is not all; then the error, or Ctrl-C, goes on."""
+        if self.rows:
+            with suppress(ValueError):  # a full disk, say, which must not hide the error
+                write_results(_name_partial(self.path), self.rows)
+                write_lesions(_name_partial(self.path.with_name("lesions.csv")), self.lesions)
+        raise error
+
+
+def _name_partial(path: Path) -> Path:
+    name, dot, ending = path.name.partition(".")
+    return path.with_name(f"{name}.partial{dot}{ending}")
 
 
 def _list_probabilities(masks: PackedMasks, index: int) -> np.ndarray:

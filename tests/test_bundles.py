@@ -477,7 +477,14 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_evaluation_writes_results(tmp_path: Path, phantoms: Path, untrained: Path) -> None:
-    arguments = ["--datalist", str(phantoms), "--checkpoint", str(untrained), "--image_size", "64"]
+    """Of three cases, one damaged."""
+    datalist = Path(shutil.copytree(phantoms.parent, tmp_path / "phantoms")) / phantoms.name
+    content = json.loads(datalist.read_text())
+    (records,) = (value for value in content.values() if isinstance(value, list))
+    records.insert(1, {**records[0], "case": "damaged", "label": "damaged.nii.gz"})
+    (datalist.parent / "damaged.nii.gz").write_bytes(b"damaged")
+    datalist.write_text(json.dumps(content))
+    arguments = ["--datalist", str(datalist), "--checkpoint", str(untrained), "--image_size", "64"]
     arguments += ["--targets", "['liver','lung nodule']", "--phrasings", "held_out"]
     arguments += ["--output_dir", str(tmp_path / "new" / "folder")]
     done = run_bundle(tmp_path, "evaluate.yaml", *arguments)
@@ -486,7 +493,9 @@ def test_evaluation_writes_results(tmp_path: Path, phantoms: Path, untrained: Pa
     assert {row.target for row in rows} == {"liver", "lung nodule"}
     assert {row.prompt for row in rows} == {"hepatic tissue in abdomen CT", "nodular lesion in the lungs on CT"}
     assert {row.level for row in rows} == {"slice", "volume"} and len({row.case for row in rows}) == 2
-    assert "lung nodule" in done.stdout
+    assert "lung nodule" in done.stdout and "\nExcluded: case damaged: damaged.nii.gz: " in done.stdout
+    left_out = pd.read_csv(tmp_path / "new" / "folder" / "left_out.csv")
+    assert left_out["kind"].tolist() == ["excluded"] and left_out["line"][0].startswith("case damaged: ")
     assert {row.nsd_tolerance_mm for row in rows if row.level == "volume"} == {2.0}
     lesions = pd.read_csv(tmp_path / "new" / "folder" / "lesions.csv")
     predicted = lesions[lesions.kind == "prediction"]

@@ -514,6 +514,7 @@ def test_evaluate_prints_writes_and_lists(masks: Path, capfd: pytest.CaptureFixt
         (["--labels", "liver"], "labels: expected such as 1=anterior,2=posterior"),
         (["--labels", "1=liver", "--match", "dice"], "match: expected overlap"),
         (["--labels", "1=liver", "--tolerance-mm", "-1"], "tolerance_mm: expected a number of mm from 0"),
+        (["--labels", "1=liver", "--miss-penalty-mm", "-1"], "miss_penalty_mm: expected a number of mm from 0"),
         (["--labels", "1=liver", "--missing", "error"], "case b: expected a prediction of liver, found none"),
         (["--labels", "1=liver", "--output", "{}/references/a.nii.gz/x"], "expected a folder to write into"),
         (["--card", "nowhere"], "nowhere"),

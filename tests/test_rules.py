@@ -53,8 +53,9 @@ ADDED: dict[str, set[str]] = {
     "engines": {"strata"},  # validation Dice by object size
     # A card tells whose cases are one patient's; pictures of cases are found, and cut as evaluation
     # cuts them, nnU-Net's by the numbers of its dataset.json; a page says by which version it was made.
-    "reports": {"cards", "data", "geometry", "nnunet", "slugs", "transforms", ""},
-    "evaluation": {"geometry", "transforms", "slugs"},  # slices are cut, voxels measured, files named in one place each
+    "reports": {"cards", "data", "geometry", "slugs", "transforms", ""},
+    # Slices are cut, voxels measured, files named, nnU-Net's dataset.json read in one place each.
+    "evaluation": {"data", "geometry", "transforms", "slugs"},
 }
 """What the rooms need beyond that table, and why."""
 

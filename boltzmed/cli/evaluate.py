@@ -77,13 +77,25 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
         metavar="overlap|iou:T",
         help="a lesion is found if a predicted one overlaps it (default), or if they match one to one by an IoU ≥ T",
     )
+    parser.add_argument(
+        "--miss-penalty-mm",
+        type=float,
+        metavar="MM",
+        help="show mean distances, too, in which a case where one mask alone is empty counts as MM",
+    )
 
 
 def read_scoring(options: argparse.Namespace, distances: str = "volume") -> Scoring:
     """What these options say; which rows have surface distances by default, the caller says."""
     from boltzmed.evaluation import Scoring
 
-    return Scoring(options.distances or distances, options.tolerance_mm, options.connectivity, options.match)
+    return Scoring(
+        distances=options.distances or distances,
+        tolerance_mm=options.tolerance_mm,
+        connectivity=options.connectivity,
+        match=options.match,
+        miss_penalty_mm=options.miss_penalty_mm,
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -112,14 +124,15 @@ def _evaluate(options: argparse.Namespace) -> int:
         lesion_scores=options.lesion_scores,
         report=lambda line: print(f"boltzmed: {line}", file=sys.stderr, flush=True),
     )
-    rows, lesions = done.rows, done.lesions
-    print(report_scores(rows, lesions, options.output, connectivity=scoring.connectivity, match=scoring.match))
+    rules = {name: getattr(scoring, name) for name in ("connectivity", "match", "miss_penalty_mm")}
+    print(report_scores(done.rows, done.lesions, options.output, **rules))
     print(f"\n{len(done.cases)} cases scored", end="")
     counts = {
         "excluded": done.excluded,
         "targets never predicted": done.never_predicted,
         "predictions without a reference": done.passed_over,
         "targets of a case predicted several times": done.repeated,
+        "sets of label values without a name": done.unnamed,
     }
     print(*(f", {len(lines)} {words}" for words, lines in counts.items() if lines), sep="")
     if unknown := {row.case for row in done.rows if not row.patient}:

@@ -222,6 +222,22 @@ class LabelledStudyDataset(Dataset):
         return read_label_map(SourceCase(case["case"], (Path(case["image"]),), (Path(case["label"]),)), self.card)
 
 
+class ReadableStudies(Dataset):
+    """Studies of which one that cannot be read does not end the work: its item is ``{"problem": the reason}``."""
+
+    def __init__(self, studies: Dataset) -> None:
+        self.studies = studies
+
+    def __len__(self) -> int:
+        return len(self.studies)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return self.studies[index]
+        except ValueError as error:
+            return {"problem": " ".join(str(error).split())}
+
+
 def open_labelled_studies(
     *,
     datalist: str | Path | None = None,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.engines import PrepareBatch
+from monai.engines import PrepareBatch, SupervisedEvaluator
 from torch import Tensor
 
 from boltzmed.transforms.square import Frame
@@ -37,6 +37,11 @@ class PreparePromptBatch(PrepareBatch):
         if self.keyed_draws:
             extra["draw_key"] = batchdata["draw_key"]
         return moved["image"], {"mask": moved["label"], "prompt_valid": moved["prompt_valid"]}, (), extra
+
+
+def evaluate_readable(engine: SupervisedEvaluator, batchdata: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """MONAI's step of an evaluator, but none for a study that could not be read (its item has a ``problem``)."""
+    return {} if "problem" in batchdata[0] else engine._iteration(engine, batchdata)  # type: ignore[arg-type]
 
 
 class PrepareStudy(PrepareBatch):

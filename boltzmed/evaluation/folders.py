@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,9 @@ from typing import Any
 import numpy as np
 
 from boltzmed.cards import DatasetCard, load_card
+from boltzmed.evaluation.case_files import CaseFiles, check_unnamed
 from boltzmed.evaluation.grids import resample_nearest
-from boltzmed.evaluation.mask_files import (
-    CaseMasks,
-    LabelMap,
-    MaskFile,
-    find_target,
-    list_cases,
-    list_values,
-    read_labels,
-)
+from boltzmed.evaluation.mask_files import CaseMasks, MaskFile, find_target, list_cases, list_values
 from boltzmed.evaluation.mask_scores import LesionScores, read_lesion_scores, recorded_scores
 from boltzmed.evaluation.scores import Scoring, score_target
 from boltzmed.geometry import describe_grid, is_same_grid
@@ -40,7 +33,6 @@ from boltzmed.volumes import VolumeError
 from boltzmed.volumes.output import check_writable
 
 MISSING = ("exclude", "empty", "error")
-UNNAMED_TARGET = "foreground"
 
 
 @dataclass
@@ -50,11 +42,12 @@ class FolderScores:
     Attributes:
         rows, lesions: what was scored.
         cases: names of the cases with a row.
-        excluded: a line for each case, or target of a case, that has no row, for label values without a name, and for
-            lesion scores of no lesion or lesions of no score.
+        excluded: a line for each case, or target of a case, that has no row, and for lesion scores of no lesion or
+            lesions of no score.
         never_predicted: a line for each target that no case has a prediction of, and which therefore has no row.
         passed_over: a line for each prediction that has no reference.
         repeated: a line for each target of a case that has several predictions, of a row each.
+        unnamed: a line for each set of label values that --labels does not name.
     """
 
     rows: list[CaseResult] = field(default_factory=list)
@@ -64,6 +57,7 @@ class FolderScores:
     never_predicted: list[str] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
+    unnamed: list[str] = field(default_factory=list)
 
 
 def score_folder(
@@ -88,7 +82,7 @@ def score_folder(
     Args:
         predictions, references: folders, see `boltzmed.evaluation.mask_files`.
         labels: target → label values, of ``CASE.nii.gz`` files.
-        card: a dataset card that says the same.
+        card: a dataset card that says the same, or nnU-Net's ``dataset.json`` for it, see `list_cases`.
         method, dataset: their names in the rows; by default the predictions' folder's, and the card's or the
             references' folder's.
         patient_pattern: regular expression on the case's name; its first group, or the whole match, is the patient.
@@ -109,8 +103,6 @@ def score_folder(
     if labels and card:
         raise ValueError("expected --labels or --card, received both; leave one out")
     read_card = load_card(card) if card else None
-    if read_card is not None:
-        labels = {target.name: target.labels for target in read_card.targets.values() if target.labels}
     task = _Task(
         method=method or Path(predictions).resolve().name,
         dataset=dataset or (read_card.name if read_card else Path(references).resolve().name),
@@ -121,12 +113,13 @@ def score_folder(
         resample=resample,
         missing=missing,
     )
-    wanted, given = list_cases(references, labels or {}), list_cases(predictions, labels or {})
+    wanted, given = list_cases(references, labels, read_card), list_cases(predictions, labels, read_card)
     if not set(wanted) & set(given):
         raise VolumeError(
             f"expected predictions named as their references, found no case in common: {_some(given)} in "
             f"{Path(predictions).name}, {_some(wanted)} in {Path(references).name}; rename one side"
         )
+    check_unnamed(wanted, given)
     done = FolderScores()
 
     def tell(line: str, lines: list[str]) -> None:
@@ -139,19 +132,21 @@ def score_folder(
         if case not in wanted:
             tell(f"case {case}: no reference, passed over", done.passed_over)
     asked = {slug for masks in given.values() for mask in masks.masks for slug in mask.slugs}
-    never = [target for target in labels or {} if not MaskFile(Path(), (target,)).slugs & asked]
+    maps = {mask.names[0]: mask for masks in wanted.values() for mask in masks.masks if mask.values is not None}
+    never = [target for target, mask in maps.items() if not mask.slugs & asked]
     for target in never if missing == "exclude" else ():
         line = f"target {target}: expected predictions, found none in any case; --missing empty scores empty masks"
         tell(line, done.never_predicted)
         wanted = {case: masks.without(target) for case, masks in wanted.items()}
     if missing == "error":
         for case, reference in wanted.items():
-            files = _CaseFiles(case, reference, given.get(case, CaseMasks(())))
+            files = CaseFiles(case, reference, given.get(case, CaseMasks(())))
             for target, _, predicted in files.pairs():
                 if predicted is None and files.prediction.problem is None:
                     raise VolumeError(_missing_line(case, target))
+    unnamed: dict[frozenset[int], list[str]] = {}
     for case, reference in wanted.items():
-        files = _CaseFiles(case, reference, given.get(case, CaseMasks(())))
+        files = CaseFiles(case, reference, given.get(case, CaseMasks(())))
         for mask in files.extra:
             tell(f"case {case}: no reference for {mask.path.name}, passed over", done.passed_over)
         pairs = list(files.pairs())
@@ -170,10 +165,11 @@ def score_folder(
             if case not in done.cases:
                 done.cases.append(case)
         # A card refuses such a file; --labels may name a part on purpose, and has to be told of the rest.
-        for path, unnamed in files.list_unnamed(labels or {}) if read_card is None else ():
-            tell(
-                f"case {case}: nobody named the label values {unnamed} of {path}; name them by --labels", done.excluded
-            )
+        for path, values in files.list_unnamed(labels or {}) if read_card is None else ():
+            unnamed.setdefault(values, []).append(path)
+    for values, paths in unnamed.items():
+        line = f"label values {list_values(values)} have no name in {len(paths)} files, such as {paths[0]}"
+        tell(f"{line}, and are passed over; --labels can name them", done.unnamed)
     for line in task.lesion_scores.list_unmatched() if task.lesion_scores and "volume" in levels else ():
         tell(line, done.excluded)
     if not done.rows:
@@ -186,6 +182,7 @@ def write_scores(scores: FolderScores, output: str | Path) -> list[Path]:
     check_writable(Path(output))
     left_out = {"excluded": scores.excluded, "never predicted": scores.never_predicted}
     left_out |= {"passed over": scores.passed_over, "several predictions": scores.repeated}
+    left_out |= {"unnamed label values": scores.unnamed}
     return write_evaluation(output, scores.rows, scores.lesions, left_out)
 
 
@@ -211,58 +208,6 @@ def write_evaluation(
     return paths
 
 
-class _CaseFiles:
-    """One case's masks of both sides: who belongs to whom, each file read once."""
-
-    def __init__(self, case: str, reference: CaseMasks, prediction: CaseMasks) -> None:
-        self.case, self.reference, self.prediction = case, reference, prediction
-        self._read: dict[Path, LabelMap] = {}
-
-    def pairs(self) -> Iterator[tuple[str, MaskFile | None, MaskFile | None]]:
-        """(target, reference, prediction), a reference once for each prediction; None where there is none."""
-        for mask in self.reference.masks:
-            found = self._partners(mask, self.prediction.masks, self.reference.masks)
-            named = [*mask.names, *(name for other in found for name in other.names), UNNAMED_TARGET]
-            for other in found or (None,):
-                yield named[0], mask, other
-        if self.reference.problem is not None:
-            yield UNNAMED_TARGET, None, None
-
-    @staticmethod
-    def list_repeated(pairs: Sequence[tuple[str, MaskFile | None, MaskFile | None]]) -> Iterator[tuple[str, str]]:
-        """(target, its predictions' files) of each target that has several, of what `pairs` gave."""
-        for name in dict.fromkeys(target for target, _, _ in pairs):
-            files = [mask.path.name for target, _, mask in pairs if target == name and mask is not None]
-            if len(files) > 1:
-                yield name, ", ".join(files)
-
-    @property
-    def extra(self) -> list[MaskFile]:
-        """Predictions that no reference asks for; a label map's other labels are none."""
-        masks = self.prediction.masks
-        return [m for m in masks if m.values is None and not self._partners(m, self.reference.masks, masks)]
-
-    @staticmethod
-    def _partners(mask: MaskFile, others: Sequence[MaskFile], beside: Sequence[MaskFile]) -> list[MaskFile]:
-        if len(others) == len(beside) == 1 and not (mask.names and others[0].names):
-            return list(others)  # one thing on either side, and a side that does not name it
-        return [other for other in others if mask.slugs & other.slugs]
-
-    def list_unnamed(self, labels: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, str]]:
-        """(folder and file, values) of each label map that holds values without a name, of what was read."""
-        named = {0, *(value for values in labels.values() for value in values)}
-        maps = {mask.path for mask in (*self.reference.masks, *self.prediction.masks) if mask.values is not None}
-        for path, read in self._read.items():
-            if path in maps and (unnamed := read.values - named):
-                yield f"{path.parent.name}/{path.name}", list_values(unnamed)
-
-    def read(self, mask: MaskFile) -> LabelMap:
-        """A mask's file."""
-        if mask.path not in self._read:
-            self._read[mask.path] = read_labels(mask.path)
-        return self._read[mask.path]
-
-
 @dataclass(frozen=True)
 class _Task:
     """What is the same for all cases of a folder."""
@@ -277,7 +222,7 @@ class _Task:
     missing: str
 
     def score(
-        self, files: _CaseFiles, target: str, reference: MaskFile | None, prediction: MaskFile | None
+        self, files: CaseFiles, target: str, reference: MaskFile | None, prediction: MaskFile | None
     ) -> tuple[list[CaseResult], list[LesionResult]]:
         """Score one target of one case; ValueError says why it can't be."""
         case = files.case
@@ -286,12 +231,11 @@ class _Task:
         assert reference is not None
         if prediction is None and self.missing != "empty":
             raise VolumeError(_missing_line(case, target))
-        known = self.card.labels if self.card else None
-        affine, present = files.read(reference).affine_ras, find_target(reference, files.read(reference), known)
+        affine, present = files.read(reference).affine_ras, find_target(reference, files.read(reference))
         predicted, presence, score_IJK = np.zeros(present.shape, bool), None, None
         if prediction is not None:
             read = files.read(prediction)
-            own_affine, predicted = read.affine_ras, find_target(prediction, read, known)
+            own_affine, predicted = read.affine_ras, find_target(prediction, read)
             if self.lesion_scores is None and prediction.components is not None:
                 made = (prediction.components, files.prediction.plane)
                 score_IJK = recorded_scores(predicted, own_affine, *made)

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from boltzmed.cards import DatasetCard
+from boltzmed.data.nnunet_labels import find_predicted_dataset
 from boltzmed.slugs import slug_prompts
 from boltzmed.volumes import VolumeError
 from boltzmed.volumes.nifti import NIFTI_SUFFIXES, case_name, read_nifti
@@ -30,6 +32,7 @@ class MaskFile:
     Attributes:
         names: what it may be called: the target, the prompt, the file's name; none where nothing names it.
         values: the label values that it consists of; None: whatever is not 0, if that is one value.
+        known: all label values that the file may hold, where a card or nnU-Net's ``dataset.json`` says so.
         prompt: what was asked, where ``run.json`` says so.
         presence: from ``run.json``: probability that the target is there, of each slice.
         components: from ``run.json``: (volume in mm³, highest probability) of each, the largest first.
@@ -38,6 +41,7 @@ class MaskFile:
     path: Path
     names: tuple[str, ...] = ()
     values: tuple[int, ...] | None = None
+    known: frozenset[int] | None = None
     prompt: str | None = None
     presence: tuple[float, ...] | None = None
     components: tuple[tuple[float, float], ...] | None = None
@@ -75,15 +79,20 @@ def parse_labels(text: str) -> dict[str, tuple[int, ...]]:
     return labels
 
 
-def list_cases(folder: str | Path, labels: Mapping[str, tuple[int, ...]]) -> dict[str, CaseMasks]:
+def list_cases(
+    folder: str | Path, labels: Mapping[str, tuple[int, ...]] | None = None, card: DatasetCard | None = None
+) -> dict[str, CaseMasks]:
     """List a folder's cases in order.
 
     Args:
         folder: see above; hidden files are passed over.
         labels: target → values of the label maps; without any, a file directly inside is one thing's mask.
+        card: says the same instead; the values are those of nnU-Net's ``dataset.json`` where one lies in the folder or
+            up to two above, see `boltzmed.data.nnunet_labels`.
 
     Raises:
-        VolumeError: no such folder, no masks in it, or files and folders of masks side by side.
+        ValueError: no such folder, no masks in it, files and folders of masks side by side, targets whose names file
+            names cannot tell apart, or a ``dataset.json`` that does not fit the card.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -97,10 +106,12 @@ def list_cases(folder: str | Path, labels: Mapping[str, tuple[int, ...]]) -> dic
         )
     if nested:
         return {case: _open_case(case, folder / case, found) for case, found in nested.items()}
+    values_of, known = _read_card(folder, card) if card else (labels or {}, None)
+    _check_names(values_of)
     cases: dict[str, CaseMasks] = {}
     for path in files:
         case = case_name(path)
-        masks = [MaskFile(path, (name,), values) for name, values in labels.items()] or [MaskFile(path)]
+        masks = [MaskFile(path, (name,), values, known) for name, values in values_of.items()] or [MaskFile(path)]
         cases[case] = CaseMasks(tuple(masks), problem=_twice_line(case, case) if case in cases else None)
     return cases
 
@@ -133,11 +144,8 @@ def read_labels(path: Path) -> LabelMap:
     return LabelMap(labels, np.asarray(volume.affine, dtype=np.float64), frozenset(values))
 
 
-def find_target(mask: MaskFile, read: LabelMap, known: Collection[int] | None = None) -> NDArray[np.bool_]:
+def find_target(mask: MaskFile, read: LabelMap) -> NDArray[np.bool_]:
     """Tell which voxels (I,J,K) of a mask's file, as `read_labels` gave it, are the target's.
-
-    Args:
-        known: the label values that a card knows, if one says what they are.
 
     Raises:
         VolumeError: values that nobody named, or several where one was expected.
@@ -149,10 +157,10 @@ def find_target(mask: MaskFile, read: LabelMap, known: Collection[int] | None = 
                 "--labels 1=NAME,2=NAME or --card"
             )
         return read.labels_IJK != 0
-    if known is not None and (odd := read.values - {*known, 0}):
+    if mask.known is not None and (odd := read.values - {*mask.known, 0}):
         raise VolumeError(
-            f"{mask.path.name}: expected the card's labels {list_values(known)}, received {list_values(odd)}; pass the "
-            "card of this data set"
+            f"{mask.path.name}: expected the labels {list_values(mask.known)} that the card or dataset.json has, "
+            f"received {list_values(odd)}; pass the card of this data set"
         )
     if len(mask.values) == 1:
         return read.labels_IJK == mask.values[0]
@@ -162,6 +170,24 @@ def find_target(mask: MaskFile, read: LabelMap, known: Collection[int] | None = 
 def list_values(values: Collection[int]) -> str:
     """Label values in words, the first nine."""
     return ", ".join(map(str, sorted(values)[:9])) + (" …" if len(values) > 9 else "")
+
+
+def _read_card(folder: Path, card: DatasetCard) -> tuple[dict[str, tuple[int, ...]], frozenset[int]]:
+    """Target → its values in a folder's label maps, and all that these may hold."""
+    numbered = find_predicted_dataset(folder, card)
+    if numbered is not None:
+        return {name: tuple(sorted(values)) for name, values in numbered.targets.items()}, numbered.values
+    return {target.name: target.labels for target in card.targets.values() if target.labels}, frozenset(card.labels)
+
+
+def _check_names(names: Collection[str]) -> None:
+    owner: dict[str, str] = {}
+    for name in names:
+        if (other := owner.setdefault(slug_prompts([name])[0], name)) != name:
+            raise ValueError(
+                f"labels: expected names that differ by more than case and punctuation, received {other!r} and "
+                f"{name!r}; rename one"
+            )
 
 
 def _list_masks(folder: Path) -> list[Path]:

@@ -28,6 +28,8 @@ class Scoring:
         tolerance_mm: of the normalised surface Dice.
         connectivity: neighbours that make one lesion: 6, 18 or 26; in slices 4 for 6, else 8.
         match: which lesions are found, see `boltzmed.metrics.lesions`: "overlap", or "iou:0.1".
+        miss_penalty_mm: the distance of rows where one mask alone is empty, in second means that tables show beside
+            those without such rows; the rows themselves stay without a distance. None: no such means.
 
     Raises:
         ValueError: one of them is none of these.
@@ -37,6 +39,7 @@ class Scoring:
     tolerance_mm: float = NSD_TOLERANCE_MM
     connectivity: int = 26
     match: str = "overlap"
+    miss_penalty_mm: float | None = None
 
     def __post_init__(self) -> None:
         read_rule(self.match)
@@ -45,8 +48,9 @@ class Scoring:
                 raise ValueError(
                     f"{name}: expected one of {', '.join(map(str, options))}, received {getattr(self, name)!r}"
                 )
-        if not 0 <= self.tolerance_mm < np.inf:
-            raise ValueError(f"tolerance_mm: expected a number of mm from 0, received {self.tolerance_mm!r}")
+        for name in ("tolerance_mm", "miss_penalty_mm"):
+            if (number := getattr(self, name)) is not None and not 0 <= number < np.inf:
+                raise ValueError(f"{name}: expected a number of mm from 0, received {number!r}")
 
     @property
     def lesion_rule(self) -> str:

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from boltzmed.data.cache import SliceCache
 from boltzmed.data.labels import as_labels, check_grid
+from boltzmed.data.nnunet_labels import PredictedDataset, read_predicted_dataset
 from boltzmed.data.studies import LabelledStudyDataset
 from boltzmed.evaluation import Scoring, score_study, write_evaluation
 from boltzmed.metrics.overlap import dice
-from boltzmed.nnunet.labels import PredictedDataset, read_predicted_dataset
 from boltzmed.nnunet.raw_dataset import ENDING, name_case
 from boltzmed.nnunet.summary import SUMMARY_JSON, disagree, read_summary
 from boltzmed.results import CaseResult, LesionResult
@@ -111,16 +111,16 @@ def _import(
     cases = [case for name, case in expected.items() if name in found]
     studies = LabelledStudyDataset.of_cache(cache, cases, targets=list(dataset.targets))
     for index in tqdm(range(len(studies)), desc=dataset.name, unit="case", disable=None):
-        study = studies[index]
-        name = name_case(study["case"])
         try:
+            study = studies[index]
+            name = name_case(study["case"])
             mask = _read_mask(folder / f"{name}{ENDING}", name, study, dataset)
-        except VolumeError as error:
-            done.excluded.append(f"{dataset.name}: {error}")
+            masks = {target: np.isin(mask, list(values)).astype(np.uint8) for target, values in dataset.targets.items()}
+            by_prompt = [masks[prompt.target] for prompt in study["prompts"]]
+            rows, lesions = score_study(study, by_prompt.__getitem__, method=method, plane=cache.plane, scoring=scoring)
+        except ValueError as error:
+            done.excluded.append(f"{dataset.name}: {' '.join(str(error).split())}")
             continue
-        masks = {target: np.isin(mask, list(values)).astype(np.uint8) for target, values in dataset.targets.items()}
-        by_prompt = [masks[prompt.target] for prompt in study["prompts"]]
-        rows, lesions = score_study(study, by_prompt.__getitem__, method=method, plane=cache.plane, scoring=scoring)
         done.rows += rows
         done.lesions += lesions
         if summary is not None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from boltzmed.cards import DatasetCard, Target, Window
 from boltzmed.data.cache import SliceCache
 from boltzmed.data.layouts.label_maps import list_values
+from boltzmed.data.nnunet_labels import find_predicted_dataset
 from boltzmed.geometry import describe_grid, is_same_grid, orientation_codes, spacing_mm
-from boltzmed.nnunet.labels import find_predicted_dataset
 from boltzmed.reports.patients import find_card
 from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.slices import SlicePlan

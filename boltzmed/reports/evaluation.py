@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +14,12 @@ from boltzmed.metrics.lesions import FROC_RATES, detection_f1, find_sensitivitie
 from boltzmed.metrics.presence import auroc, sensitivity, specificity
 from boltzmed.reports.tables import align_columns
 from boltzmed.results import CaseResult, LesionResult
+from boltzmed.strata import split_by_size
 from boltzmed.volumes.output import whole_file
 
 
 class Cell(NamedTuple):
-    """A number of a table: how many rows it is of (None: it is a count or a share of counts), digits to print."""
+    """A number of a table: how many rows or lesions it is of (None: counts stand beside it), digits to print."""
 
     value: float | str | None
     n: int | None = None
@@ -31,6 +33,8 @@ class Cell(NamedTuple):
 
 MEASURES = "measures.csv"
 _LESIONS, _FROC = "Lesions", "Lesion sensitivity at false positives a scan (FROC)"
+_BY_SIZE = "Lesion sensitivity by equivalent diameter"
+_Describe = Callable[[Sequence[CaseResult]], dict[str, Cell]]
 
 
 def report_scores(
@@ -40,6 +44,7 @@ def report_scores(
     *,
     connectivity: int,
     match: str,
+    miss_penalty_mm: float | None = None,
 ) -> str:
     """Return the tables of `tabulate_scores` as text; write them to `MEASURES` in a folder, if given.
 
@@ -49,12 +54,13 @@ def report_scores(
         rows, lesions: Of one method.
         folder: Where the file goes.
         connectivity, match: What made and matched the lesions, see `boltzmed.metrics.lesions`.
+        miss_penalty_mm: See `tabulate_scores`.
 
     Raises:
         OutputError: The folder cannot be written.
     """
-    tables = tabulate_scores(rows, lesions)
-    rules = dict.fromkeys((_LESIONS, _FROC), f"{connectivity} neighbours, match {match}")
+    tables = tabulate_scores(rows, lesions, miss_penalty_mm)
+    rules = dict.fromkeys((_LESIONS, _BY_SIZE, _FROC), f"{connectivity} neighbours, match {match}")
     if folder is not None:
         records = [
             {
@@ -78,13 +84,14 @@ def report_scores(
 
 
 def tabulate_scores(
-    rows: Iterable[CaseResult], lesions: Iterable[LesionResult] = ()
+    rows: Iterable[CaseResult], lesions: Iterable[LesionResult] = (), miss_penalty_mm: float | None = None
 ) -> dict[str, dict[str, dict[str, Cell]]]:
     """Return tables by target: volumes' overlap and distances, their lesions, slices' overlap, presence in both.
 
     A cell is a mean with the number of rows that it is of, "–" where there is none. Dice stands there by both
     conventions for a mask that is rightly empty: left out, and counted as 1. Distances of rows where one mask is empty
-    are not defined and left out; their number stands beside. F1, sensitivity and FROC are of all lesions together.
+    are not defined and left out; their number stands beside, and means in which rows of one empty mask count as
+    `miss_penalty_mm`, if given. F1, sensitivity and FROC are of all lesions together.
     Targets of several data sets stand apart, as "DATASET: TARGET".
     """
     rows, lesions = list(rows), list(lesions)
@@ -92,31 +99,36 @@ def tabulate_scores(
     slices = [row for row in rows if row.level == "slice"]
     scored = {(lesion.dataset, lesion.target) for lesion in lesions if lesion.score is not None}
 
-    def list_froc(group: Sequence[CaseResult]) -> dict[str, Cell]:
-        of = [lesion for lesion in lesions if (lesion.dataset, lesion.target) == (group[0].dataset, group[0].target)]
-        return _froc_columns(of, scans=len(group))
+    found = {(lesion.dataset, lesion.target) for lesion in lesions if lesion.kind == "reference"}
+    measure_distances = partial(_distance_columns, miss_penalty_mm=miss_penalty_mm)
 
-    tables = [
+    def lesions_of(group: Sequence[CaseResult]) -> list[LesionResult]:
+        return [lesion for lesion in lesions if (lesion.dataset, lesion.target) == (group[0].dataset, group[0].target)]
+
+    tables: list[tuple[str, list[CaseResult], _Describe]] = [
         ("Volumes", volumes, _overlap_columns),
-        ("Surfaces of volumes", [row for row in volumes if row.nsd_tolerance_mm is not None], _distance_columns),
+        ("Surfaces of volumes", [row for row in volumes if row.nsd_tolerance_mm is not None], measure_distances),
         (_LESIONS, volumes, _lesion_columns),
+        (
+            _BY_SIZE,
+            [row for row in volumes if (row.dataset, row.target) in found],
+            lambda group: _diameter_columns(lesions_of(group)),
+        ),
         (
             _FROC,
             [row for row in volumes if (row.dataset, row.target) in scored],
-            list_froc,
+            lambda group: _froc_columns(lesions_of(group), scans=len(group)),
         ),
         ("Presence in volumes", volumes, _presence_columns),
         ("Slices", slices, _overlap_columns),
-        ("Outlines on slices", [row for row in slices if row.nsd_tolerance_mm is not None], _distance_columns),
+        ("Outlines on slices", [row for row in slices if row.nsd_tolerance_mm is not None], measure_distances),
         ("Presence in slices", slices, _presence_columns),
     ]
     apart = len({row.dataset for row in rows}) > 1
     return {title: _tabulate(chosen, describe, apart) for title, chosen, describe in tables if chosen}
 
 
-def _tabulate(
-    rows: Sequence[CaseResult], describe: Callable[[Sequence[CaseResult]], dict[str, Cell]], apart: bool
-) -> dict[str, dict[str, Cell]]:
+def _tabulate(rows: Sequence[CaseResult], describe: _Describe, apart: bool) -> dict[str, dict[str, Cell]]:
     groups: dict[tuple[str, str], list[CaseResult]] = {}
     for row in rows:
         groups.setdefault((row.dataset, row.target), []).append(row)
@@ -141,13 +153,21 @@ def _overlap_columns(rows: Sequence[CaseResult]) -> dict[str, Cell]:
     }
 
 
-def _distance_columns(rows: Sequence[CaseResult]) -> dict[str, Cell]:
+def _distance_columns(rows: Sequence[CaseResult], miss_penalty_mm: float | None) -> dict[str, Cell]:
     tolerances = {row.nsd_tolerance_mm for row in rows if row.nsd_tolerance_mm is not None}
+    distances = {}
+    for name, values in {"HD95": [row.hd95_mm for row in rows], "ASSD": [row.assd_mm for row in rows]}.items():
+        distances[f"{name} mm"] = _mean(values, 2)
+        if miss_penalty_mm is not None:
+            penalised = [
+                miss_penalty_mm if row.reference_empty != row.prediction_empty else value
+                for row, value in zip(rows, values, strict=True)
+            ]
+            distances[f"{name} mm, one empty {miss_penalty_mm:g}"] = _mean(penalised, 2)
     return {
         "NSD": _mean([row.nsd for row in rows]),
         "at mm": Cell("/".join(f"{tolerance:g}" for tolerance in sorted(tolerances))),
-        "HD95 mm": _mean([row.hd95_mm for row in rows], 2),
-        "ASSD mm": _mean([row.assd_mm for row in rows], 2),
+        **distances,
         "one mask empty": _count(sum(row.reference_empty != row.prediction_empty for row in rows)),
         "both empty": _count(sum(row.reference_empty and row.prediction_empty for row in rows)),
     }
@@ -170,6 +190,13 @@ def _lesion_columns(rows: Sequence[CaseResult]) -> dict[str, Cell]:
         "PQ by scan": _mean([row.panoptic_quality for row in rows]),
         "false a scan": Cell(false / len(rows), digits=2),
     }
+
+
+def _diameter_columns(lesions: Sequence[LesionResult]) -> dict[str, Cell]:
+    reference = [lesion for lesion in lesions if lesion.kind == "reference"]
+    matched = np.array([lesion.matched for lesion in reference], float)
+    strata = split_by_size("diameter", [lesion.volume_mm3 for lesion in reference])
+    return {name: _mean(matched[inside].tolist()) for name, inside in strata.items()}
 
 
 def _froc_columns(lesions: Sequence[LesionResult], *, scans: int) -> dict[str, Cell]:

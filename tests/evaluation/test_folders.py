@@ -70,7 +70,7 @@ def test_a_card_names_labels_patients_and_the_data_set(pair):
     write(pair / "predictions" / "hippocampus_002.nii", label_map() * 3)
     done = score(pair, card="msd_hippocampus")
     assert done.cases == ["hippocampus_001"] and len(done.excluded) == 1
-    assert "case hippocampus_002: hippocampus_002.nii: expected the card's labels 0, 1, 2" in done.excluded[0]
+    assert "case hippocampus_002: hippocampus_002.nii: expected the labels 0, 1, 2 that the card" in done.excluded[0]
 
 
 def test_patients_by_a_pattern(pair):
@@ -85,7 +85,7 @@ def test_patients_by_a_pattern(pair):
 def test_masks_of_one_thing_need_no_name(pair):
     for path in pair.rglob("*.nii*"):
         voxels = label_map() > 0
-        write(path, voxels.astype(np.uint8) * (255 if "predictions" in str(path) else 3))
+        write(path, voxels.astype(np.uint8) * (255 if "predictions" in str(path) else 1))
     done = score(pair, levels=("volume",))
     assert [(row.target, row.dice) for row in done.rows] == [("foreground", 1)] * 2
     # The other side's name serves where it has one.
@@ -95,27 +95,93 @@ def test_masks_of_one_thing_need_no_name(pair):
     assert len(done.excluded) == 1 and "hippocampus_002: expected a prediction of foreground" in done.excluded[0]
 
 
+def number_classes(folder: Path, *names: str, card: str = "msd_hippocampus") -> None:
+    """nnU-Net's `dataset.json` as `boltzmed nnunet export` writes it: a class for each of these targets, from 1."""
+    numbers = {name: number for number, name in enumerate(names, start=1)}
+    ours = {"card": card, "targets": {name: [number] for name, number in numbers.items()}}
+    content = {"name": "Dataset001_x", "labels": {"background": 0, **numbers}, "boltzmed": ours}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
+def test_each_folder_goes_by_its_own_dataset_json(pair):
+    tail = (label_map() == 2).astype(np.uint8)
+    for case in ("hippocampus_001", "hippocampus_002"):
+        write(pair / "predictions" / f"{case}.nii", tail)
+        write(pair / "raw" / "labelsTs" / f"{case}.nii.gz", tail)
+    number_classes(pair / "predictions", "posterior hippocampus")
+    done = score(pair, card="msd_hippocampus", levels=("volume",))
+    assert [(row.target, row.dice) for row in done.rows] == [("posterior hippocampus", 1)] * 2
+    assert len(done.never_predicted) == 2 and done.excluded == []
+    # What nnU-Net's own label maps hold, its data set says in the folder above.
+    number_classes(pair / "raw", "posterior hippocampus")
+    folders = pair / "predictions", pair / "raw" / "labelsTs"
+    done = score_folder(*folders, card="msd_hippocampus", levels=("volume",))
+    assert [(row.target, row.dice) for row in done.rows] == [("posterior hippocampus", 1)] * 2
+    assert done.excluded == done.never_predicted == []  # the references have no more targets
+    write(pair / "predictions" / "hippocampus_002.nii", tail * 2)
+    (line,) = score(pair, card="msd_hippocampus").excluded
+    assert "hippocampus_002.nii: expected the labels 0, 1 that the card or dataset.json has, received 2" in line
+    number_classes(pair / "predictions", "posterior hippocampus", card="msd_lung")
+    with pytest.raises(ValueError, match="expected masks of card msd_hippocampus, found those of msd_lung; pass that"):
+        score(pair, card="msd_hippocampus")
+    # The Decathlon's own leads from values to names, which are the card's.
+    (pair / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "Anterior", "2": "Posterior"}}))
+    (pair / "predictions" / "dataset.json").unlink()
+    dice = {
+        (row.case[-1], row.target): row.dice for row in score(pair, card="msd_hippocampus", levels=("volume",)).rows
+    }
+    assert dice["1", "anterior hippocampus"] == dice["1", "posterior hippocampus"] == 0
+    assert dice["2", "posterior hippocampus"] == 1
+
+
 def test_label_maps_without_names_are_refused(pair):
-    with pytest.raises(ValueError, match="nothing could be scored, all of 2 references are excluded"):
+    message = (
+        r"one label value in all files \(255 counts as 1\), received 1 in references/hippocampus_001.nii.gz and 2 in "
+        r"references/hippocampus_001.nii.gz; name the values by --labels"
+    )
+    with pytest.raises(ValueError, match=message):
         score(pair)
+
+
+@pytest.mark.parametrize(
+    ("references", "predictions", "fits"),
+    [((1, 1), (2, 2), False), ((1, 2), (1, 2), False), ((1, 1), (255, 1), True), ((3, 3), (255, 255), False)],
+)
+def test_masks_of_other_values_do_not_pass_for_one_thing(pair, references, predictions, fits):
+    mask = (label_map() > 0).astype(np.uint8)
+    for number in (0, 1):
+        write(pair / "references" / f"hippocampus_00{number + 1}.nii.gz", mask * references[number])
+        write(pair / "predictions" / f"hippocampus_00{number + 1}.nii", mask * predictions[number])
+    if fits:
+        assert {row.dice for row in score(pair, levels=("volume",)).rows} == {1}
+        return
+    with pytest.raises(ValueError, match="expected masks of one thing, with one label value in all files"):
+        score(pair)
+    # Where files name what they hold, values say nothing.
+    for number in (0, 1):
+        write(pair / "a" / "c" / "tumor.nii.gz", mask * references[number])
+        write(pair / "b" / "c" / "tumor.nii.gz", mask * predictions[number])
+        assert {row.dice for row in score_folder(pair / "b", pair / "a", levels=("volume",)).rows} == {1}
+
+
+def test_names_that_file_names_cannot_tell_apart_are_refused(pair):
+    with pytest.raises(ValueError, match="by more than case and punctuation, received 'tumor' and 'Tumor'; rename one"):
+        score(pair, labels={"tumor": (1,), "Tumor": (2,)})
 
 
 def test_label_values_that_nobody_named_are_told(pair):
     lines: list[str] = []
     done = score(pair, labels={"head": (1,)}, levels=("volume",), report=lines.append)
-    assert [row.dice for row in done.rows] == [1, 1]
-    assert done.excluded == lines == [
-        f"case hippocampus_00{case}: nobody named the label values 2 of {file}; name them by --labels"
-        for case, file in (
-            ("1", "references/hippocampus_001.nii.gz"),
-            ("1", "predictions/hippocampus_001.nii"),
-            ("2", "references/hippocampus_002.nii.gz"),
-        )
+    assert [row.dice for row in done.rows] == [1, 1] and done.excluded == []
+    assert done.unnamed == lines == [
+        "label values 2 have no name in 3 files, such as references/hippocampus_001.nii.gz, and are passed over; "
+        "--labels can name them"
     ]  # fmt: skip
     command = ["evaluate", "--predictions", str(pair / "predictions"), "--references", str(pair / "references")]
-    assert main([*command, "--labels", "1=head", "--output", str(pair / "out")]) == 2
-    excluded = pd.read_csv(pair / "out" / "left_out.csv")
-    assert excluded["kind"].tolist() == ["excluded"] * 3 and excluded["line"].tolist() == lines
+    assert main([*command, "--labels", "1=head", "--output", str(pair / "out")]) == 0  # a part, chosen on purpose
+    left_out = pd.read_csv(pair / "out" / "left_out.csv")
+    assert left_out["kind"].tolist() == ["unnamed label values"] and left_out["line"].tolist() == lines
     summary = pd.read_csv(pair / "out" / "measures.csv").set_index(["table", "target", "measure"])
     assert summary.loc[("Presence in slices", "head", "specificity"), "value"] == 1
     assert summary.loc[("Volumes", "head", "IoU")].tolist()[:2] == [1, 2]

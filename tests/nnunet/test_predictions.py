@@ -173,6 +173,17 @@ def test_a_mask_that_does_not_fit_is_left_out(toy, validation: Path, damage: str
     assert re.search(f"Dataset007_toy: .*c.*{line}", done.excluded[0]), done.excluded
 
 
+def test_a_case_of_the_cache_that_is_damaged_is_left_out(tmp_path: Path) -> None:
+    toy = write_toy(tmp_path, ["a", "c", "d"])
+    (exported,) = export_dataset(toy.cache, tmp_path / "raw", 1)
+    folder = write_validation(exported.folder, tmp_path / "results")
+    (path,) = (toy.cache / "cases").glob("c.*")
+    path.write_bytes(path.read_bytes()[:-20])
+    done = import_predictions(folder, toy.cache)
+    assert {row.case for row in done.rows} == {"d"} and len(done.excluded) == 1
+    assert done.excluded[0].startswith("Dataset001_toy: ") and path.name in done.excluded[0]
+
+
 @pytest.mark.parametrize(
     ("folder", "line"),
     [

@@ -142,6 +142,32 @@ def test_targets_stand_apart():
     assert [(line["target"], line["rows"]) for line in table] == [("nodule", "3"), ("liver", "1")]
 
 
+def test_lesions_are_found_by_size():
+    # Spheres of these volumes have 1.6, 7.4 and 7.4 mm; the false one is nobody's to find.
+    volumes = {1: (2.0, False), 2: (210.0, True), 3: (210.0, False)}
+    lesions = [
+        dataclasses.replace(LESION, lesion=number, volume_mm3=volume, matched=matched, score=None)
+        for number, (volume, matched) in volumes.items()
+    ]
+    lesions.append(dataclasses.replace(LESION, kind="prediction", volume_mm3=15000.0, matched=False, score=None))
+    title = "Lesion sensitivity by equivalent diameter, 18 neighbours, match iou:0.5"
+    (line,) = read_tables(summarise(ROWS, lesions))[title]
+    assert line == {
+        "target": "nodule",
+        **{"<3 mm": "0.000 (1)", "3–6 mm": "–", "6–10 mm": "0.500 (2)", "10–30 mm": "–", "≥30 mm": "–"},
+    }
+    assert "by equivalent diameter" not in summarise(ROWS, lesions[-1:])
+
+
+def test_a_miss_counts_as_much_as_asked(tmp_path):
+    false_alarm = dataclasses.replace(VOLUME, **NOTHING, reference_empty=True, volume_mm3=0.0)
+    (line,) = read_tables(summarise([*ROWS, false_alarm], miss_penalty_mm=50.0))["Surfaces of volumes"]
+    # One measured, one missed, one false alarm; where both are empty there is no distance either way.
+    assert (line["HD95 mm"], line["HD95 mm, one empty 50"]) == ("3.00 (1)", "34.33 (3)")
+    assert (line["ASSD mm"], line["ASSD mm, one empty 50"]) == ("1.00 (1)", "33.67 (3)")
+    assert (line["one mask empty"], line["both empty"]) == ("2", "1")
+
+
 def test_froc_where_there_are_scores():
     lesions = [
         dataclasses.replace(LESION, score=0.75),
@@ -181,9 +207,7 @@ def test_data_sets_stand_apart():
     rows = [*ROWS, dataclasses.replace(VOLUME, dataset="e", matched_lesions=0, missed_lesions=2)]
     lesions = [LESION, dataclasses.replace(LESION, dataset="e", score=None, matched=False)]
     tables = read_tables(summarise(rows, lesions))
-    froc, counted = (
-        next(lines for title, lines in tables.items() if title.startswith(w)) for w in ("Lesion s", "Lesions")
-    )
+    froc, counted = (next(lines for title, lines in tables.items() if word in title) for word in ("FROC", "Lesions"))
     assert [(line["target"], line["scans"], line["missed"]) for line in counted] == [
         ("d: nodule", "3", "2"),
         ("e: nodule", "1", "2"),
