@@ -6,8 +6,8 @@ interval, as if volumes and prompts were independent. Beside it stands what the 
 targets, slice by slice: sensitivity where the target is shown, specificity where it is not.
 
 ``--studies "PATH=chest,abdomen,spine" …``: whole studies without labels, each with the body regions that it shows, and
-single targets of other regions that reach into it. A study is asked for every target of the cards that lies elsewhere, or
-that its card knows in another modality. Each is seen in its own card's frame, but those of another modality as free
+single targets of other regions that reach into it. A study is asked for every target of the cards that lies elsewhere,
+or that its card knows in another modality. Each is seen in its own card's frame, but those of another modality as free
 text, in the default frame (in ``--caches``: in the frame of the images' card). What is outlined of another region is
 false; of the right one in another modality's words it is no answer to what was asked, but may be the organ.
 """
@@ -131,7 +131,9 @@ def print_studies(line: Line, cards: Sequence[DatasetCard], options: argparse.Na
         shown = {name if name in targets_known else region_of(name) for name in named}
         if not shown <= {*regions_known, *FURTHER_REGIONS, *targets_known}:
             expected = ", ".join(dict.fromkeys((*regions_known, *FURTHER_REGIONS, *targets_known)))
-            raise ValueError(f"--studies {given}: expected PATH=REGION,REGION,TARGET of {expected}, received {regions!r}")
+            raise ValueError(
+                f"--studies {given}: expected PATH=REGION,REGION,TARGET of {expected}, received {regions!r}"
+            )
         image = read_volume(path)
         modality = image.meta["modality"] or options.modality
         if modality is None:
