@@ -579,7 +579,7 @@ def test_the_shipped_checkpoints_are_small_and_of_their_sizes(name: str, size: s
     ("checkpoint", "names"),
     [
         ("model", ["left lung", "right lung", "heart", "liver", "left kidney", "right kidney", "spine"]),
-        ("joint", ["left lung", "right lung", "heart", "liver", "spine"]),
+        ("joint", ["left lung", "right lung", "heart", "liver", "left kidney", "right kidney", "spine"]),
     ],
 )
 def test_the_shipped_checkpoints_follow_the_prompt(checkpoint: str, names: list[str]) -> None:
