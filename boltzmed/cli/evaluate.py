@@ -124,8 +124,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         lesion_scores=options.lesion_scores,
         report=lambda line: print(f"boltzmed: {line}", file=sys.stderr, flush=True),
     )
-    rules = {name: getattr(scoring, name) for name in ("connectivity", "match", "miss_penalty_mm")}
-    print(report_scores(done.rows, done.lesions, options.output, **rules))
+    print(report_scores(done.rows, done.lesions, options.output, miss_penalty_mm=scoring.miss_penalty_mm))
     print(f"\n{len(done.cases)} cases scored", end="")
     counts = {
         "excluded": done.excluded,

@@ -61,8 +61,7 @@ def _import(options: argparse.Namespace) -> int:
     scoring = read_scoring(options)
     settings = {"part": options.part, "method": options.method, "scoring": scoring}
     done = import_predictions(options.folders, options.cache, options.output, **settings)
-    rules = {name: getattr(scoring, name) for name in ("connectivity", "match", "miss_penalty_mm")}
-    print(report_scores(done.rows, done.lesions, options.output, **rules) + "\n")
+    print(report_scores(done.rows, done.lesions, options.output, miss_penalty_mm=scoring.miss_penalty_mm) + "\n")
     for line in (*done.excluded, *done.disagreements):
         print(f"boltzmed: {line}", file=sys.stderr)
     print(f"{len(done.rows)} rows; {done.compared} Dice compared with summary.json, {len(done.disagreements)} disagree")

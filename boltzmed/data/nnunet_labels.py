@@ -73,8 +73,8 @@ def read_predicted_dataset(folder: Path, card: DatasetCard) -> PredictedDataset:
     return PredictedDataset(name, targets, frozenset().union(*values.values()))
 
 
-def find_predicted_dataset(folder: Path, card: DatasetCard) -> PredictedDataset | None:
-    """As `read_predicted_dataset`; None where nnU-Net left no `dataset.json`, so that masks have the card's values.
+def find_predicted_dataset(folder: Path, card: DatasetCard) -> PredictedDataset:
+    """As `read_predicted_dataset`; where nnU-Net left no `dataset.json`, masks have the card's own values.
 
     The Decathlon's own, which nnU-Net's is made after, leads from values to names.
 
@@ -84,7 +84,8 @@ def find_predicted_dataset(folder: Path, card: DatasetCard) -> PredictedDataset 
     places = _list_places(folder)
     labels = read_json(places[0] / DATASET_JSON).get("labels") if places else {}
     if isinstance(labels, dict) and all(str(name).isdecimal() for name in labels):
-        return None
+        own = {target.name: frozenset(target.labels) for target in card.targets.values() if target.labels}
+        return PredictedDataset(card.name, own, frozenset(card.labels))
     return read_predicted_dataset(folder, card)
 
 

@@ -106,7 +106,11 @@ def list_cases(
         )
     if nested:
         return {case: _open_case(case, folder / case, found) for case, found in nested.items()}
-    values_of, known = _read_card(folder, card) if card else (labels or {}, None)
+    values_of, known = labels or {}, None
+    if card:
+        numbered = find_predicted_dataset(folder, card)
+        values_of = {name: tuple(sorted(values)) for name, values in numbered.targets.items()}
+        known = numbered.values
     _check_names(values_of)
     cases: dict[str, CaseMasks] = {}
     for path in files:
@@ -170,14 +174,6 @@ def find_target(mask: MaskFile, read: LabelMap) -> NDArray[np.bool_]:
 def list_values(values: Collection[int]) -> str:
     """Label values in words, the first nine."""
     return ", ".join(map(str, sorted(values)[:9])) + (" …" if len(values) > 9 else "")
-
-
-def _read_card(folder: Path, card: DatasetCard) -> tuple[dict[str, tuple[int, ...]], frozenset[int]]:
-    """Target → its values in a folder's label maps, and all that these may hold."""
-    numbered = find_predicted_dataset(folder, card)
-    if numbered is not None:
-        return {name: tuple(sorted(values)) for name, values in numbered.targets.items()}, numbered.values
-    return {target.name: target.labels for target in card.targets.values() if target.labels}, frozenset(card.labels)
 
 
 def _check_names(names: Collection[str]) -> None:

@@ -254,8 +254,6 @@ def _find_values(folder: Path, card: DatasetCard, target: Target) -> tuple[Colle
         numbered = find_predicted_dataset(folder, card)
     except ValueError as error:
         raise VolumeError(str(error)) from error
-    if numbered is None:
-        return target.labels, card.labels
     if target.name not in numbered.targets:
         raise VolumeError(
             f"{folder}: expected masks of {target.name}, got those of {', '.join(numbered.targets)} by its dataset.json"

@@ -12,7 +12,7 @@ import pandas as pd
 
 from boltzmed.metrics.lesions import FROC_RATES, detection_f1, find_sensitivities
 from boltzmed.metrics.presence import auroc, sensitivity, specificity
-from boltzmed.reports.tables import align_columns
+from boltzmed.reports.tables import align_columns, group_by_target
 from boltzmed.results import CaseResult, LesionResult
 from boltzmed.strata import split_by_size
 from boltzmed.volumes.output import whole_file
@@ -42,8 +42,6 @@ def report_scores(
     lesions: Iterable[LesionResult] = (),
     folder: str | Path | None = None,
     *,
-    connectivity: int,
-    match: str,
     miss_penalty_mm: float | None = None,
 ) -> str:
     """Return the tables of `tabulate_scores` as text; write them to `MEASURES` in a folder, if given.
@@ -51,16 +49,17 @@ def report_scores(
     The file has the columns table, target, measure, value (not rounded), n, and the rule by which lesions were counted.
 
     Args:
-        rows, lesions: Of one method.
+        rows, lesions: Of one method; the rows say by which rule lesions were counted.
         folder: Where the file goes.
-        connectivity, match: What made and matched the lesions, see `boltzmed.metrics.lesions`.
         miss_penalty_mm: See `tabulate_scores`.
 
     Raises:
         OutputError: The folder cannot be written.
     """
+    rows = list(rows)
     tables = tabulate_scores(rows, lesions, miss_penalty_mm)
-    rules = dict.fromkeys((_LESIONS, _BY_SIZE, _FROC), f"{connectivity} neighbours, match {match}")
+    said = "; ".join(dict.fromkeys(row.lesion_rule for row in rows if row.lesion_rule))
+    rules = dict.fromkeys((_LESIONS, _BY_SIZE, _FROC), said.replace(" ", " neighbours, match ", 1)) if said else {}
     if folder is not None:
         records = [
             {
@@ -129,10 +128,7 @@ def tabulate_scores(
 
 
 def _tabulate(rows: Sequence[CaseResult], describe: _Describe, apart: bool) -> dict[str, dict[str, Cell]]:
-    groups: dict[tuple[str, str], list[CaseResult]] = {}
-    for row in rows:
-        groups.setdefault((row.dataset, row.target), []).append(row)
-    return {f"{dataset}: {target}" if apart else target: describe(of) for (dataset, target), of in groups.items()}
+    return {name: describe(group) for name, group in group_by_target(rows, apart).items()}
 
 
 def _print(lines: Mapping[str, Mapping[str, Cell]]) -> str:

@@ -24,11 +24,8 @@ def summarise_by_size(rows: Iterable[CaseResult]) -> str:
     """
     rows = list(rows)
     apart = len({row.dataset for row in rows}) > 1
-    groups: dict[str, list[CaseResult]] = {}
-    for row in rows:
-        groups.setdefault(f"{row.dataset}: {row.target}" if apart else row.target, []).append(row)
     cells = [["target", *AREA_BINS, "all slices", "volume"]]
-    for name, chosen in [*groups.items(), ("all", rows)]:
+    for name, chosen in [*group_by_target(rows, apart).items(), ("all", rows)]:
         shown = [row for row in chosen if row.level == "slice" and not row.reference_empty]
         bins = assign_area_bins([row.area_fraction or 0.0 for row in shown])
         scores = np.array([row.dice for row in shown], dtype=np.float64)
@@ -36,6 +33,14 @@ def summarise_by_size(rows: Iterable[CaseResult]) -> str:
         whole = np.array([row.dice for row in chosen if row.level == "volume" and row.dice is not None])
         cells.append([name, *line, _mean(scores), _mean(whole)])
     return align_columns(cells, [name == "target" for name in cells[0]])
+
+
+def group_by_target(rows: Iterable[CaseResult], apart: bool) -> dict[str, list[CaseResult]]:
+    """Return target → its rows, in order of appearance; "DATASET: TARGET" where data sets shall stand apart."""
+    groups: dict[str, list[CaseResult]] = {}
+    for row in rows:
+        groups.setdefault(f"{row.dataset}: {row.target}" if apart else row.target, []).append(row)
+    return groups
 
 
 def align_columns(cells: Sequence[Sequence[str]], left: Sequence[bool]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from functools import partial
 
 import pandas as pd
 import pytest
@@ -46,6 +45,7 @@ VOLUME = CaseResult(
     false_lesions=1,
     detection_f1=0.8,
     panoptic_quality=0.5,
+    lesion_rule="18 iou:0.5",
 )
 NOTHING = dict.fromkeys(("hd95_mm", "assd_mm"))
 COUNTS = ("reference_lesions", "predicted_lesions", "matched_lesions", "missed_lesions", "false_lesions")
@@ -63,9 +63,6 @@ ROWS = [VOLUME, dataclasses.replace(VOLUME, **MISSED), dataclasses.replace(VOLUM
 LESION = LesionResult("m", "d", "p", "c", "nodule", "reference", 1, 2.0, 0.5, True, 0.5)
 
 
-summarise = partial(report_scores, connectivity=18, match="iou:0.5")
-
-
 def read_tables(text: str) -> dict[str, list[dict[str, str]]]:
     """Title → lines, each as column → cell."""
     tables = {}
@@ -76,7 +73,7 @@ def read_tables(text: str) -> dict[str, list[dict[str, str]]]:
 
 
 def test_both_conventions_stand_side_by_side_with_their_numbers():
-    tables = read_tables(summarise(ROWS))
+    tables = read_tables(report_scores(ROWS))
     assert list(tables) == [
         "Volumes",
         "Surfaces of volumes",
@@ -109,7 +106,7 @@ def test_both_conventions_stand_side_by_side_with_their_numbers():
 
 
 def test_lesions_and_presence():
-    tables = read_tables(summarise(ROWS))
+    tables = read_tables(report_scores(ROWS))
     assert tables["Lesions, 18 neighbours, match iou:0.5"] == [
         {
             "target": "nodule",
@@ -129,16 +126,16 @@ def test_lesions_and_presence():
 
 def test_slices_have_their_own_tables():
     rows = [dataclasses.replace(VOLUME, level="slice", slice_index=0, nsd_tolerance_mm=None), *ROWS]
-    tables = read_tables(summarise(rows))
+    tables = read_tables(report_scores(rows))
     assert list(tables)[-2:] == ["Slices", "Presence in slices"] and tables["Slices"][0]["rows"] == "1"
     assert "Outlines on slices" not in tables
-    only = read_tables(summarise([dataclasses.replace(rows[0], nsd_tolerance_mm=1.0)]))
+    only = read_tables(report_scores([dataclasses.replace(rows[0], nsd_tolerance_mm=1.0)]))
     assert list(only) == ["Slices", "Outlines on slices", "Presence in slices"]
 
 
 def test_targets_stand_apart():
     rows = [*ROWS, dataclasses.replace(VOLUME, target="liver", dice=1.0)]
-    table = read_tables(summarise(rows))["Volumes"]
+    table = read_tables(report_scores(rows))["Volumes"]
     assert [(line["target"], line["rows"]) for line in table] == [("nodule", "3"), ("liver", "1")]
 
 
@@ -151,17 +148,17 @@ def test_lesions_are_found_by_size():
     ]
     lesions.append(dataclasses.replace(LESION, kind="prediction", volume_mm3=15000.0, matched=False, score=None))
     title = "Lesion sensitivity by equivalent diameter, 18 neighbours, match iou:0.5"
-    (line,) = read_tables(summarise(ROWS, lesions))[title]
+    (line,) = read_tables(report_scores(ROWS, lesions))[title]
     assert line == {
         "target": "nodule",
         **{"<3 mm": "0.000 (1)", "3–6 mm": "–", "6–10 mm": "0.500 (2)", "10–30 mm": "–", "≥30 mm": "–"},
     }
-    assert "by equivalent diameter" not in summarise(ROWS, lesions[-1:])
+    assert "by equivalent diameter" not in report_scores(ROWS, lesions[-1:])
 
 
 def test_a_miss_counts_as_much_as_asked(tmp_path):
     false_alarm = dataclasses.replace(VOLUME, **NOTHING, reference_empty=True, volume_mm3=0.0)
-    (line,) = read_tables(summarise([*ROWS, false_alarm], miss_penalty_mm=50.0))["Surfaces of volumes"]
+    (line,) = read_tables(report_scores([*ROWS, false_alarm], miss_penalty_mm=50.0))["Surfaces of volumes"]
     # One measured, one missed, one false alarm; where both are empty there is no distance either way.
     assert (line["HD95 mm"], line["HD95 mm, one empty 50"]) == ("3.00 (1)", "34.33 (3)")
     assert (line["ASSD mm"], line["ASSD mm, one empty 50"]) == ("1.00 (1)", "33.67 (3)")
@@ -179,17 +176,17 @@ def test_froc_where_there_are_scores():
     ]
     # One false in three scans, above the second find: 1/8 and 1/4 allow the first find alone.
     title = "Lesion sensitivity at false positives a scan (FROC), 18 neighbours, match iou:0.5"
-    (line,) = read_tables(summarise(ROWS, lesions))[title]
+    (line,) = read_tables(report_scores(ROWS, lesions))[title]
     assert (line["scans"], line["lesions"]) == ("3", "3")
     assert [line[f"{rate:g}"] for rate in FROC_RATES] == ["0.333"] * 2 + ["0.667"] * 5
     assert line["mean"] == "0.571"
-    without = summarise(ROWS, [dataclasses.replace(lesion, score=None) for lesion in lesions])
+    without = report_scores(ROWS, [dataclasses.replace(lesion, score=None) for lesion in lesions])
     assert "FROC" not in without
 
 
 def test_the_tables_are_kept_unrounded(tmp_path):
     """F1 and sensitivity of all lesions, presence and FROC, each with its n where it is a mean."""
-    summarise(ROWS, [LESION], tmp_path / "out")
+    report_scores(ROWS, [LESION], tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "measures.csv").set_index(["table", "target", "measure"]).sort_index()
     lesions = table.loc[("Lesions", "nodule")]
     assert lesions.loc["F1", "value"] == pytest.approx(2 * 2 / (2 * 2 + 2 + 1)) and lesions.loc["scans", "value"] == 3
@@ -206,7 +203,7 @@ def test_the_tables_are_kept_unrounded(tmp_path):
 def test_data_sets_stand_apart():
     rows = [*ROWS, dataclasses.replace(VOLUME, dataset="e", matched_lesions=0, missed_lesions=2)]
     lesions = [LESION, dataclasses.replace(LESION, dataset="e", score=None, matched=False)]
-    tables = read_tables(summarise(rows, lesions))
+    tables = read_tables(report_scores(rows, lesions))
     froc, counted = (next(lines for title, lines in tables.items() if word in title) for word in ("FROC", "Lesions"))
     assert [(line["target"], line["scans"], line["missed"]) for line in counted] == [
         ("d: nodule", "3", "2"),
