@@ -178,6 +178,8 @@ def main() -> None:
     options = parser.parse_args()
     if not options.caches and not (options.studies and options.cards):
         parser.error("expected --caches, or --studies with --cards")
+    if options.max_cases is not None and options.max_cases < 1:
+        parser.error(f"--max-cases: expected 1 or more, received {options.max_cases}")
     settings = {name: getattr(options, name) for name in ("frames", "presence_threshold", "presence_smoothing_mm")}
     if options.checkpoint:
         settings["checkpoint"] = options.checkpoint

@@ -313,7 +313,8 @@ def test_training_stops_early_by_the_loss_and_keeps_the_best_dice(tmp_path: Path
     ("name", "value", "line"),
     [
         ("half", "false", "half: expected True or False, received 'false'"),
-        ("quarter_turns", 1, "quarter_turns: expected True or False, received 1"),
+        ("quarter_turns", 1, "quarter_turns: expected True, False or some of phantom, received 1"),
+        ("quarter_turns", ["fantom"], "quarter_turns: expected True, False or some of phantom, received ['fantom']"),
         ("epochs", "ten", "epochs: expected a whole number, received 'ten'"),
         ("batch_size", 2.5, "batch_size: expected a whole number, received 2.5"),
         ("samples_per_epoch", "most", "samples_per_epoch: expected a whole number, received 'most'"),
@@ -695,7 +696,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path: Path, p
     torchrun = shutil.which("torchrun", path=str(Path(sys.executable).parent))
     assert torchrun is not None
     settings = ["--bundle_root", str(BUNDLE), "--datalist", str(phantoms), "--validation_datalist", str(phantoms)]
-    settings += ["--image_size", "64", "--samples_per_epoch", "24", "--batch_size", "4", "--prompts_per_image", "2"]
+    settings += ["--image_size", "64", "--samples_per_epoch", "48", "--batch_size", "4", "--prompts_per_image", "2"]
     settings += ["--epochs", "4", "--validation_slices", "4", "--size", "tiny_gated", "--accumulate", "2"]
     settings += ["--log_interval", "1"]
     start = ["-m", "monai.bundle", "run", "--config_file"]
@@ -706,8 +707,8 @@ def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path: Path, p
         done = run_program(*command, program=program)
         assert done.returncode == 0, done.stderr[-2000:]
     losses = [read_losses(tmp_path / name) for name in ("one", "two")]
-    assert len(losses[0]) == len(losses[1]) == 24
-    assert losses[1][:20] == pytest.approx(losses[0][:20], abs=1e-4)
+    assert len(losses[0]) == len(losses[1]) == 48  # two a step
+    assert losses[1][:40] == pytest.approx(losses[0][:40], abs=1e-4)
     validated = [read_losses(tmp_path / name, "val_loss") for name in ("one", "two")]
     assert len(validated[0]) == len(validated[1]) == 4
     assert validated[1][:3] == pytest.approx(validated[0][:3], abs=1e-4)

@@ -50,7 +50,8 @@ class PromptSliceDataset(Dataset):
         channels: ``"repeat"`` or ``"neighbours"`` (see :func:`channel_indices`).
         seed: First part of every random key.
         augment_probability: Share of items that get the augmentation of the paper's A.5; 0 switches it off.
-        quarter_turns: Whether that turns images, or shifts and scales them alone.
+        quarter_turns: Whether that turns images, or shifts and scales them alone; or the names of the cards whose
+            images it turns.
         negative_probability: Share of prompt slots given to a target absent from the slice (empty mask).
         phrasings: ``"random"`` draws among the card's prompts, ``"first"`` takes the first one.
         frames: Card name → how its slices meet the network, one way or several that take turns; see :class:`Frame`.
@@ -68,7 +69,7 @@ class PromptSliceDataset(Dataset):
         channels: str = "repeat",
         seed: int = 0,
         augment_probability: float = 0.5,
-        quarter_turns: bool = True,
+        quarter_turns: bool | Sequence[str] = True,
         negative_probability: float = 0.2,
         phrasings: str = "random",
         frames: Mapping[str, Mapping[str, int] | Sequence[Mapping[str, int]]] | None = None,
@@ -77,7 +78,7 @@ class PromptSliceDataset(Dataset):
         self.sources = list(sources)
         self.image_size, self.prompts_per_image = image_size, prompts_per_image
         self.channels, self.seed = channels, seed
-        self.augment_probability, self.quarter_turns = augment_probability, quarter_turns
+        self.augment_probability = augment_probability
         self.negative_probability = negative_probability
         self.phrasings, self.foreign_probability = phrasings, foreign_probability
         given = {"negative_probability": negative_probability, "foreign_probability": foreign_probability}
@@ -93,6 +94,7 @@ class PromptSliceDataset(Dataset):
                 f"frames: expected some of {', '.join(dict.fromkeys(names))}, received {', '.join(sorted(unknown))}"
             )
         self.frames = {s.card.name: asked.get(s.card.name, (Frame(image_size),)) for s in self.sources}
+        self._turned = _turned_cards(quarter_turns, names)
         self._foreign = {s.card.name: _foreign_prompts(s.card, self.sources) for s in self.sources}
         self.entries = [entry for source in self.sources for entry in source.entries]
         self._source_of = [source for source in self.sources for _ in source.entries]
@@ -159,7 +161,7 @@ class PromptSliceDataset(Dataset):
         labels_t = grid.to_target(torch.from_numpy(labels)[None, None])[0]
         generator = keyed_generator(self.seed, epoch, index, "augmentation")
         drawn = draw_augmentation(generator, probability=self.augment_probability)
-        if drawn is not None and not self.quarter_turns:
+        if drawn is not None and source.card.name not in self._turned:
             drawn = replace(drawn, quarter_turns=0)
         image_t, labels_t = apply_augmentation(image_t, labels_t, drawn)
         if len(image_t) == 1:
@@ -212,6 +214,16 @@ class PromptSliceDataset(Dataset):
         shown = {name: area for name, area in entry.area_fractions.items() if area > 0}
         bins = assign_area_bins(list(shown.values())).tolist() if by_size else [0] * len(shown)
         return list(zip(shown, bins, strict=True))
+
+
+def _turned_cards(quarter_turns: Any, names: Sequence[str]) -> set[str]:
+    """Those of the cards whose images the augmentation turns."""
+    if isinstance(quarter_turns, bool):
+        return set(names) if quarter_turns else set()
+    if not isinstance(quarter_turns, Sequence) or isinstance(quarter_turns, str) or set(quarter_turns) - set(names):
+        known = ", ".join(dict.fromkeys(names))
+        raise ValueError(f"quarter_turns: expected True, False or some of {known}, received {quarter_turns!r}")
+    return set(quarter_turns)
 
 
 def _foreign_prompts(

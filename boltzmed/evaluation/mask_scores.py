@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from boltzmed.evaluation.mask_files import list_values
 from boltzmed.geometry import voxel_volume_mm3
 from boltzmed.metrics.lesions import number_lesions
+from boltzmed.results import read_text
 from boltzmed.transforms.slices import SlicePlan
 
 _COLUMNS = ("case", "target", "lesion", "score")
@@ -61,7 +63,7 @@ def read_lesion_scores(path: str | Path) -> LesionScores:
             1, or one of two scores.
     """
     try:
-        table = pd.read_csv(path, dtype={"case": str, "target": str})[list(_COLUMNS)]
+        table = pd.read_csv(io.StringIO(read_text(Path(path))), dtype={"case": str, "target": str})[list(_COLUMNS)]
         numbers, values = table.lesion.astype(float), table.score.astype(float)
         if not np.isfinite(values).all():
             raise ValueError("a score that is no finite number")
@@ -70,7 +72,7 @@ def read_lesion_scores(path: str | Path) -> LesionScores:
         if (again := table[table.assign(lesion=numbers).duplicated(["case", "target", "lesion"])]).size:
             first = again.iloc[0]
             raise ValueError(f"two scores of lesion {first.lesion} of {first.target} in case {first.case}")
-    except (OSError, ValueError, KeyError) as error:
+    except (ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{Path(path).name}: expected the columns {', '.join(_COLUMNS)}; got {reason}") from error
     scores: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boltzmed.geometry import spacing_mm, voxel_volume_mm3
+from boltzmed.geometry import voxel_volume_mm3
 from boltzmed.metrics.lesions import CONNECTIVITIES, LesionMatch, match_lesions, number_lesions, read_rule
 from boltzmed.metrics.overlap import bounding_box, count_voxels
 from boltzmed.metrics.surface import NSD_TOLERANCE_MM, compare_surfaces
@@ -120,13 +120,13 @@ def score_target(
             f"{identity.get('case')}: expected a presence of each of {plan.count} slices, received {len(presence)}"
         )
     voxel_mm3, side2 = voxel_volume_mm3(affine_ras), max(plan.slice_shape) ** 2
-    spacing = spacing_mm(affine_ras)
+    steps = np.asarray(affine_ras)[:3, :3].T  # mm from a voxel to the next one, a row an axis
     predicted_KHW, present_KHW = plan.cut(prediction), plan.cut(reference)
     pixels_K = np.count_nonzero(present_KHW, axis=(1, 2))
     rows: list[CaseResult] = []
     for index in range(plan.count) if "slice" in levels else ():
         measured, _ = _measure(
-            *(predicted_KHW[index], present_KHW[index], spacing[list(plan.axes[1:])], voxel_mm3, scoring),
+            *(predicted_KHW[index], present_KHW[index], steps[list(plan.axes[1:])], voxel_mm3, scoring),
             distances=scoring.distances == "all",
         )
         rows.append(
@@ -143,7 +143,7 @@ def score_target(
     if "volume" not in levels:
         return rows, []
     measured, lesions = _measure(
-        *(prediction, reference, spacing, voxel_mm3, scoring), distances=scoring.distances != "none"
+        *(prediction, reference, steps, voxel_mm3, scoring), distances=scoring.distances != "none"
     )
     whole = CaseResult(
         **identity,
@@ -218,7 +218,7 @@ class _Lesions:
 
 
 def _measure(
-    prediction: NDArray, reference: NDArray, spacing: NDArray, voxel_mm3: float, scoring: Scoring, *, distances: bool
+    prediction: NDArray, reference: NDArray, steps: NDArray, voxel_mm3: float, scoring: Scoring, *, distances: bool
 ) -> tuple[dict[str, Any], _Lesions]:
     """The columns of a row that come from the masks alone."""
     shape, box = reference.shape, bounding_box(prediction, reference)
@@ -249,8 +249,8 @@ def _measure(
     if distances:
         if len(shape) == 3 and 1 in shape and counts.predicted + counts.referenced:
             thin = shape.index(1)  # a volume of one slice has no surface above and below it, only an outline
-            prediction, reference, spacing = prediction.take(0, thin), reference.take(0, thin), np.delete(spacing, thin)
-        surfaces = compare_surfaces(prediction, reference, spacing, tolerance_mm=scoring.tolerance_mm)
+            prediction, reference, steps = prediction.take(0, thin), reference.take(0, thin), np.delete(steps, thin, 0)
+        surfaces = compare_surfaces(prediction, reference, steps, tolerance_mm=scoring.tolerance_mm)
         columns |= {**surfaces._asdict(), "nsd_tolerance_mm": float(scoring.tolerance_mm)}
     return columns, _Lesions(box, numbered, voxels_P, voxels_R, match)
 

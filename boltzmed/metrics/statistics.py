@@ -106,7 +106,7 @@ def bootstrap_interval(
     Args:
         sums_RC: Of `resample_sums`. The mean is a ratio of two sums over patients, and both vary.
         counts_RC: Of the same.
-        patients_C: How many patients have rows in each cell.
+        patients_C: How many patients have rows in each cell; of several data sets the most of any one.
         level: Of the interval.
     """
     with np.errstate(invalid="ignore"):

@@ -1,8 +1,8 @@
 """Distances between the surfaces of two masks: HD95, average symmetric surface distance, normalised surface Dice.
 
 HD95 and the average distance run between surface voxels, those of a mask that share a face (in a slice an edge) with
-the outside: MONAI's definition, medpy's and that of most published numbers. Two single voxels are as far apart as their
-centres. Each voxel has the same weight.
+the outside, in MONAI's and medpy's code, too. Two single voxels are as far apart as their centres; each voxel has the
+same weight. HD95 is MONAI's: a percentile of each direction, the larger of the two (medpy's is one of both together).
 
 Normalised surface Dice is a share of area and runs between surface elements, as in DeepMind's code for it (Nikolov et
 al., JMIR 2021): every corner where 2×2×2 voxels (2×2 pixels) are neither all inside nor all outside, weighted by the
@@ -25,6 +25,9 @@ from scipy.spatial import KDTree
 NSD_TOLERANCE_MM = 2.0
 """Default tolerance: what the Medical Segmentation Decathlon allows at the border of a lung tumour."""
 
+_SQUARE = np.sin(np.radians(0.01))
+"""Largest cosine between voxel axes that count as perpendicular."""
+
 _ROUNDING = 1e-9
 """Relative; a distance that is the tolerance but for rounding is within it."""
 
@@ -36,7 +39,8 @@ class SurfaceComparison(NamedTuple):
         hd95_mm: Hausdorff distance at 95 %: the 95th percentile (interpolated) of the distances of one surface's voxels
             to the other surface, the larger of both directions.
         assd_mm: Average symmetric surface distance: the mean of these distances, of both directions together.
-        nsd: Normalised surface Dice: the share of both surfaces' area that lies within the tolerance, in [0,1].
+        nsd: Normalised surface Dice: the share of both surfaces' area that lies within the tolerance, in [0,1]. None on
+            sheared grids: areas are known for cuboids alone.
     """
 
     hd95_mm: float | None
@@ -45,13 +49,14 @@ class SurfaceComparison(NamedTuple):
 
 
 def compare_surfaces(
-    prediction: NDArray, reference: NDArray, spacing_mm: ArrayLike, *, tolerance_mm: float = NSD_TOLERANCE_MM
+    prediction: NDArray, reference: NDArray, steps_mm: ArrayLike, *, tolerance_mm: float = NSD_TOLERANCE_MM
 ) -> SurfaceComparison:
     """Compare the surfaces of two masks in mm.
 
     Args:
         prediction, reference: (I,J,K) or (H,W) of one shape; not 0 is inside.
-        spacing_mm: Voxel edges along those axes.
+        steps_mm: Voxel edges along those axes, (axes,), of a grid with right angles; or, of any grid, (axes, 3): the
+            steps in space from a voxel to the next one along each axis: columns of an affine.
         tolerance_mm: Of the normalised surface Dice; a distance of exactly that is within it.
 
     Returns:
@@ -59,23 +64,29 @@ def compare_surfaces(
         None.
 
     Raises:
-        ValueError: The shapes differ, or the spacing is none of theirs.
+        ValueError: The shapes differ, or the steps are none of theirs.
     """
-    spacing = np.asarray(spacing_mm, dtype=np.float64)
-    if prediction.shape != reference.shape or spacing.shape != (prediction.ndim,):
+    steps = np.asarray(steps_mm, dtype=np.float64)
+    if prediction.shape != reference.shape or steps.shape not in ((prediction.ndim,), (prediction.ndim, 3)):
         raise ValueError(
             "expected masks of one shape and a spacing for each axis, received "
-            f"{prediction.shape}, {reference.shape} and {spacing.tolist()} mm"
+            f"{prediction.shape}, {reference.shape} and {steps.tolist()} mm"
         )
+    if steps.ndim == 2:
+        lengths = np.linalg.norm(steps, axis=1)
+        cosines = np.abs(steps @ steps.T / np.outer(lengths, lengths))[np.triu_indices(len(steps), k=1)]
+        steps = lengths if (cosines < _SQUARE).all() else steps
+    spacing = steps if steps.ndim == 1 else None
     predicted, present = prediction != 0, reference != 0
     if not predicted.any() or not present.any():
-        return SurfaceComparison(None, None, None if predicted.any() == present.any() else 0.0)
-    edges = [np.argwhere(each) * spacing for each in get_mask_edges(predicted, present, crop=False)]
+        return SurfaceComparison(None, None, None if spacing is None or predicted.any() == present.any() else 0.0)
+    places = map(np.argwhere, get_mask_edges(predicted, present, crop=False))
+    edges = [each @ steps if spacing is None else each * spacing for each in places]
     directed = _query_distances(*edges), _query_distances(*edges[::-1])
     return SurfaceComparison(
         float(max(np.percentile(distances, 95) for distances in directed)),
         float(np.concatenate(directed).mean()),
-        _surface_dice(predicted, present, spacing, tolerance_mm),
+        None if spacing is None else _surface_dice(predicted, present, spacing, tolerance_mm),
     )
 
 

@@ -26,6 +26,7 @@ from boltzmed.metrics.statistics import (
 from boltzmed.reports.folder import whole_report
 from boltzmed.reports.presence import print_presence, tabulate_presence
 from boltzmed.reports.scores import (
+    DIFFERENCES,
     ERRORS,
     LEVEL_OF,
     OBJECT,
@@ -42,7 +43,8 @@ from boltzmed.strata import split_by_size
 
 TESTS = ("wilcoxon", "permutation")
 
-LOWER_IS_BETTER = "Of {} the lower number is the better one: a negative difference, r and d_z speak for the method."
+_LOWER_IS_BETTER = "Of {} the lower number is the better one: a negative difference, r and d_z speak for the method."
+_ZERO_IS_BEST = "Of {} 0 is the best: difference, r and d_z say which method's is larger, not which one is better."
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,8 @@ def _test_cells(
     # The same draws whichever of the two is the reference: swapping them changes signs and nothing else.
     purpose = (dataset, *sorted(methods))
     drawn = resample_sums(sums_PC, counts_PC, sizes, resamples, make_generator(seed, "bootstrap", *purpose))
-    low, high = bootstrap_interval(*drawn, there_PC.sum(axis=0))
+    most_C = np.add.reduceat(there_PC, np.cumsum([0, *sizes[:-1]]), axis=0).max(axis=0)  # of any one data set
+    low, high = bootstrap_interval(*drawn, most_C)
     numbers = np.stack([[differences[mask].mean() for mask in masks], low, high])
     numbers[np.abs(numbers) <= rounding] = 0
     flips = make_generator(seed, "flips", *purpose)
@@ -269,9 +272,15 @@ def describe_comparison(scores: Scores, comparison: Comparison, folder: str | Pa
         "patients' means\nand of flipping whole patients (each after Holm over all tests of the data set), "
         "rank-biserial correlation r\nand Cohen's d_z of patients' means"
     )
-    if comparison.metric in ERRORS:
-        about += f"\n{LOWER_IS_BETTER.format(comparison.metric)}"
+    about = "\n".join([about, *describe_direction(comparison.metric)])
     return "\n\n".join([about, format_tables(printed | presence), list_notes(scores.notes, comparison.excluded)])
+
+
+def describe_direction(metric: str) -> list[str]:
+    """A sentence on how to read differences of a metric of which more is not better; none for the others."""
+    if metric in ERRORS:
+        return [_LOWER_IS_BETTER.format(metric)]
+    return [_ZERO_IS_BEST.format(metric)] if metric in DIFFERENCES else []
 
 
 def print_comparison(comparison: Comparison) -> dict[str, pd.DataFrame]:

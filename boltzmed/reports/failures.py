@@ -14,7 +14,7 @@ from scipy.ndimage import binary_erosion
 
 from boltzmed.reports.cases import CasePicture
 from boltzmed.reports.figures import REFERENCE_COLOUR
-from boltzmed.reports.scores import ERRORS, OBJECT, is_same_size
+from boltzmed.reports.scores import DIFFERENCES, ERRORS, OBJECT, is_same_size
 from boltzmed.reports.viewer import scale_grey
 
 _SIDE = 240  # pixels of a thumbnail
@@ -27,7 +27,7 @@ def pair_scores(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     """Return a row per object, worst first: identity, `size`, how many methods missed it, their mean, each score.
 
     Objects that most methods missed altogether stand first, then the worst mean over methods: the lowest, of `ERRORS`
-    the highest, of differences the one furthest from 0.
+    the highest, of `DIFFERENCES` the one furthest from 0.
 
     Args:
         rows: Of `select_objects`: a row per method and object, with `score`, `size` and `missed`.
@@ -48,7 +48,7 @@ def pair_scores(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     same = is_same_size(sizes["min"], sizes["max"]) & (sizes["count"].eq(0) | sizes["count"].eq(sizes["size"]))
     table = known.reindex(scores.index).assign(same_size=same, missed=missed, mean=scores.mean(axis=1))
     table = table.join(scores.add_prefix("score:"))
-    worse = -table["mean"] if metric in ERRORS else -table["mean"].abs() if "difference" in metric else table["mean"]
+    worse = -table["mean"] if metric in ERRORS else -table["mean"].abs() if metric in DIFFERENCES else table["mean"]
     worst_first = table.assign(worse=worse).sort_values(["missed", "worse"], ascending=[False, True], kind="stable")
     return worst_first.drop(columns="worse").reset_index()
 

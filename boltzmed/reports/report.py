@@ -138,10 +138,11 @@ def write_report(
     folder, names = Path(folder), ShownNames.of(scores.rows, number_cases=number_cases)
     scores, summary = names.redact_scores(scores), names.redact_summary(summary)
     comparison = None if comparison is None else names.redact_comparison(comparison)
-    methods = [str(name) for name in summary.cells["method"].unique()]
-    rows = scores.rows[scores.rows["method"].isin(methods)]
+    named = [str(name) for name in summary.cells["method"].unique()]
+    rows = scores.rows[scores.rows["method"].isin(named)]
     rows, _ = select_objects(rows, metric=summary.metric, by=summary.by, level=summary.level)
     rows = rows[rows["target"].isin(summary.cells["target"].unique()) & (rows["score"].notna() | rows["missed"])]
+    methods = [name for name in named if rows["method"].eq(name).any()]  # of the others no table has the score
     pairs = pair_scores(rows, summary.metric)
     asked = _find_cases(pairs, names, cases)
     score = "Dice" if summary.metric == "dice" else summary.metric
@@ -149,7 +150,7 @@ def write_report(
     if comparison is not None:
         sections += [make_pairs(pairs, methods, comparison, folder, score), *make_presence(comparison)]
     sections.append(make_failures(summary, folder))
-    colours = {"reference": REFERENCE_COLOUR, **{method: colour_of(methods, method) for method in methods}}
+    colours = {"reference": REFERENCE_COLOUR, **{method: colour_of(named, method) for method in methods}}
     gallery = make_gallery(
         pairs,
         colours,

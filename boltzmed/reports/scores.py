@@ -31,6 +31,9 @@ SHARES = ("dice", "area_fraction", "presence_score", "iou", "nsd", "detection_f1
 ERRORS = ("hd95_mm", "assd_mm", "false_positive_mm3", "false_negative_mm3", "missed_lesions", "false_lesions")
 """Columns of which the lower number is the better one."""
 
+DIFFERENCES = ("volume_difference_mm3",)
+"""Columns of which 0 is the best, with a sign."""
+
 _NEIGHBOURS = ("reference_lesions", "predicted_lesions", "panoptic_quality")
 _MATCHES = ("matched_lesions", "missed_lesions", "false_lesions", "detection_f1")
 _RULES = {"nsd": "nsd_tolerance_mm", **dict.fromkeys((*_NEIGHBOURS, *_MATCHES), "lesion_rule")}
@@ -89,6 +92,7 @@ def read_scores(paths: Iterable[str | Path], *, patient_pattern: str | None = No
     for name, value in empty.items():
         rows[name] = rows[name].fillna(value).replace("", value) if name in rows else value
     _refuse(rows, ~rows["level"].isin(LEVELS), "level", f"one of {', '.join(LEVELS)}")
+    rows = _join_planes(rows)
     key = ["method", *OBJECT]
     twice = rows.duplicated(key)
     if twice.any():
@@ -104,6 +108,15 @@ def read_scores(paths: Iterable[str | Path], *, patient_pattern: str | None = No
     if "reference_empty" in rows:
         shown &= ~rows["reference_empty"].eq(True)
     return Scores(rows.assign(shown=shown).drop(columns=["file", "line"]), (*notes, *found))
+
+
+def _join_planes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Give a volume's rows one axis in all tables, the first that is named: however cut, it is one object."""
+    of_volumes = rows["level"] == "volume"
+    identity = [name for name in OBJECT if name not in ("axis", "slice_index")]
+    named = rows["axis"].where(rows["axis"] != "")[of_volumes]
+    first = named.groupby([rows.loc[of_volumes, name] for name in identity]).transform("first")
+    return rows.assign(axis=rows["axis"].mask(of_volumes, first.fillna("")))
 
 
 def select_rows(rows: pd.DataFrame, **choice: Any) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from boltzmed.reports.comparison import LOWER_IS_BETTER, Comparison, print_comparison
+from boltzmed.reports.comparison import Comparison, describe_direction, print_comparison
 from boltzmed.reports.figures import draw_agreement, draw_pairs, draw_sizes, limits_of_agreement, save_figure
 from boltzmed.reports.page import Figure, Grid, ObjectTable, Section, as_svg_uri
 from boltzmed.reports.presence import print_presence
 from boltzmed.reports.published import mark_best, tabulate_datasets, tabulate_sizes, tabulate_targets, write_latex
-from boltzmed.reports.scores import ERRORS, SHARES
+from boltzmed.reports.scores import SHARES
 from boltzmed.reports.summary import Summary, choose_by_size, list_gaps, print_summary
 from boltzmed.reports.tables import write_tables
 
@@ -96,8 +96,7 @@ def make_pairs(
         "flipping the signs of whole patients; in brackets after Holm's correction over all tests of the data set. r: "
         "rank-biserial correlation; d_z: Cohen's, both of patients' means."
     ]
-    if comparison.metric in ERRORS:
-        texts.append(LOWER_IS_BETTER.format(comparison.metric))
+    texts += describe_direction(comparison.metric)
     figures: list[Figure] = []
     if comparison.metric not in SHARES:
         texts.append(

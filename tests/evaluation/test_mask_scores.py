@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,13 @@ def test_other_tables_are_refused(tmp_path, text):
     ) as error:
         read_lesion_scores(path)
     assert "\n" not in str(error.value)
+
+
+def test_half_a_zipped_table_is_told(tmp_path):
+    whole = gzip.compress(b"case,target,lesion,score\n" + b"a,b,1,0.5\n" * 9)
+    (tmp_path / "scores.csv.gz").write_bytes(whole[:-12])
+    with pytest.raises(ValueError, match=r"scores\.csv\.gz: .*not a text or complete gzip file"):
+        read_lesion_scores(tmp_path / "scores.csv.gz")
 
 
 def test_scores_without_lesions_and_lesions_without_scores_are_listed():

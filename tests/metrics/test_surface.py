@@ -54,6 +54,26 @@ def test_single_voxels():
     assert compare_surfaces(*diagonal, (3, 4))[:2] == pytest.approx((15, 15))
 
 
+def test_a_sheared_grid_has_its_own_distances_and_no_nsd():
+    tilted = np.array([[1, 0, 0], [0, 1, 0], [0, 5 * np.sin(np.radians(25)), 5 * np.cos(np.radians(25))]])
+    for offset, expected in (((0, 5, 2), 12.933), ((0, -4, 2), 9.066), ((3, 0, 0), 3)):
+        one, other = np.zeros((2, 11, 11, 11))
+        one[4, 4, 4] = other[tuple(np.add(4, offset))] = 1
+        found = compare_surfaces(one, other, tilted)
+        assert found[:2] == pytest.approx([np.linalg.norm(offset @ tilted)] * 2)
+        assert found.hd95_mm == pytest.approx(expected, abs=1e-3) and found.nsd is None
+        assert compare_surfaces(one, 0 * other, tilted) == SurfaceComparison(None, None, None)
+        # Its slices have right angles.
+        assert compare_surfaces(one[4], one[4], tilted[1:]).nsd is None
+        assert compare_surfaces(one[..., 4], one[..., 4], tilted[:2]).nsd == 1
+
+
+def test_where_a_grid_points_does_not_matter():
+    one, other = np.random.default_rng(0).random((2, 5, 6, 7)) < 0.3
+    turned = 1.5 * np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    assert compare_surfaces(one, other, turned) == pytest.approx(compare_surfaces(one, other, (1.5, 1.5, 1.5)))
+
+
 def test_one_voxel_more_on_a_thick_slice_counts_as_thick():
     thin, thick = box((6, 6, 6), (1, 5), (1, 5), (1, 4)), box((6, 6, 6), (1, 5), (1, 5), (1, 5))
     for edge in (5, 0.3):

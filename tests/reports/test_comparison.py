@@ -71,6 +71,14 @@ class TestByHand:
         assert tested["stratum"].tolist() == ["all sizes", "1–10 %", "≥1 %"]
         assert tested["permutation_holm"].tolist() == [0.75] * 3
 
+    def test_data_sets_of_one_patient_each_have_no_interval(self, tmp_path):
+        lines = [f"{m},{d},p1_{i},liver,{s},0.02" for m, s in (("a", 0.5), ("b", 0.6)) for d in "xy" for i in (1, 2)]
+        cells = compare_lines(tmp_path, *lines).cells
+        whole = cells[cells["dataset"] == "all data sets"]
+        assert len(whole) and whole["patients"].eq(2).all() and cells[["low", "high"]].isna().all(axis=None)
+        more = compare_lines(tmp_path, *lines, "a,x,p2_1,liver,0.1,0.02", "b,x,p2_1,liver,0.4,0.02").cells
+        assert more.query("dataset == 'all data sets' and stratum == 'all sizes'")["low"].notna().all()
+
     def test_only_what_both_have_is_compared_and_the_rest_is_told(self, tmp_path):
         lines = ["a,set,p4_1,liver,0.9,0.02", "b,set,p5_1,liver,0.9,0.02", "b,set,p6_1,liver,,0.02"]
         comparison = compare_lines(tmp_path, *A, *B, *lines)

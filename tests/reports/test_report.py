@@ -97,6 +97,21 @@ def test_an_expert_of_one_target_is_in_every_part_of_the_report(first, tmp_path,
     assert "expert lacks 1 of 2 targets of set (organ)" in html
 
 
+def test_a_table_without_the_score_is_left_out_and_told(tmp_path, capsys):
+    scored = "".join(f"METHOD,set,p{case},liver,0.8,0.02{',0.7' * with_iou}\n" for case in range(4) for with_iou in [1])
+    for method in "ab":
+        text = "method,dataset,case,target,dice,area_fraction,iou\n" + scored.replace("METHOD", method)
+        (tmp_path / f"{method}.csv").write_text(text)
+    text = "method,dataset,case,target,dice,area_fraction\n" + scored.replace("METHOD", "c").replace(",0.7", "")
+    (tmp_path / "c.csv").write_text(text)
+    files = [str(tmp_path / f"{method}.csv") for method in "acb"]
+    assert main(["compare", *files, "--metric", "iou", "--output", str(tmp_path / "out")]) == 0
+    assert "4 rows of c, set: " in capsys.readouterr().out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Left out: 4 rows of c, set" in page
+    assert list(pd.read_csv(tmp_path / "out" / "objects.csv").columns[-2:]) == ["a", "b"]
+
+
 def test_a_method_of_another_data_set_stands_in_the_tables_and_in_no_pair(tmp_path, capsys):
     lines = [f"{m},{d},p{n},liver,0.5,0.02" for m, d in (("a", "x"), ("c", "y"), ("b", "x")) for n in range(3)]
     (tmp_path / "r.csv").write_text("\n".join(["method,dataset,case,target,dice,area_fraction", *lines]) + "\n")
@@ -127,15 +142,24 @@ def test_latex_survives_any_name(tmp_path):
     assert r"a\textasciicircum{}b\textasciitilde{}c\textbackslash{}d\{e\} & 1" in text
 
 
-def test_errors_say_that_lower_is_better(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("metric", "sentence"),
+    [
+        ("hd95_mm", "Of hd95_mm the lower number is the better one"),
+        ("volume_difference_mm3", "Of volume_difference_mm3 0 is the best"),
+    ],
+)
+def test_where_more_is_not_better_the_report_says_so(metric, sentence, tmp_path, capsys):
     lines = [f"{m},set,p{n},liver,0.5,0.02,{n + k}" for k, m in enumerate("ab") for n in range(3)]
-    (tmp_path / "r.csv").write_text("\n".join(["method,dataset,case,target,dice,area_fraction,hd95_mm", *lines]) + "\n")
+    (tmp_path / "r.csv").write_text(
+        "\n".join([f"method,dataset,case,target,dice,area_fraction,{metric}", *lines]) + "\n"
+    )
     command = ["compare", str(tmp_path / "r.csv"), "--output", str(tmp_path / "out")]
-    for options, said in ((["--metric", "hd95_mm"], True), ([], False)):
+    for options, said in ((["--metric", metric], True), ([], False)):
         assert main([*command, *options]) == 0
         html = (tmp_path / "out" / "report.html").read_text()
         for text in (capsys.readouterr().out, html):
-            assert ("Of hd95_mm the lower number is the better one" in text) is said
+            assert (sentence in text) is said
 
 
 def test_rows_of_ones_own_have_a_number_each():

@@ -54,6 +54,18 @@ class TestReading:
         assert rows["level"].tolist() == ["slice", "volume"] and rows["target"].tolist() == ["liver", "two\nlines"]
         assert rows["shown"].tolist() == [True, False] and rows["volume_mm3"].tolist() == [10, 10]
 
+    def test_a_volume_is_one_object_whatever_its_axis(self, tmp_path):
+        header = f"{HEADER},level,axis,slice_index"
+        one = write(
+            tmp_path / "1.csv", header, "a,s,1,liver,0.5,0.02,volume,coronal,", "a,s,1,liver,0.5,0.02,slice,axial,3"
+        )
+        two = write(tmp_path / "2.csv", f"{HEADER},level", "b,s,1,liver,0.5,0.02,volume", "b,s,2,liver,0.5,0.02,volume")
+        three = write(tmp_path / "3.csv", header, "c,s,1,liver,0.5,0.02,volume,axial,", "c,s,1,liver,0.5,0.02,slice,,3")
+        rows = read_scores([two, one, three]).rows
+        assert rows["axis"].tolist() == ["coronal", "", "coronal", "axial", "coronal", ""]
+        with pytest.raises(ValueError, match=r"3\.csv: line 2: a is scored twice"):
+            read_scores([one, write(tmp_path / "3.csv", header, "a,s,1,liver,0.5,0.02,volume,axial,")])
+
     def test_gzip_a_byte_order_mark_and_blank_lines_do_not_matter(self, tmp_path):
         plain = f"\ufeff{HEADER}\r\na,set,1,liver,0.5,0.02\r\n\r\n".encode()
         (tmp_path / "one.csv.gz").write_bytes(gzip.compress(plain))
