@@ -44,15 +44,17 @@ def make_tables(summary: Summary, folder: Path) -> Section:
         )
         write_tables(folder, {"table_2": sizes}, {"table_2": sizes})
     texts = [
-        "The layout is that of the paper's Tables 1 and 2. These means are unpaired: each method's are over its own n "
-        "rows. “–”: the method lacks a data set or a target that another was scored on. The highest of each column is "
-        "bold where the score is a share."
+        f"The layout is that of the paper's {'Tables 1 and 2' if len(sizes) else 'Table 1'}. These means are unpaired: "
+        "each method's are over its own n rows. “–”: the method lacks a data set or a target that another was scored "
+        "on. The highest of each column is bold where the score is a share."
     ]
     if len(summary.overall):
-        texts += [
-            "“Avg.” is the plain mean of the data sets' means. In Table 2 each data set counts by the group's share "
-            "of its objects; small is below 1 % of the image's area."
-        ]
+        texts.append("“Avg.” is the plain mean of the data sets' means.")
+    if len(sizes):
+        texts.append(
+            "In Table 2 each data set counts by the group's share of its objects; small is below 1 % of the image's "
+            "area."
+        )
     return Section("summary", "Summary", texts, (), grids)
 
 

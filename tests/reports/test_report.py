@@ -136,6 +136,16 @@ def test_figures_are_of_what_the_tables_are_of(tmp_path, capsys):
     assert "same_size" not in (tmp_path / "out" / "objects.csv").read_text()
 
 
+def test_table_2_is_spoken_of_where_it_stands(tmp_path):
+    lines = [f"a,set,p{case},liver,0.8,0.02,{level},90" for case in range(3) for level in ("slice", "volume")]
+    header = "method,dataset,case,target,dice,area_fraction,level,volume_mm3"
+    (tmp_path / "r.csv").write_text("\n".join([header, *lines]) + "\n")
+    scores = read_scores([tmp_path / "r.csv"])
+    for by, there in (("area", True), ("diameter", False)):
+        page = write_report(scores, summarise(scores.rows, by=by, resamples=20), None, tmp_path / by)
+        assert ("Table 2" in page.read_text()) is there
+
+
 def test_latex_survives_any_name(tmp_path):
     write_latex(pd.DataFrame({"Method": ["a^b~c\\d{e}"], "x": ["1"]}), tmp_path / "t.tex")
     text = (tmp_path / "t.tex").read_text()
