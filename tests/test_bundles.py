@@ -692,13 +692,15 @@ def read_losses(folder: Path, tag: str = "loss") -> list[float]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path: Path, phantoms: Path) -> None:
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path: Path, phantoms: Path, accumulate: int) -> None:
+    """Over 20 steps; of two batches each over ten. Rounding ends it: a draw falls on another patch, sooner or later."""
     torchrun = shutil.which("torchrun", path=str(Path(sys.executable).parent))
     assert torchrun is not None
     settings = ["--bundle_root", str(BUNDLE), "--datalist", str(phantoms), "--validation_datalist", str(phantoms)]
-    settings += ["--image_size", "64", "--samples_per_epoch", "48", "--batch_size", "4", "--prompts_per_image", "2"]
-    settings += ["--epochs", "4", "--validation_slices", "4", "--size", "tiny_gated", "--accumulate", "2"]
-    settings += ["--log_interval", "1"]
+    settings += ["--image_size", "64", "--samples_per_epoch", "24", "--batch_size", "4", "--prompts_per_image", "2"]
+    settings += ["--epochs", "4", "--validation_slices", "4", "--size", "tiny_gated"]
+    settings += ["--log_interval", "1", "--accumulate", str(accumulate)]
     start = ["-m", "monai.bundle", "run", "--config_file"]
     alone = [*start, str(CONFIGS / "train.yaml"), *settings, "--output_dir", str(tmp_path / "one")]
     configs = str([str(CONFIGS / name) for name in ("train.yaml", "multi_gpu_train.yaml")])
@@ -707,8 +709,8 @@ def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path: Path, p
         done = run_program(*command, program=program)
         assert done.returncode == 0, done.stderr[-2000:]
     losses = [read_losses(tmp_path / name) for name in ("one", "two")]
-    assert len(losses[0]) == len(losses[1]) == 48  # two a step
-    assert losses[1][:40] == pytest.approx(losses[0][:40], abs=1e-4)
+    assert len(losses[0]) == len(losses[1]) == 24
+    assert losses[1][:20] == pytest.approx(losses[0][:20], abs=1e-4)
     validated = [read_losses(tmp_path / name, "val_loss") for name in ("one", "two")]
     assert len(validated[0]) == len(validated[1]) == 4
     assert validated[1][:3] == pytest.approx(validated[0][:3], abs=1e-4)
