@@ -98,12 +98,10 @@ def test_an_expert_of_one_target_is_in_every_part_of_the_report(first, tmp_path,
 
 
 def test_a_table_without_the_score_is_left_out_and_told(tmp_path, capsys):
-    scored = "".join(f"METHOD,set,p{case},liver,0.8,0.02{',0.7' * with_iou}\n" for case in range(4) for with_iou in [1])
-    for method in "ab":
-        text = "method,dataset,case,target,dice,area_fraction,iou\n" + scored.replace("METHOD", method)
-        (tmp_path / f"{method}.csv").write_text(text)
-    text = "method,dataset,case,target,dice,area_fraction\n" + scored.replace("METHOD", "c").replace(",0.7", "")
-    (tmp_path / "c.csv").write_text(text)
+    header = "method,dataset,case,target,dice,area_fraction"
+    for method, name, score in (("a", ",iou", ",0.7"), ("b", ",iou", ",0.7"), ("c", "", "")):
+        lines = [header + name, *(f"{method},set,p{case},liver,0.8,0.02{score}" for case in range(4))]
+        (tmp_path / f"{method}.csv").write_text("\n".join(lines) + "\n")
     files = [str(tmp_path / f"{method}.csv") for method in "acb"]
     assert main(["compare", *files, "--metric", "iou", "--output", str(tmp_path / "out")]) == 0
     assert "4 rows of c, set: " in capsys.readouterr().out
