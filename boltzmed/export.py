@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boltzmed.networks.boltzformer import STRIDE, BoltzFormer
+from boltzmed.networks.boltzformer import INVALID_LOGIT, STRIDE, BoltzFormer
 from boltzmed.networks.boltzmann import draw_uniforms
 from boltzmed.networks.text_encoder import TextEncoder
 from boltzmed.volumes.output import whole_file
@@ -19,7 +19,8 @@ class PromptedNetwork(nn.Module):
     """A network that segments the same prompts in every image.
 
     Its weights are the inner network's, under the inner network's names, so that it loads the same checkpoints. Draws
-    are those of inference: one table of uniforms from the network's seed for each image size. Traced
+    are those of inference: one table of uniforms from the network's seed for each image size. A presence gate empties
+    masks at 0.5, as inference does where nothing else is asked for. Traced
     (`torch.jit.trace`), it holds the tables of the size it was built for, and takes no other.
 
     Args:
@@ -45,10 +46,10 @@ class PromptedNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W), 0 to 255, → mask logits (B, P, H/2, W/2) of every prompt."""
         if self.drawn is not None and tuple(map(int, image.shape[2:])) == (self.image_size, self.image_size):
-            return self.drawn(image, self.input_ids[None])
+            return _close_gate(*self.drawn(image, self.input_ids[None]))
         if torch.jit.is_tracing():  # the program would draw other numbers at every call
             raise ValueError(f"expected images of {self.image_size}×{self.image_size}, got {tuple(image.shape)}")
-        return self.network(image, self.input_ids[None])["mask_logits"]
+        return _close_gate(**self.network(image, self.input_ids[None]))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The inner network's."""
@@ -59,8 +60,15 @@ class PromptedNetwork(nn.Module):
         return self.network.load_state_dict(state_dict, *args, **kwargs)
 
 
+def _close_gate(mask_logits: Tensor, presence_logits: Tensor | None = None) -> Tensor:
+    """Mask logits (B, P, h, w), those of prompts that the gate (B, P) takes for absent far below 0."""
+    if presence_logits is None:
+        return mask_logits
+    return mask_logits.masked_fill(presence_logits[:, :, None, None] < 0, INVALID_LOGIT)
+
+
 class DrawnNetwork(nn.Module):
-    """A network for one image size, whose draws are constants: images and token ids in, mask logits out.
+    """A network for one image size, whose draws are constants: images and token ids in, logits out.
 
     It can be compiled and exported (`torch.compile`, `torch.export`, ONNX): nothing in it depends on values.
 
@@ -81,18 +89,21 @@ class DrawnNetwork(nn.Module):
         for name, table in zip(self.tables, draws, strict=True):
             self.register_buffer(name, table, persistent=False)
 
-    def forward(self, image: Tensor, input_ids: Tensor) -> Tensor:
-        """Images (B, 3, S, S), 0 to 255, and token ids (B, P, 77) → mask logits (B, P, S/2, S/2)."""
+    def forward(self, image: Tensor, input_ids: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, 3, S, S), 0 to 255, and token ids (B, P, 77) → mask logits (B, P, S/2, S/2).
+
+        Of a network with a presence gate, presence logits (B, P) come second; nothing is emptied by them.
+        """
         features, text = self.network.encode_image(image), self.network.encode_text(input_ids)
         draws = [getattr(self, name) for name in self.tables]
-        logits = self.network.decode(features, text, draws=draws)["mask_logits"]
-        assert logits is not None
-        return logits
+        logits = self.network.decode(features, text, draws=draws)
+        return tuple(value for value in (logits["mask_logits"], logits["presence_logits"]) if value is not None)
 
 
 def export_onnx(network: BoltzFormer, path: str | Path, *, image_size: int) -> Path:
     """Write a network as an ONNX program: `image` (B, 3, S, S) and `input_ids` (B, P, 77) → `mask_logits`.
 
+    Of a network with a presence gate, `presence_logits` (B, P) is the second output, for the caller to empty masks by.
     Any number of images and prompts; the draws are those of the network's seed. Needs the extra ``onnx``.
 
     Args:
@@ -115,7 +126,7 @@ def export_onnx(network: BoltzFormer, path: str | Path, *, image_size: int) -> P
             (torch.zeros(2, 3, image_size, image_size), ids),
             str(temporary),
             input_names=["image", "input_ids"],
-            output_names=["mask_logits"],
+            output_names=["mask_logits"] if network.presence is None else ["mask_logits", "presence_logits"],
             dynamic_shapes={"image": {0: batch}, "input_ids": {0: batch, 1: prompts}},
             external_data=False,
             dynamo=True,

@@ -25,11 +25,18 @@ class PromptLoss(nn.Module):
 
     Args:
         presence_weight: of the gate's part.
+        absent_dice: whether Dice is of prompts without object, too. There it is near 1 but for a mask that is empty to
+            a millionth, which teaches masks to be empty in doubt: with a gate, its business.
+
+    Raises:
+        ValueError: ``absent_dice`` is no boolean.
     """
 
-    def __init__(self, presence_weight: float = 1.0) -> None:
+    def __init__(self, presence_weight: float = 1.0, absent_dice: bool = True) -> None:
         super().__init__()
-        self.presence_weight = presence_weight
+        if not isinstance(absent_dice, bool):
+            raise ValueError(f"absent_dice: expected True or False, received {absent_dice!r}")
+        self.presence_weight, self.absent_dice = presence_weight, absent_dice
         self.latest: dict[str, Tensor] = {}
 
     def forward(
@@ -94,8 +101,10 @@ class PromptLoss(nn.Module):
             # Zero, but with a gradient: a step without a valid prompt does not break the backward pass.
             nothing = mask_logits[:0].sum()
             per_pixel = F.binary_cross_entropy_with_logits(kept_logits, kept_target, reduction="none")
+            present = (kept_target > 0.5).any(1)
+            counted = slice(None) if self.absent_dice else present
             parts = {
-                "dice": _mean(_dice_loss(kept_logits, kept_target), nothing),
+                "dice": _mean(_dice_loss(kept_logits[counted], kept_target[counted]), nothing),
                 "bce": _mean(per_pixel.mean(1), nothing),
             }
             total = parts["dice"] + parts["bce"]
@@ -103,8 +112,7 @@ class PromptLoss(nn.Module):
                 votes = presence_logits.float()
                 nothing = votes[:0].sum()
                 votes = votes.flatten() if prompt_valid is None else votes[kept]
-                present = (kept_target > 0.5).any(1).float()
-                wrong = F.binary_cross_entropy_with_logits(votes, present, reduction="none")
+                wrong = F.binary_cross_entropy_with_logits(votes, present.float(), reduction="none")
                 parts["presence"] = _mean(wrong, nothing)
                 total = total + self.presence_weight * parts["presence"]
             return {"total": total, **parts}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +22,7 @@ from boltzmed.networks.weights import (
     load_upstream,
     read_config,
 )
+from boltzmed.options import check_flags
 from boltzmed.resources import resource_folder
 from boltzmed.transforms.square import Frame, read_frames
 from boltzmed.volumes import OutputError
@@ -91,12 +90,20 @@ def choose_frames(checkpoint: str | Path, frames: Mapping[str, Any] | None = Non
 
 
 def training_recipe(config: str | Path) -> dict[str, Any]:
-    """Return what training takes of a size's config: its ``learning_rate``, ``weight_decay`` and ``schedule``."""
+    """Return what training takes of a size's config.
+
+    Returns:
+        Its ``image_size`` and ``channels``, and of its ``recipe`` the ``learning_rate``, ``weight_decay`` and
+        ``schedule``.
+
+    Raises:
+        ValueError: There is no such config, or it lacks one of the recipe's.
+    """
     parser, names = _size_config(config), ("learning_rate", "weight_decay", "schedule")
     recipe = parser.get("recipe", {})
     if missing := [name for name in names if name not in recipe]:
         raise ValueError(f"{config}: expected a recipe with {', '.join(names)}, received none for {', '.join(missing)}")
-    return recipe
+    return {"image_size": parser["image_size"], "channels": parser["channels"], **recipe}
 
 
 def _size_config(config: str | Path) -> ConfigParser:
@@ -287,39 +294,3 @@ def _protect(name: str, value: Any) -> Any:
     if isinstance(value, str) and value.startswith(("$", "@", "%")):
         raise ValueError(f"{name}: expected a plain value, received {value!r}; it may not begin with $, @ or %")
     return value
-
-
-def check_flags(**flags: Any) -> None:
-    """Refuse options that are neither True nor False: on MONAI's command line ``false`` is a text, and so true."""
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise ValueError(f"{name}: expected True or False, received {value!r}")
-
-
-def check_counts(**counts: Any) -> None:
-    """Refuse options that are no whole numbers from 0, by name, before something else fails at them."""
-    for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"{name}: expected a whole number, received {value!r}")
-
-
-def check_numbers(**numbers: Any) -> None:
-    """Refuse options that are no finite numbers, by name."""
-    for name, value in numbers.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise ValueError(f"{name}: expected a number, received {value!r}")
-
-
-def end_traceback_with_cause() -> None:
-    """Let a traceback end with the line that says what was wrong, not with MONAI's about which expression failed."""
-    shown = sys.excepthook
-
-    def show(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        shown(kind, error, trace)
-        cause: BaseException = error
-        while cause.__cause__ is not None and not isinstance(cause, ValueError):
-            cause = cause.__cause__
-        if cause is not error and isinstance(cause, ValueError):
-            print(f"{type(cause).__name__}: {cause}", file=sys.stderr)
-
-    sys.excepthook = show

@@ -362,6 +362,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, phantoms: Path, untrained
         ("empty_slices", True, None),
         ("validation_slices", 2, None),
         ("loss#presence_weight", 0.5, "presence_weight"),
+        ("loss#absent_dice", False, "absent_dice"),
         ("optimizer#betas", [0.9, 0.95], "betas"),
         ("optimizer#eps", 1e-6, "eps"),
         ("schedules#one_cycle#pct_start", 0.3, "pct_start"),

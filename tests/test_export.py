@@ -56,9 +56,31 @@ def inputs(batch: int, prompts: int, side: int = 64) -> tuple[torch.Tensor, torc
 def test_constant_draws_are_the_networks_own() -> None:
     network = make_network(0)
     image, ids = inputs(2, 3)
-    torch.testing.assert_close(DrawnNetwork(network, 64)(image, ids), network(image, ids)["mask_logits"])
+    (found,) = DrawnNetwork(network, 64)(image, ids)
+    torch.testing.assert_close(found, network(image, ids)["mask_logits"])
     with pytest.raises(ValueError, match="image_size: expected a multiple of 32, received 60"):
         DrawnNetwork(network, 60)
+
+
+@torch.no_grad()
+def test_a_gate_closes_exported_masks() -> None:
+    """One prompt that it takes for absent, the other not; a traced program, too."""
+    torch.manual_seed(0)
+    network = build_network(TINY.with_name("tiny_gated.yaml")).eval()
+    image = inputs(2, 1)[0]
+    presence = network(image, PROMPTS.expand(2, -1, -1))["presence_logits"]
+    network.presence.vote.bias -= presence.mean()  # half above, half below
+    output = network(image, PROMPTS.expand(2, -1, -1))
+    absent = output["presence_logits"] < 0
+    assert absent.any() and not absent.all()
+    (masks, found) = DrawnNetwork(network, 64)(image, PROMPTS.expand(2, -1, -1))
+    torch.testing.assert_close(masks, output["mask_logits"])
+    torch.testing.assert_close(found, output["presence_logits"])
+    traced = torch.jit.trace(PromptedNetwork(network, PROMPTS, 64), image, check_trace=False)
+    for prompted in (PromptedNetwork(network, PROMPTS), traced):
+        masks = prompted(image)
+        assert (masks[absent] == -100).all()
+        torch.testing.assert_close(masks[~absent], output["mask_logits"][~absent], atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
@@ -115,15 +137,19 @@ def test_image_side_is_compiled() -> None:
 
 
 @torch.no_grad()
-def test_onnx_takes_any_number_of_images_and_prompts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", ["tiny", "tiny_gated"])
+def test_onnx_takes_any_number_of_images_and_prompts(tmp_path: Path, size: str) -> None:
     pytest.importorskip("onnxscript", reason="the extra boltzmed[onnx] is not installed")
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra boltzmed[onnx] is not installed")
-    network = make_network(0)
+    torch.manual_seed(0)
+    network = build_network(TINY.with_name(f"{size}.yaml")).eval()
     path = export_onnx(network, tmp_path / "network.onnx", image_size=64)
     session = onnxruntime.InferenceSession(str(path))
     for batch, prompts in ((1, 1), (2, 3), (3, 2)):
         image, ids = inputs(batch, prompts)
-        (found,) = session.run(None, {"image": image.numpy(), "input_ids": ids.numpy()})
-        expected = network(image, ids)["mask_logits"]
-        torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=0)
+        found = session.run(None, {"image": image.numpy(), "input_ids": ids.numpy()})
+        expected = [value for value in network(image, ids).values() if value is not None]
+        assert [output.name for output in session.get_outputs()] == ["mask_logits", "presence_logits"][: len(expected)]
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(torch.from_numpy(ours), theirs, atol=1e-4, rtol=0)
     assert [file.name for file in tmp_path.iterdir()] == ["network.onnx"]

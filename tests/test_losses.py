@@ -79,6 +79,21 @@ def test_an_absent_object_predicted_absent_costs_nothing():
     assert PromptLoss()(torch.full((1, 1, 8, 8), -100.0), torch.zeros(1, 1, 8, 8)) < 1e-6
 
 
+def test_absent_objects_may_be_left_out_of_dice():
+    generator = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(2, 3, 8, 8, generator=generator), torch.zeros(2, 3, 8, 8)
+    target[0, 0, 2:5, 3:4] = target[1, 2, 0, 0] = 1
+    there = torch.tensor([[True, False, False], [False, False, True]])
+    parts, of_all = PromptLoss(absent_dice=False).parts(logits, target), PromptLoss().parts(logits, target)
+    torch.testing.assert_close(parts["dice"], PromptLoss().parts(logits, target, there)["dice"])
+    assert parts["dice"] < of_all["dice"]
+    torch.testing.assert_close(parts["bce"], of_all["bce"])  # it still is of every prompt
+    nothing = PromptLoss(absent_dice=False).parts(logits[:1, 1:], target[:1, 1:])
+    assert nothing["dice"] == 0 and nothing["bce"] > 0
+    with pytest.raises(ValueError, match="absent_dice: expected True or False, received 'false'"):
+        PromptLoss(absent_dice="false")
+
+
 def test_the_smoothing_of_an_absent_object():
     logits = torch.logit(torch.full((1, 1, 2, 2), 1e-3))
     dice = PromptLoss().parts(logits, torch.zeros(1, 1, 2, 2))["dice"].item()

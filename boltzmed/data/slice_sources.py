@@ -120,8 +120,9 @@ def open_sources(
         ValueError: neither or both are given, or one of them is unusable.
     """
     if (datalist is None) == (not caches):
+        option = "--validation_datalist" if part == "validation" else "--datalist"
         raise ValueError(
-            "expected --datalist FILE.json (`boltzmed phantom` writes images and such a list) or --caches DIR "
+            f"expected {option} FILE.json (`boltzmed phantom` writes images and such a list) or --caches DIR "
             f"(`boltzmed prepare` writes it), received {'neither' if datalist is None else 'both'}"
         )
     if datalist is not None:

@@ -130,7 +130,6 @@ class TrainingCheckpoints:
         folder: Where they lie.
         state: Name → object with ``state_dict``; the trainer itself (epoch, iteration) is added.
         settings: What has to stay as it was for a training to go on, plain values by name.
-        unrecorded: What a save was made with whose settings lack a name.
         resume: Whether to load the newest one when training starts; without any, training starts fresh.
 
     Raises:
@@ -144,13 +143,12 @@ class TrainingCheckpoints:
         state: Mapping[str, Any],
         *,
         settings: Mapping[str, Any] | None = None,
-        unrecorded: Mapping[str, Any] | None = None,
         resume: bool = True,
     ) -> None:
         if not isinstance(resume, bool):
             raise ValueError(f"resume: expected True or False, received {resume!r}")
         self.folder, self.resume = Path(folder), resume
-        self.state = {"settings": _Settings(settings or {}, unrecorded or {}), **state}
+        self.state = {"settings": _Settings(settings or {}), **state}
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -167,13 +165,9 @@ class TrainingCheckpoints:
         if idist.get_rank() == 0:
             for left in self._find_cut_off():
                 left.unlink(missing_ok=True)
-        if self.resume and (saved := self._find_saved()):
-            # A crash of the machine may cut what was renamed already; such a file lacks the archive's end.
-            whole = [path for path in saved if is_zipfile(path)] or saved
-            for path in saved[saved.index(whole[-1]) + 1 :]:
-                engine.logger.info("%s is damaged: going on from %s", path, whole[-1].name)
+        if self.resume and (path := self._choose_saved(engine)) is not None:
             # By way of the CPU: else each process would load onto the device of the one that saved.
-            loader = CheckpointLoader(str(whole[-1]), state, map_location="cpu")  # type: ignore[arg-type]
+            loader = CheckpointLoader(str(path), state, map_location="cpu")  # type: ignore[arg-type]
             engine.add_event_handler(Events.STARTED, self._load, loader)
         engine.add_event_handler(Events.EPOCH_COMPLETED, saver)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._remove_older)
@@ -190,6 +184,24 @@ class TrainingCheckpoints:
 
     def _find_saved(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint_epoch=*.pt"), key=lambda path: path.stat().st_mtime_ns)
+
+    def _choose_saved(self, engine: Engine) -> Path | None:
+        """The newest save that is whole, as the first process sees it: all have to go on from the same one."""
+        name = ""
+        if idist.get_rank() == 0 and (saved := self._find_saved()):
+            # A crash of the machine may cut what was renamed already; such a file lacks the archive's end.
+            whole = [path for path in saved if is_zipfile(path)] or saved
+            name = whole[-1].name
+            for path in saved[saved.index(whole[-1]) + 1 :]:
+                engine.logger.info("%s is damaged: going on from %s", path, name)
+        if idist.get_world_size() > 1:
+            name = str(idist.broadcast(name, src=0))
+        if name and not (self.folder / name).is_file():
+            raise ValueError(
+                f"{self.folder / name}: the first process goes on from it, process {idist.get_rank()} finds none; "
+                "output_dir has to be on storage that all processes share"
+            )
+        return self.folder / name if name else None
 
     def _load(self, engine: Engine, loader: CheckpointLoader) -> None:
         advice = "remove it, start afresh by --resume False, or choose another output_dir"
@@ -216,17 +228,16 @@ class _OtherSettingsError(ValueError):
 class _Settings:
     """Plain values that are saved with a training, and have to be the same when it goes on."""
 
-    def __init__(self, values: Mapping[str, Any], unrecorded: Mapping[str, Any]) -> None:
-        self.values, self.unrecorded = dict(values), unrecorded
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = dict(values)
 
     def state_dict(self) -> dict[str, Any]:
         return self.values
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        saved = {**self.unrecorded, **saved}
         for name, value in self.values.items():
-            made_with = saved.get(name, value)  # what an older save says nothing of cannot be compared
-            if made_with != value:
+            if name not in saved or saved[name] != value:
+                made_with = saved.get(name, "none")
                 raise _OtherSettingsError(f"expected a training with {name} {value}, got one with {made_with}")
 
 
@@ -273,7 +284,7 @@ class EarlyStop(EarlyStopHandler):
         return {**self._handler.state_dict(), "metric": self.metric}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there; the count of another metric (of saves without a name: Dice) starts anew."""
+        """Go on from there; the count of another metric starts anew."""
         assert self._handler is not None, "set_trainer comes before training"
         if state.get("metric") == self.metric:
             self._handler.load_state_dict(state)

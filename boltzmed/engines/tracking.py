@@ -200,7 +200,6 @@ def mlflow_uri(folder: str | Path) -> str:
             "tracking: mlflow is not installed; in boltzmed's source folder: "
             'pip install -c constraints.txt ".[mlflow]"'
         )
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing of a training leaves the machine unasked
     return f"sqlite:///{Path(folder).resolve().as_posix()}/mlflow.db"
 
 
@@ -267,9 +266,11 @@ class _MLflow:
     """MONAI's handler keeps the run: one that was interrupted goes on under its name."""
 
     def __init__(self, handler: MLFlowHandler, engine: Engine) -> None:
+        # Nothing of a training leaves the machine unasked; what asks is read now, since MONAI has imported MLflow.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow.telemetry import set_telemetry_client
 
-        set_telemetry_client()  # MONAI imports MLflow before it could be told to keep quiet
+        set_telemetry_client()
         handler.start(engine)
         self._handler = handler
         self._client, self._run = handler.client, handler.cur_run.info.run_id  # type: ignore[attr-defined]

@@ -20,8 +20,7 @@ _DIGITS = {"learning_rate": ".2e", "images_per_second": ".1f"}
 def read_training(folder: str | Path) -> pd.DataFrame:
     """Read what a training's TensorBoard events say of each epoch.
 
-    Where a training was interrupted and went on, what it did again counts. Where an epoch's loss was not recorded, it
-    is the mean of the iterations' before its validation.
+    Where a training was interrupted and went on, what it did again counts.
 
     Args:
         folder: The training's output folder, with one event file or more.
@@ -42,25 +41,19 @@ def read_training(folder: str | Path) -> pd.DataFrame:
     events.Reload()
     curves = {}
     for tag in events.Tags()["scalars"]:
-        kept: list[tuple[int, float, float]] = []
+        kept: list[tuple[int, float]] = []
         for event in events.Scalars(tag):
             while kept and kept[-1][0] >= event.step:  # an interrupted run had been here before
                 kept.pop()
-            kept.append((event.step, event.value, event.wall_time))
-        curves[tag] = pd.DataFrame(kept, columns=["step", "value", "time"]).set_index("step")
+            kept.append((event.step, event.value))
+        curves[tag] = pd.DataFrame(kept, columns=["step", "value"]).set_index("step")
     columns = {
         tag.removeprefix(_EVERY_EPOCH).removeprefix("val_dice_by_size/"): curve["value"]
         for tag, curve in curves.items()
-        if tag.startswith((_EVERY_EPOCH, "val_")) or tag in AREA_BINS
+        if tag.startswith((_EVERY_EPOCH, "val_"))
     }
     if not columns:
         raise ValueError(f"{folder}: expected a training that ended an epoch, found events of none")
-    if {"loss", "val_dice"} <= curves.keys():
-        ends, losses = curves["val_dice"], curves["loss"]
-        place = np.searchsorted(ends["time"], losses["time"])
-        inside = place < len(ends)
-        means = losses["value"][inside].groupby(ends.index[place[inside]]).mean()
-        columns["loss"] = columns["loss"].combine_first(means) if "loss" in columns else means
     others = [name for name in columns if name not in (*_FIRST, *AREA_BINS, *_LAST)]
     order = [name for name in (*_FIRST, *others, *AREA_BINS, *_LAST) if name in columns]
     return pd.DataFrame(columns)[order].rename_axis("epoch")

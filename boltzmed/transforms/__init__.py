@@ -1,6 +1,6 @@
 """MONAI transforms between volumes and the network: cutting, windowing, squaring, prompts, augmentation, stacking."""
 
-from boltzmed.transforms.augment import Augmentation, apply_augmentation, augment, draw_augmentation
+from boltzmed.transforms.augment import Augmentation, apply_augmentation, draw_augmentation
 from boltzmed.transforms.channels import CHANNEL_MODES, channel_indices, stack_channels
 from boltzmed.transforms.prompts import LookUpPromptsd, LookUpTargetsd
 from boltzmed.transforms.slices import PLANES, CutSlices, CutSlicesd, SlicePlan, StackSlices, StackSlicesd
@@ -26,7 +26,6 @@ __all__ = [
     "WindowIntensity",
     "WindowIntensityd",
     "apply_augmentation",
-    "augment",
     "channel_indices",
     "draw_augmentation",
     "measure_percentiles",

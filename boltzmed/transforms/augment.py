@@ -32,19 +32,13 @@ class Augmentation:
     scale: float = 1.0
 
 
-def draw_augmentation(
-    generator: torch.Generator | np.random.Generator, *, probability: float = PROBABILITY
-) -> Augmentation | None:
+def draw_augmentation(generator: np.random.Generator, *, probability: float = PROBABILITY) -> Augmentation | None:
     """Draws an augmentation; None means that the sample stays as it is.
 
     Five uniform numbers are consumed in any case, so that later draws of the generator do not depend on this one's
     outcome. The same generator state gives the same augmentation.
     """
-    if isinstance(generator, torch.Generator):
-        device = generator.device
-        uniforms = torch.rand(5, generator=generator, dtype=torch.float64, device=device).tolist()
-    else:
-        uniforms = generator.random(5).tolist()
+    uniforms = generator.random(5).tolist()
     if uniforms[0] >= probability:
         return None
     return Augmentation(
@@ -118,14 +112,3 @@ def _pick(image: NDArray[Any], positions: NDArray[np.float64], axis: int) -> NDA
     for beyond in (slice(None, first), slice(last, None)):
         picked[(..., beyond, slice(None)) if axis == -2 else (..., beyond)] = 0
     return picked
-
-
-def augment(
-    image: torch.Tensor,
-    masks: torch.Tensor,
-    generator: torch.Generator | np.random.Generator,
-    *,
-    probability: float = PROBABILITY,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draws an augmentation from `generator` and applies it; see `draw_augmentation` and `apply_augmentation`."""
-    return apply_augmentation(image, masks, draw_augmentation(generator, probability=probability))

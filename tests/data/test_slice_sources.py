@@ -528,6 +528,8 @@ class TestOpenSources:
         ):
             with pytest.raises(ValueError, match=f"^expected --datalist FILE.json .* or --caches DIR .*, {words}$"):
                 open_sources(card="phantom", **given)
+        with pytest.raises(ValueError, match=r"^expected --validation_datalist FILE.json .*, received neither$"):
+            open_sources(card="phantom", part="validation")
 
     def test_a_datalist_with_its_card(self, tmp_path):
         case = write_pair(tmp_path, abdomen_and_lung())

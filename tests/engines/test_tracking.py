@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -279,6 +281,22 @@ def test_missing_mlflow_is_told_in_one_line(tmp_path, monkeypatch):
         ValueError, match=r"^tracking: mlflow is not installed; in boltzmed.s source folder: pip install"
     ):
         mlflow_uri(tmp_path)
+
+
+@pytest.mark.parametrize("asked", [None, "false"])
+def test_mlflow_reports_nothing_by_itself(monkeypatch, asked):
+    """Wherever its address came from: what is on when its client of usage reports is set decides."""
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", asked)
+    seen = []
+    telemetry = SimpleNamespace(set_telemetry_client=lambda: seen.append(os.environ["MLFLOW_DISABLE_TELEMETRY"]))
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(telemetry=telemetry))
+    monkeypatch.setitem(sys.modules, "mlflow.telemetry", telemetry)
+    run = SimpleNamespace(info=SimpleNamespace(run_id="1"))
+    handler = SimpleNamespace(start=lambda engine: seen.append("started"), client=None, cur_run=run)
+    tracking._MLflow(handler, Engine(lambda engine, batch: None))
+    assert seen == [asked or "true", "started"]
 
 
 def test_mlflow_gets_the_same(tmp_path, clock, monkeypatch):

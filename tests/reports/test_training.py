@@ -13,14 +13,12 @@ from boltzmed.cli import main
 from boltzmed.reports.training import draw_training, read_training, summarise_training
 
 
-def write_events(
-    folder: Path, scalars: dict[str, dict[int, float]], *, start_s: float = 1000, pace_s: float = 1
-) -> None:
+def write_events(folder: Path, scalars: dict[str, dict[int, float]], *, start_s: float = 1000) -> None:
     """One event file, as if begun at a time; the steps of its curves come at a pace."""
     with SummaryWriter(str(folder / "new")) as writer:
         for tag, curve in scalars.items():
             for step, value in curve.items():
-                writer.add_scalar(tag, value, step, walltime=start_s + pace_s * step)
+                writer.add_scalar(tag, value, step, walltime=start_s + step)
     (file,) = (folder / "new").iterdir()
     file.rename(folder / f"events.out.tfevents.{start_s:012.1f}.host.1.0")
     (folder / "new").rmdir()
@@ -63,18 +61,6 @@ def test_what_an_interrupted_run_did_again_counts(tmp_path):
     table = read_training(tmp_path)
     assert table["loss"].to_dict() == {1: 4.0, 2: 2.5, 3: 1.5, 4: 1.25}
     assert table["val_dice"].dropna().to_dict() == pytest.approx({1: 0.1, 2: 0.4})
-
-
-def test_runs_that_recorded_iterations_alone_get_their_means(tmp_path):
-    """As before epochs were tracked: the loss of every step, Dice by size under the bins' own names."""
-    losses = {step: float(step) for step in range(1, 31)}
-    write_events(tmp_path, {"loss": losses})
-    # A moment after the last of ten iterations.
-    write_events(tmp_path, {"val_dice": {1: 0.5, 2: 1.0}, "0.1–1 %": {1: 0.25, 2: 0.5}}, start_s=1000.5, pace_s=10)
-    table = read_training(tmp_path)
-    assert list(table.columns) == ["loss", "val_dice", "0.1–1 %"]
-    assert table["loss"].to_dict() == {1: 5.5, 2: 15.5}  # the third was not validated
-    assert table["0.1–1 %"].to_dict() == {1: 0.25, 2: 0.5}
 
 
 def test_curves_are_drawn_for_what_is_there(tmp_path):

@@ -1,0 +1,85 @@
+"""The options of a bundle run (`python -m monai.bundle run …`), checked before anything is read or built."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from fire.parser import DefaultParseValue
+from monai.bundle import ConfigParser, run
+
+
+def check_names(arguments: Sequence[str] | None = None) -> None:
+    """Refuse options of the command line that no config has: MONAI adds what it does not know, and nothing reads it.
+
+    Only the first part of a name counts (``train`` of ``--train#dataset#seed``): what is wrong further on, the object
+    that gets it refuses.
+
+    Args:
+        arguments: Of `monai.bundle run`; the process's by default. Without ``--config_file`` among them nothing is
+            checked: the run was started by a program.
+
+    Raises:
+        ValueError: A name that is in none of the configs; says which is near.
+    """
+    given: dict[str, str | None] = {}
+    left = list(sys.argv[1:] if arguments is None else arguments)
+    left = left[: left.index("--")] if "--" in left else left  # what follows is Fire's own
+    for place, argument in enumerate(left):
+        if found := re.match(r"--([^\W\d][^=]*)(?:=(.*))?$", argument, re.DOTALL):
+            following = left[place + 1] if place + 1 < len(left) else None
+            given[found[1].replace("-", "_")] = following if found[2] is None else found[2]
+    config_files = given.get("config_file")
+    if config_files is None:
+        return
+    files = DefaultParseValue(config_files)
+    options = list(ConfigParser.load_config_files(files))
+    known = {*options, *inspect.signature(run).parameters, "workflow_type", "workflow_name"}
+    for name in given:
+        if (first := re.split("#|::", name)[0]) not in known:
+            near = [f"--{other}" for other in get_close_matches(first, options)]
+            hint = f"did you mean {' or '.join(near)}?" if near else "the file lists them with their defaults"
+            shown = ", ".join(Path(file).name for file in (files.split(",") if isinstance(files, str) else files))
+            raise ValueError(f"--{name}: expected an option of {shown}; {hint}")
+
+
+def check_flags(**flags: Any) -> None:
+    """Refuse options that are neither True nor False: on MONAI's command line ``false`` is a text, and so true."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name}: expected True or False, received {value!r}")
+
+
+def check_counts(**counts: Any) -> None:
+    """Refuse options that are no whole numbers from 0, by name, before something else fails at them."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{name}: expected a whole number, received {value!r}")
+
+
+def check_numbers(**numbers: Any) -> None:
+    """Refuse options that are no finite numbers, by name."""
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise ValueError(f"{name}: expected a number, received {value!r}")
+
+
+def end_traceback_with_cause() -> None:
+    """Let a traceback end with the line that says what was wrong, not with MONAI's about which expression failed."""
+    shown = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        shown(kind, error, trace)
+        cause: BaseException = error
+        while cause.__cause__ is not None and not isinstance(cause, ValueError):
+            cause = cause.__cause__
+        if cause is not error and isinstance(cause, ValueError):
+            print(f"{type(cause).__name__}: {cause}", file=sys.stderr)
+
+    sys.excepthook = show

@@ -1,0 +1,68 @@
+"""Options of a bundle run: misspelt ones are refused, values of another kind too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from boltzmed.options import check_counts, check_flags, check_names, check_numbers
+from boltzmed.resources import resource_folder
+
+CONFIGS: Path = resource_folder("bundles") / "boltzformer" / "configs"
+TRAIN, OVERLAY, EVALUATE = (str(CONFIGS / f"{name}.yaml") for name in ("train", "multi_gpu_train", "evaluate"))
+BOTH = f"['{TRAIN}','{OVERLAY}']"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config_file", TRAIN, "--learning_rate", "4e-5", "--epochs=20"],
+        ["run", "--config_file", TRAIN, "--train#handlers#2#max_norm", "0.5", "--validate::dataset::seed", "1"],
+        ["--config_file", BOTH, "--ddp_network#find_unused_parameters", "True", "--bundle_root", "b"],
+        [
+            f"--config_file={TRAIN},{OVERLAY}",
+            "--learning-rate",
+            "-1",
+            "--tracking",
+            "mlflow",
+            "--tracking_uri",
+            "http://a",
+        ],
+        ["--config_file", EVALUATE, "--caches", "['--lr']", "--", "--trace"],
+        ["--lr", "1"],  # a program's own
+    ],
+)
+def test_options_of_the_configs_pass(arguments):
+    check_names(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epoch", "10"], "--epoch: expected an option of train.yaml, multi_gpu_train.yaml; did you mean --epochs"),
+        (["--epoch=10"], "--epoch: expected"),
+        (["--learning_rat", "1"], "did you mean --learning_rate"),
+        (["--lr", "1"], r"--lr: expected an option of .*; the file lists them with their defaults"),
+        (["--trian#dataset#seed", "1"], r"--trian#dataset#seed: .* did you mean --train"),
+        (["--seed", "1", "--qx"], "--qx: expected"),
+    ],
+)
+def test_others_are_refused_by_name(monkeypatch, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["monai.bundle", "run", "--config_file", BOTH, *arguments])
+    with pytest.raises(ValueError, match=message) as error:
+        check_names()
+    assert "\n" not in str(error.value)
+
+
+def test_values_of_another_kind_are_refused():
+    check_flags(half=True), check_counts(epochs=0), check_numbers(rate=1)
+    with pytest.raises(ValueError, match="half: expected True or False, received 'false'"):
+        check_flags(half="false")
+    for value in (-1, 1.0, True, "1"):
+        with pytest.raises(ValueError, match=f"epochs: expected a whole number, received {value!r}"):
+            check_counts(epochs=value)
+    for value in (float("nan"), float("inf"), False, "1"):
+        with pytest.raises(ValueError, match=f"rate: expected a number, received {value!r}"):
+            check_numbers(rate=value)
