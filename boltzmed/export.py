@@ -20,8 +20,8 @@ class PromptedNetwork(nn.Module):
 
     Its weights are the inner network's, under the inner network's names, so that it loads the same checkpoints. Draws
     are those of inference: one table of uniforms from the network's seed for each image size. A presence gate empties
-    masks at 0.5, as inference does where nothing else is asked for. Traced
-    (`torch.jit.trace`), it holds the tables of the size it was built for, and takes no other.
+    masks at 0.5, as inference does where nothing else is asked for. Traced (`torch.jit.trace`), it holds the tables of
+    the size it was built for, and takes no other.
 
     Args:
         network: The network.

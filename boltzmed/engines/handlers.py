@@ -194,8 +194,7 @@ class TrainingCheckpoints:
             name = whole[-1].name
             for path in saved[saved.index(whole[-1]) + 1 :]:
                 engine.logger.info("%s is damaged: going on from %s", path, name)
-        if idist.get_world_size() > 1:
-            name = str(idist.broadcast(name, src=0))
+        name = str(idist.broadcast(name, src=0))
         if name and not (self.folder / name).is_file():
             raise ValueError(
                 f"{self.folder / name}: the first process goes on from it, process {idist.get_rank()} finds none; "

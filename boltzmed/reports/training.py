@@ -39,19 +39,16 @@ def read_training(folder: str | Path) -> pd.DataFrame:
         raise ValueError(f"{folder}: expected the folder of a training tracked by TensorBoard, found no events there")
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1})
     events.Reload()
-    curves = {}
+    columns = {}
     for tag in events.Tags()["scalars"]:
+        if not tag.startswith((_EVERY_EPOCH, "val_")):
+            continue
         kept: list[tuple[int, float]] = []
         for event in events.Scalars(tag):
             while kept and kept[-1][0] >= event.step:  # an interrupted run had been here before
                 kept.pop()
             kept.append((event.step, event.value))
-        curves[tag] = pd.DataFrame(kept, columns=["step", "value"]).set_index("step")
-    columns = {
-        tag.removeprefix(_EVERY_EPOCH).removeprefix("val_dice_by_size/"): curve["value"]
-        for tag, curve in curves.items()
-        if tag.startswith((_EVERY_EPOCH, "val_"))
-    }
+        columns[tag.removeprefix(_EVERY_EPOCH).removeprefix("val_dice_by_size/")] = pd.Series(dict(kept))
     if not columns:
         raise ValueError(f"{folder}: expected a training that ended an epoch, found events of none")
     others = [name for name in columns if name not in (*_FIRST, *AREA_BINS, *_LAST)]

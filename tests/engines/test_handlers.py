@@ -321,7 +321,6 @@ class TestTrainingCheckpoints:
         (tmp_path / "other").mkdir()
         with monkeypatch.context() as patch:  # as the second of two, on a machine with a disk of its own
             patch.setattr(idist, "get_rank", lambda: 1)
-            patch.setattr(idist, "get_world_size", lambda: 2)
             patch.setattr(idist, "broadcast", lambda name, src: "checkpoint_epoch=2.pt")
             with pytest.raises(ValueError, match=r"other/checkpoint_epoch=2\.pt: .* process 1 finds none; .* all proc"):
                 self.train(tmp_path / "other", 4)

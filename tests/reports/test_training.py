@@ -14,7 +14,7 @@ from boltzmed.reports.training import draw_training, read_training, summarise_tr
 
 
 def write_events(folder: Path, scalars: dict[str, dict[int, float]], *, start_s: float = 1000) -> None:
-    """One event file, as if begun at a time; the steps of its curves come at a pace."""
+    """One event file, as if begun at a time; the steps of its curves come a second apart."""
     with SummaryWriter(str(folder / "new")) as writer:
         for tag, curve in scalars.items():
             for step, value in curve.items():
