@@ -42,7 +42,7 @@ class PromptLoss(nn.Module):
     def forward(
         self, logits: Tensor | Mapping[str, Tensor | None], target: Tensor, prompt_valid: Tensor | None = None
     ) -> Tensor:
-        """The total as a scalar; arguments and errors as in `parts`."""
+        """The total as a scalar; arguments and errors as in `terms`."""
         parts = self.parts(logits, target, prompt_valid)
         self.latest = {name: part.detach() for name, part in parts.items()}
         return parts["total"]
@@ -50,7 +50,29 @@ class PromptLoss(nn.Module):
     def parts(
         self, logits: Tensor | Mapping[str, Tensor | None], target: Tensor, prompt_valid: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The total and its parts.
+        """The total and its parts, each the mean of `terms`.
+
+        Args:
+            logits, target, prompt_valid: As in `terms`.
+
+        Returns:
+            Scalars `total`, `dice`, `bce` and, of a network with a gate, `presence`; with gradient.
+
+        Raises:
+            ValueError: As in `terms`.
+        """
+        parts = {name: _mean(values) for name, values in self.terms(logits, target, prompt_valid).items()}
+        return {"total": self.total(parts), **parts}
+
+    def total(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """dice + bce + presence_weight · presence, of whatever means of `terms`."""
+        total = parts["dice"] + parts["bce"]
+        return total + self.presence_weight * parts["presence"] if "presence" in parts else total
+
+    def terms(
+        self, logits: Tensor | Mapping[str, Tensor | None], target: Tensor, prompt_valid: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """What the loss is the mean of, prompt by prompt.
 
         Args:
             logits: (B, P, h, w) mask logits, or the network's output that holds them as `mask_logits` and perhaps
@@ -59,8 +81,8 @@ class PromptLoss(nn.Module):
             prompt_valid: (B, P) bool; None takes every prompt. Invalid prompts contribute nothing, whatever they hold.
 
         Returns:
-            Scalars `total`, `dice`, `bce` and, of a network with a gate, `presence`; with gradient. The total is
-            dice + bce + presence_weight · presence.
+            `dice`, `bce` and, of a network with a gate, `presence`, each (M,) with gradient: a number for each of this
+            process's M valid prompts, of `dice` without `absent_dice` for those with an object.
 
         Raises:
             ValueError: if batch, prompts or axes do not fit.
@@ -87,8 +109,8 @@ class PromptLoss(nn.Module):
                 kept = prompt_valid.to(device=mask_logits.device, dtype=torch.bool)
                 kept_logits, kept_target = mask_logits[kept], target[kept.to(target.device)]
             kept_target = kept_target.to(device=mask_logits.device, dtype=torch.float32)
-            if not len(kept_logits):
-                kept_logits = kept_logits.new_zeros(kept_target.shape)
+            if not len(kept_logits):  # nothing to resize; its gradient of zero does not break the backward pass
+                kept_logits = kept_logits.reshape(kept_target.shape)
             elif kept_logits.shape != kept_target.shape:
                 kept_logits = F.interpolate(
                     kept_logits[:, None],
@@ -98,33 +120,24 @@ class PromptLoss(nn.Module):
                     antialias=True,
                 )[:, 0]
             kept_logits, kept_target = kept_logits.flatten(1), kept_target.flatten(1)
-            # Zero, but with a gradient: a step without a valid prompt does not break the backward pass.
-            nothing = mask_logits[:0].sum()
             per_pixel = F.binary_cross_entropy_with_logits(kept_logits, kept_target, reduction="none")
             present = (kept_target > 0.5).any(1)
             counted = slice(None) if self.absent_dice else present
-            parts = {
-                "dice": _mean(_dice_loss(kept_logits[counted], kept_target[counted]), nothing),
-                "bce": _mean(per_pixel.mean(1), nothing),
-            }
-            total = parts["dice"] + parts["bce"]
+            terms = {"dice": _dice_loss(kept_logits[counted], kept_target[counted]), "bce": per_pixel.mean(1)}
             if presence_logits is not None:
                 votes = presence_logits.float()
-                nothing = votes[:0].sum()
                 votes = votes.flatten() if prompt_valid is None else votes[kept]
-                wrong = F.binary_cross_entropy_with_logits(votes, present.float(), reduction="none")
-                parts["presence"] = _mean(wrong, nothing)
-                total = total + self.presence_weight * parts["presence"]
-            return {"total": total, **parts}
+                terms["presence"] = F.binary_cross_entropy_with_logits(votes, present.float(), reduction="none")
+            return terms
 
 
-def _mean(per_prompt: Tensor, nothing: Tensor) -> Tensor:
+def _mean(per_prompt: Tensor) -> Tensor:
     """Mean over the prompts (M,) of all processes; 0 if there is none.
 
     Processes average their gradients. For that to be the gradient of the mean over all prompts, wherever they are, each
     takes its own sum times the number of processes, over the number of all prompts; the value is the mean itself.
     """
-    total, count = per_prompt.sum() + nothing, per_prompt.new_tensor(float(len(per_prompt)))
+    total, count = per_prompt.sum(), per_prompt.new_tensor(float(len(per_prompt)))
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return total / count.clamp(min=1)
     sums = torch.stack([total.detach(), count])

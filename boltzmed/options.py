@@ -22,25 +22,27 @@ def check_names(arguments: Sequence[str] | None = None) -> None:
     that gets it refuses.
 
     Args:
-        arguments: Of `monai.bundle run`; the process's by default. Without ``--config_file`` among them nothing is
-            checked: the run was started by a program.
+        arguments: Of `monai.bundle run`; the process's by default. Without a ``config_file`` among them, or in the
+            ``--args_file`` that they name, nothing is checked: the run was started by a program.
 
     Raises:
         ValueError: A name that is in none of the configs; says which is near.
     """
-    given: dict[str, str | None] = {}
+    given: dict[str, Any] = {}
     left = list(sys.argv[1:] if arguments is None else arguments)
     left = left[: left.index("--")] if "--" in left else left  # what follows is Fire's own
     for place, argument in enumerate(left):
-        if found := re.match(r"--([^\W\d][^=]*)(?:=(.*))?$", argument, re.DOTALL):
+        if found := re.match(r"--?([^\W\d][^=]*)(?:=(.*))?$", argument, re.DOTALL):
             following = left[place + 1] if place + 1 < len(left) else None
             given[found[1].replace("-", "_")] = following if found[2] is None else found[2]
-    config_files = given.get("config_file")
-    if config_files is None:
+    given = {name: DefaultParseValue(value) if isinstance(value, str) else value for name, value in given.items()}
+    if "args_file" in given:
+        given = {**ConfigParser.load_config_files(given["args_file"]), **given}
+    files = given.get("config_file")
+    if files is None:
         return
-    files = DefaultParseValue(config_files)
     options = list(ConfigParser.load_config_files(files))
-    known = {*options, *inspect.signature(run).parameters, "workflow_type", "workflow_name"}
+    known = {*options, *inspect.signature(run).parameters, "workflow_type", "workflow_name", "_meta_"}
     for name in given:
         if (first := re.split("#|::", name)[0]) not in known:
             near = [f"--{other}" for other in get_close_matches(first, options)]

@@ -256,20 +256,27 @@ def test_what_is_tracked_changes_nothing_that_is_trained(tmp_path: Path, phantom
     assert parts.to_list() == pytest.approx(table["loss"].to_list(), abs=1e-5)
 
 
-def test_validation_loss_is_the_mean_over_prompts(tmp_path: Path, phantoms: Path) -> None:
-    parser = prepare_training(tmp_path, phantoms, validation_slices=5, prompts_per_image=4, size="tiny_gated")
+@pytest.mark.parametrize("absent_dice", [True, False])
+def test_validation_loss_is_the_mean_over_prompts(tmp_path: Path, phantoms: Path, absent_dice: bool) -> None:
+    settings = {"validation_slices": 5, "prompts_per_image": 4, "size": "tiny_gated", "loss#absent_dice": absent_dice}
+    parser = prepare_training(tmp_path, phantoms, **settings)
     evaluator, network = parser.get_parsed_content("validate#evaluator"), parser.get_parsed_content("average").module
     evaluator.run()
-    losses, counts = [], []
+    losses: dict[str, list[float]] = {"dice": [], "bce": [], "presence": []}
+    counts = []
     with torch.no_grad():
         for batch in parser.get_parsed_content("validate#dataloader"):
             for image, ids, valid, label in zip(*(batch[k] for k in BATCH), strict=True):
                 for prompt in valid.nonzero().flatten().tolist():
                     output = network(image[None], ids[None, prompt : prompt + 1])
-                    losses.append(float(PromptLoss()(output, label[None, prompt : prompt + 1])))
+                    parts = PromptLoss().parts(output, label[None, prompt : prompt + 1])
+                    for name in losses:
+                        if name != "dice" or absent_dice or label[prompt].any():
+                            losses[name].append(float(parts[name]))
                 counts.append(int(valid.sum()))
     assert len(set(counts)) > 1, "every slice has as many prompts: a mean over slices would pass"
-    assert evaluator.state.metrics["val_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert (len(losses["dice"]) < len(losses["bce"])) == (not absent_dice)
+    assert evaluator.state.metrics["val_loss"] == pytest.approx(sum(map(np.mean, losses.values())), rel=1e-4)
 
 
 class Scripted(Metric):

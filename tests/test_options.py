@@ -31,6 +31,7 @@ BOTH = f"['{TRAIN}','{OVERLAY}']"
             "http://a",
         ],
         ["--config_file", EVALUATE, "--caches", "['--lr']", "--", "--trace"],
+        ["--config_file", TRAIN, "--_meta_#version", "2"],
         ["--lr", "1"],  # a program's own
     ],
 )
@@ -43,6 +44,7 @@ def test_options_of_the_configs_pass(arguments):
     [
         (["--epoch", "10"], "--epoch: expected an option of train.yaml, multi_gpu_train.yaml; did you mean --epochs"),
         (["--epoch=10"], "--epoch: expected"),
+        (["-epoch", "10"], "--epoch: expected"),
         (["--learning_rat", "1"], "did you mean --learning_rate"),
         (["--lr", "1"], r"--lr: expected an option of .*; the file lists them with their defaults"),
         (["--trian#dataset#seed", "1"], r"--trian#dataset#seed: .* did you mean --train"),
@@ -54,6 +56,17 @@ def test_others_are_refused_by_name(monkeypatch, arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         check_names()
     assert "\n" not in str(error.value)
+
+
+def test_options_in_an_args_file_count(tmp_path):
+    path = tmp_path / "args.yaml"
+    path.write_text(f"config_file: {TRAIN}\nepochs: 3\n")
+    check_names(["--args_file", str(path), "--seed", "1"])
+    with pytest.raises(ValueError, match=r"--epoch: expected an option of train\.yaml"):
+        check_names(["--args_file", str(path), "--epoch", "1"])
+    path.write_text(f"config_file: {TRAIN}\nlr: 3\n")
+    with pytest.raises(ValueError, match=r"--lr: expected an option of train\.yaml"):
+        check_names(["--args_file", str(path)])
 
 
 def test_values_of_another_kind_are_refused():

@@ -9,7 +9,7 @@ import torch
 from boltzmed import sampling
 from boltzmed.cli import main
 from boltzmed.data.phantom import make_phantom
-from boltzmed.engines.handlers import PromptDice
+from boltzmed.engines.metrics import PromptDice
 from boltzmed.networks.decoder import Decoder
 from boltzmed.resources import resource_folder
 from boltzmed.transforms.tokenize import tokenize_prompts

@@ -22,8 +22,9 @@ Key = tuple[int, int, int]
 class KeyedBatches(DistributedSampler):
     """Yields lists of keys, a batch each, for a ``DataLoader`` with ``batch_size=None``.
 
-    Every epoch has the same number of samples of every card and frame, and so of batches; entries come without
-    repetition, drawn by weight: a card of fewer entries than its share asks for gives all of them, and the log tells.
+    Every epoch has the same number of samples of every card and frame, and so of batches; within a frame entries come
+    without repetition, drawn by weight: a card of fewer entries than its share asks for gives all of them in each of
+    its frames, and the log tells.
     It is a ``DistributedSampler`` so that the trainer tells it the epoch. With several processes each takes its part of
     every batch, so that N processes do together what one does alone, wherever the numbers of samples of each card and
     frame are multiples of N; what is beyond such a multiple is left out.
@@ -83,9 +84,9 @@ class KeyedBatches(DistributedSampler):
             number, chances = len(members), np.ones(len(members))  # who draws all of them has nothing to weigh
             if not everything:
                 asked = round(int(samples_per_epoch) * share / total)
-                if asked > number and self.rank == 0:
-                    logger.info("%s: %d of the %d samples asked for: it has no more slices", name, number, asked)
-                number, chances = min(asked, number) // len(frames), weights[members]
+                if (most := number * len(frames)) < asked and self.rank == 0:
+                    logger.info("%s: %d of the %d samples asked for: it has no more slices", name, most, asked)
+                number, chances = min(asked // len(frames), number), weights[members]
             number = number // ranks * ranks
             if share and not number:
                 raise ValueError(

@@ -109,11 +109,16 @@ class PromptSliceDataset(Dataset):
         """Return a sampling weight per entry, of mean 1 before ``small_weight``.
 
         Args:
-            small_weight: factor where a small target shows.
+            small_weight: factor above 0 where a small target shows.
             balance: of ``"target"`` and ``"size"``: groups of objects (a data set's target, an area bin, or both) that
                 shall be drawn equally often. An entry counts as the mean over its objects of one over the number of
                 objects in their group. Slices that show nothing keep the mean weight.
+
+        Raises:
+            ValueError: A ``small_weight`` of 0 or less, or an unknown ``balance``.
         """
+        if not small_weight > 0:
+            raise ValueError(f"small_weight: expected a number above 0, received {small_weight!r}")
         if unknown := set(balance) - {"target", "size"}:
             raise ValueError(f"balance: expected some of target, size, received {', '.join(sorted(unknown))}")
         groups = [

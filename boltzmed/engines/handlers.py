@@ -1,4 +1,4 @@
-"""Ignite handlers and metrics of training: a stop at a loss that is no number, early or for good; Dice; saves."""
+"""Ignite handlers of training: a stop at a loss that is no number, early or for good; saves."""
 
 from __future__ import annotations
 
@@ -13,15 +13,10 @@ from zipfile import is_zipfile
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.exceptions import NotComputableError
 from ignite.handlers import Checkpoint, DiskSaver
-from ignite.metrics import Metric
-from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from monai.engines import IterationEvents
 from monai.handlers import CheckpointLoader, EarlyStopHandler
-from torch import Tensor, nn
-
-from boltzmed.strata import AREA_BINS, assign_area_bins
+from torch import Tensor
 
 _TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}|\.[0-9a-f]{12}\.model\.pt")
 """Names of files in writing: Ignite's of checkpoints, `save_checkpoint`'s of the best weights."""
@@ -38,8 +33,9 @@ class FiniteLoss:
         loss = engine.state.output["loss"]  # type: ignore[index]
         if not torch.isfinite(loss):
             cases, found = _find_cases(engine)
-            names = sorted(set(found if found or idist.get_world_size() > 1 else cases))
-            where = f"cases {', '.join(names)}" if names else "cases of another process, which names them"
+            where = f"cases {', '.join(sorted(set(found or cases)))}"
+            if not found and idist.get_world_size() > 1:
+                where += ", or on those that another process names"
             raise ValueError(
                 f"epoch {engine.state.epoch}, iteration {engine.state.iteration}: expected a finite loss, "
                 f"received {loss.item()} on {where}; check those images or lower the rate"
@@ -55,68 +51,6 @@ def _find_cases(engine: Engine) -> tuple[list[str], list[str]]:
         tensors += part.values() if isinstance(part, Mapping) else [part]
     rows = [value for value in tensors if isinstance(value, Tensor) and len(value) == len(cases)]
     return cases, [case for k, case in enumerate(cases) if not all(torch.isfinite(value[k]).all() for value in rows)]
-
-
-class PromptDice(Metric):
-    """Mean Dice of prompts whose target is on the slice, over all and by the target's share of the image.
-
-    Dice = 2 |prediction ∩ reference| / (|prediction| + |reference|) at probability 0.5, on the target's grid; logits
-    of another size are resized to it (bilinear). Invalid and empty references don't count.
-
-    Args:
-        by_size: ``compute`` gives ``{"0.1–1 %": …}`` for the strata that hold an object instead of the mean of all.
-        output_transform, device: As in every Ignite metric.
-
-    Raises:
-        NotComputableError: No target was on any slice.
-    """
-
-    required_output_keys = None
-
-    def __init__(
-        self,
-        *,
-        by_size: bool = False,
-        output_transform: Callable[[Any], Any] = lambda output: output,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        self.by_size = by_size
-        super().__init__(output_transform, device=device)
-
-    @reinit__is_reduced
-    def reset(self) -> None:
-        """Forget every slice."""
-        self._sums = torch.zeros(len(AREA_BINS), dtype=torch.float64, device=self._device)
-        self._counts = torch.zeros(len(AREA_BINS), dtype=torch.float64, device=self._device)
-
-    @reinit__is_reduced
-    def update(self, output: tuple[Tensor | Mapping[str, Tensor], Tensor, Tensor]) -> None:
-        """Take (logits (B,P,h,w), target (B,P,H,W), prompt_valid (B,P))."""
-        logits, target, valid = output
-        mask_logits = logits["mask_logits"] if isinstance(logits, Mapping) else logits
-        mask_logits = nn.functional.interpolate(mask_logits.detach().float(), target.shape[-2:], mode="bilinear")
-        prediction, reference = mask_logits > 0, target > 0.5
-        size = reference.sum((-2, -1))
-        counted = valid & (size > 0)
-        dice = 2 * (prediction & reference).sum((-2, -1)) / (prediction.sum((-2, -1)) + size).clamp(min=1)
-        strata = assign_area_bins(size.cpu().numpy() / reference[0, 0].numel())  # float64: edges are exact
-        for index in range(len(AREA_BINS)):
-            chosen = counted & torch.as_tensor(strata == index, device=counted.device)
-            self._sums[index] += dice[chosen].double().sum().to(self._device)
-            self._counts[index] += chosen.sum().to(self._device)
-
-    @sync_all_reduce("_sums", "_counts")
-    def compute(self) -> float | dict[str, float]:
-        """The mean of all, or of each stratum (``by_size``)."""
-        if self._counts.sum() == 0:
-            raise NotComputableError("PromptDice needs at least one slice that shows its target")
-        if not self.by_size:
-            return float(self._sums.sum() / self._counts.sum())
-        return {
-            name: float(total / count)
-            for name, total, count in zip(AREA_BINS, self._sums, self._counts, strict=True)
-            if count > 0
-        }
 
 
 class TrainingCheckpoints:
@@ -285,7 +219,7 @@ class EarlyStop(EarlyStopHandler):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there; the count of another metric starts anew."""
         assert self._handler is not None, "set_trainer comes before training"
-        if state.get("metric") == self.metric:
+        if state["metric"] == self.metric:
             self._handler.load_state_dict(state)
             if self._handler.counter >= self._handler.patience:  # it had come to its end
                 self._handler.trainer.terminate()

@@ -87,6 +87,21 @@ def test_entries_come_once_a_frame_and_batches_are_shuffled():
     assert cards not in (sorted(cards), sorted(cards, reverse=True))
 
 
+def test_a_card_of_few_entries_gives_all_of_them_in_each_frame(caplog):
+    sources = [MadeSlices("phantom", 40, ("liver",)), MadeSlices("msd_hippocampus", 10, ("hippocampus",))]
+    frames = {"msd_hippocampus": [{"image_size": 32}, {"image_size": 32, "min_side": 32}]}
+    dataset = PromptSliceDataset(sources, image_size=64, frames=frames)
+    shares = {"phantom": 0.5, "msd_hippocampus": 0.5}
+    for asked, each in ((10, 2), (26, 6), (40, 10), (60, 10)):
+        drawn = [(k, turn) for batch in draw(dataset, samples_per_epoch=asked, shares=shares) for _, k, turn in batch]
+        for frame in range(2):
+            entries = [k for k, turn in drawn if k >= 40 and turn == frame]
+            assert len(entries) == len(set(entries)) == each
+    with caplog.at_level("INFO", "boltzmed"):
+        draw(dataset, samples_per_epoch=60, shares=shares)
+    assert caplog.messages == ["msd_hippocampus: 20 of the 30 samples asked for: it has no more slices"]
+
+
 def test_seed_and_epoch_decide_alone():
     dataset = two_cards()
     first = draw(dataset, epoch=1, seed=5)
@@ -107,6 +122,9 @@ def test_weight_raises_the_share_of_small_objects():
 
     assert share(1.0) == pytest.approx(0.2, abs=0.05)
     assert share(40.0) > 0.8
+    for weight in (0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"small_weight: expected a number above 0, received {weight}"):
+            share(weight)
 
 
 def test_all_is_every_entry_once_in_each_frame():

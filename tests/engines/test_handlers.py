@@ -1,4 +1,4 @@
-"""Handlers of training: a loss that is no number stopped, Dice by formula, training stopped early and resumed."""
+"""Handlers of training: a loss that is no number stopped, training stopped early and resumed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ignite.engine import Engine, Events
-from ignite.exceptions import NotComputableError
 from monai.engines import SupervisedTrainer
 from monai.handlers import LrScheduleHandler
 from torch import Tensor, nn
@@ -20,7 +19,6 @@ from torch.utils.data.distributed import DistributedSampler
 from boltzmed.engines.handlers import (
     EarlyStop,
     FiniteLoss,
-    PromptDice,
     TrainingCheckpoints,
 )
 
@@ -83,94 +81,17 @@ class TestFiniteLoss:
         with pytest.raises(ValueError, match=r"received (nan|inf) on cases case2; check those images"):
             build_trainer([FiniteLoss()], train_data_loader=DataLoader(samples, batch_size=4)).run()  # type: ignore[arg-type]
 
+    def test_of_several_processes_each_names_its_own(self, monkeypatch):
+        monkeypatch.setattr(idist, "get_world_size", lambda: 2)
+        options = {"loss_function": lambda output, target: output.sum() * torch.nan}
+        options["train_data_loader"] = DataLoader(SAMPLES, batch_size=4)  # type: ignore[assignment,arg-type]
+        with pytest.raises(ValueError, match="on cases case0, case1, or on those that another process names; check"):
+            build_trainer([FiniteLoss()], **options).run()
+
     def test_a_finite_loss_passes(self):
         trainer = build_trainer([FiniteLoss()], max_epochs=2)
         trainer.run()
         assert trainer.state.iteration == 4
-
-
-def masks(*rows: list[int]) -> Tensor:
-    """(1,P,1,W) of P rows."""
-    return torch.tensor(rows, dtype=torch.float32)[None, :, None]
-
-
-def dice(logits: Any, target: Tensor, valid: list[bool] | None = None, **options: Any) -> Any:
-    metric = PromptDice(**options)
-    flags = torch.ones(target.shape[:2], dtype=torch.bool) if valid is None else torch.tensor([valid])
-    metric.update((logits, target, flags))
-    return metric.compute()
-
-
-class TestPromptDice:
-    @pytest.mark.parametrize(
-        ("prediction", "reference", "expected"),
-        [
-            ([1, 1, 0, 0], [1, 1, 0, 0], 1.0),
-            ([1, 1, 0, 0], [0, 1, 1, 0], 0.5),
-            ([1, 1, 1, 1], [1, 0, 0, 0], 0.4),
-            ([0, 0, 1, 1], [1, 1, 0, 0], 0.0),
-            ([0, 0, 0, 0], [1, 1, 0, 0], 0.0),
-        ],
-    )
-    def test_known_answers(self, prediction, reference, expected):
-        logits = masks(prediction) * 6 - 3
-        assert dice(logits, masks(reference)) == pytest.approx(expected)
-        assert dice({"mask_logits": logits, "presence_logits": None}, masks(reference)) == pytest.approx(expected)
-
-    def test_invalid_and_empty_references_do_not_count(self):
-        logits = masks([1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]) * 6 - 3
-        target = masks([1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 0])
-        assert dice(logits, target, [True, True, False, True]) == pytest.approx((1 + 0.5) / 2)
-
-    def test_it_is_the_mean_over_prompts_of_all_batches(self):
-        metric = PromptDice()
-        for prediction, reference in (
-            (masks([1, 0], [0, 1], [1, 0]), masks([1, 0], [0, 1], [1, 0])),
-            (masks([1, 0]),) * 2,
-        ):
-            logits = prediction * 6 - 3
-            metric.update((logits, reference, torch.ones(logits.shape[:2], dtype=torch.bool)))
-        metric.update((masks([0, 1]) - 0.5, masks([1, 0]), torch.ones(1, 1, dtype=torch.bool)))
-        assert metric.compute() == pytest.approx(4 / 5)
-        metric.reset()
-        metric.update((masks([0, 1]) - 0.5, masks([1, 0]), torch.ones(1, 1, dtype=torch.bool)))
-        assert metric.compute() == 0
-
-    def test_logits_are_resized_to_the_target(self):
-        # Two columns of -1 and 9 over eight pixels: the logit is 0 a tenth of the way from pixel 1.5 to 5.5.
-        logits = torch.tensor([-1.0, 9.0]).expand(1, 1, 2, 2)
-        target = torch.zeros(1, 1, 8, 8)
-        target[..., 4:] = 1
-        assert dice(logits, target) == pytest.approx(2 * 4 / (6 + 4))
-        target[..., 2:] = 1
-        assert dice(logits, target) == 1
-
-    @staticmethod
-    def squares(*sizes_found: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Logits and targets of 100 x 100 pixels: each target's size, and how many of its pixels are found."""
-        target = torch.zeros(1, len(sizes_found), 100, 100)
-        logits = torch.full_like(target, -3.0)
-        for prompt, (size, found) in enumerate(sizes_found):
-            target[0, prompt].view(-1)[:size] = 1
-            logits[0, prompt].view(-1)[:found] = 3
-        return logits, target
-
-    def test_by_size(self):
-        logits, target = self.squares((2, 2), (99, 33), (101, 101), (101, 0), (10_000, 10_000))
-        expected = {"0.01–0.1 %": 1.0, "0.1–1 %": 0.5, "1–10 %": 0.5, "≥10 %": 1.0}
-        assert dice(logits, target, by_size=True) == pytest.approx(expected)
-        assert dice(logits, target) == pytest.approx((1 + 0.5 + 1 + 0 + 1) / 5)
-
-    def test_exactly_at_an_edge_is_the_larger_stratum(self):
-        logits, target = self.squares((1, 1), (100, 50))
-        assert dice(logits, target, by_size=True) == pytest.approx({"0.01–0.1 %": 1.0, "1–10 %": 2 / 3})
-
-    @pytest.mark.parametrize("by_size", [False, True])
-    def test_without_any_object_there_is_nothing_to_compute(self, by_size):
-        with pytest.raises(NotComputableError, match="at least one slice that shows its target"):
-            PromptDice(by_size=by_size).compute()
-        with pytest.raises(NotComputableError, match="at least one slice that shows its target"):
-            dice(masks([1, 1], [1, 1]), masks([0, 0], [1, 1]), [True, False], by_size=by_size)
 
 
 class Stopped(Exception):
@@ -430,8 +351,6 @@ class TestEarlyStop:
     def test_the_count_of_another_metric_starts_anew(self):
         older, trainer = self.build(3)
         self.epochs_until_stopped(older, trainer, [0.5, 0.6, 0.7])
-        state = {name: value for name, value in older.state_dict().items() if name != "metric"}
-        for saved in (state, {**state, "metric": "val_dice"}):
-            stop, trainer = self.build(3)
-            stop.load_state_dict(saved)
-            assert self.epochs_until_stopped(stop, trainer, [0.9, 0.95, 0.92, 0.91, 0.8]) == 4
+        stop, trainer = self.build(3)
+        stop.load_state_dict({**older.state_dict(), "metric": "val_dice"})
+        assert self.epochs_until_stopped(stop, trainer, [0.9, 0.95, 0.92, 0.91, 0.8]) == 4
