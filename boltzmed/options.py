@@ -8,11 +8,17 @@ import re
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from fire.parser import DefaultParseValue
-from monai.bundle import ConfigParser, run
+from monai.bundle import ConfigParser, ConfigWorkflow, run
+from monai.bundle.scripts import update_kwargs
+from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
+
+_OPTION = r"--|-[a-zA-Z]"
+"""What an option of Fire's begins with; `-1` is a value."""
 
 
 def check_names(arguments: Sequence[str] | None = None) -> None:
@@ -28,27 +34,39 @@ def check_names(arguments: Sequence[str] | None = None) -> None:
     Raises:
         ValueError: A name that is in none of the configs; says which is near.
     """
-    given: dict[str, Any] = {}
-    left = list(sys.argv[1:] if arguments is None else arguments)
-    left = left[: left.index("--")] if "--" in left else left  # what follows is Fire's own
-    for place, argument in enumerate(left):
-        if found := re.match(r"--?([^\W\d][^=]*)(?:=(.*))?$", argument, re.DOTALL):
-            following = left[place + 1] if place + 1 < len(left) else None
-            given[found[1].replace("-", "_")] = following if found[2] is None else found[2]
-    given = {name: DefaultParseValue(value) if isinstance(value, str) else value for name, value in given.items()}
+    given = _read_arguments(list(sys.argv[1:] if arguments is None else arguments))
     if "args_file" in given:
-        given = {**ConfigParser.load_config_files(given["args_file"]), **given}
+        given = {**update_kwargs(given["args_file"]), **given}
     files = given.get("config_file")
     if files is None:
         return
     options = list(ConfigParser.load_config_files(files))
-    known = {*options, *inspect.signature(run).parameters, "workflow_type", "workflow_name", "_meta_"}
-    for name in given:
-        if (first := re.split("#|::", name)[0]) not in known:
+    known = {*options, *inspect.signature(run).parameters, *inspect.signature(ConfigWorkflow).parameters}
+    known |= {"workflow_name", "_meta_"}
+    if "tracking" in given:
+        mlflow_options: Any = DEFAULT_MLFLOW_SETTINGS["configs"]
+        known |= set(mlflow_options)
+    for name, value in given.items():
+        first = re.split("#|::", name.removeprefix("+"))[0]
+        # Fire takes `--nohalf`, without a value, for `--half False`.
+        if first not in known and not (value is None and first.startswith("no") and first[2:] in known):
             near = [f"--{other}" for other in get_close_matches(first, options)]
             hint = f"did you mean {' or '.join(near)}?" if near else "the file lists them with their defaults"
             shown = ", ".join(Path(file).name for file in (files.split(",") if isinstance(files, str) else files))
             raise ValueError(f"--{name}: expected an option of {shown}; {hint}")
+
+
+def _read_arguments(arguments: list[str]) -> dict[str, Any]:
+    """Name → value of a command line's options, as Fire reads them; None for those that stand alone."""
+    arguments = arguments[: arguments.index("--")] if "--" in arguments else arguments  # what follows is Fire's own
+    given: dict[str, Any] = {}
+    for argument, following in pairwise([*arguments, "--"]):
+        if re.match(_OPTION, argument):
+            name, equals, value = argument.partition("=")
+            if not equals:
+                value = "None" if re.match(_OPTION, following) else following
+            given[name.lstrip("-").replace("-", "_")] = DefaultParseValue(value)
+    return given
 
 
 def check_flags(**flags: Any) -> None:

@@ -11,7 +11,9 @@ from boltzmed.options import check_counts, check_flags, check_names, check_numbe
 from boltzmed.resources import resource_folder
 
 CONFIGS: Path = resource_folder("bundles") / "boltzformer" / "configs"
-TRAIN, OVERLAY, EVALUATE = (str(CONFIGS / f"{name}.yaml") for name in ("train", "multi_gpu_train", "evaluate"))
+TRAIN, OVERLAY, EVALUATE, INFERENCE = (
+    str(CONFIGS / f"{name}.yaml") for name in ("train", "multi_gpu_train", "evaluate", "inference")
+)
 BOTH = f"['{TRAIN}','{OVERLAY}']"
 
 
@@ -31,7 +33,18 @@ BOTH = f"['{TRAIN}','{OVERLAY}']"
             "http://a",
         ],
         ["--config_file", EVALUATE, "--caches", "['--lr']", "--", "--trace"],
-        ["--config_file", TRAIN, "--_meta_#version", "2"],
+        ["--config_file", TRAIN, "--_meta_#version", "2", "--properties_path", "p", "--run_name", "-_x"],
+        ["--config_file", TRAIN, "--nohalf", "--resume", "False", "--noempty_slices"],
+        [
+            "--config_file",
+            INFERENCE,
+            "--tracking",
+            "mlflow",
+            "--experiment_name",
+            "x",
+            "--save_execute_config",
+            "False",
+        ],
         ["--lr", "1"],  # a program's own
     ],
 )
@@ -45,6 +58,10 @@ def test_options_of_the_configs_pass(arguments):
         (["--epoch", "10"], "--epoch: expected an option of train.yaml, multi_gpu_train.yaml; did you mean --epochs"),
         (["--epoch=10"], "--epoch: expected"),
         (["-epoch", "10"], "--epoch: expected"),
+        (["---epoch", "10"], "--epoch: expected"),
+        (["--noepoch"], "--noepoch: expected"),
+        (["--nohalf", "10"], "--nohalf: expected"),
+        (["--epoch", "--half", "True"], "--epoch: expected"),
         (["--learning_rat", "1"], "did you mean --learning_rate"),
         (["--lr", "1"], r"--lr: expected an option of .*; the file lists them with their defaults"),
         (["--trian#dataset#seed", "1"], r"--trian#dataset#seed: .* did you mean --train"),
@@ -60,7 +77,8 @@ def test_others_are_refused_by_name(monkeypatch, arguments, message):
 
 def test_options_in_an_args_file_count(tmp_path):
     path = tmp_path / "args.yaml"
-    path.write_text(f"config_file: {TRAIN}\nepochs: 3\n")
+    nested = "train#dataset#seed: 3\nvalidate::dataset::seed: 3\n+frames: {}\n"
+    path.write_text(f"config_file: {TRAIN}\nepochs: 3\n{nested}")
     check_names(["--args_file", str(path), "--seed", "1"])
     with pytest.raises(ValueError, match=r"--epoch: expected an option of train\.yaml"):
         check_names(["--args_file", str(path), "--epoch", "1"])

@@ -84,7 +84,8 @@ class KeyedBatches(DistributedSampler):
             number, chances = len(members), np.ones(len(members))  # who draws all of them has nothing to weigh
             if not everything:
                 asked = round(int(samples_per_epoch) * share / total)
-                if (most := number * len(frames)) < asked and self.rank == 0:
+                if number * len(frames) < asked and self.rank == 0:
+                    most = number // ranks * ranks * len(frames)
                     logger.info("%s: %d of the %d samples asked for: it has no more slices", name, most, asked)
                 number, chances = min(asked // len(frames), number), weights[members]
             number = number // ranks * ranks

@@ -87,7 +87,7 @@ def test_entries_come_once_a_frame_and_batches_are_shuffled():
     assert cards not in (sorted(cards), sorted(cards, reverse=True))
 
 
-def test_a_card_of_few_entries_gives_all_of_them_in_each_frame(caplog):
+def test_a_card_of_few_entries_gives_all_of_them_in_each_frame(caplog, monkeypatch):
     sources = [MadeSlices("phantom", 40, ("liver",)), MadeSlices("msd_hippocampus", 10, ("hippocampus",))]
     frames = {"msd_hippocampus": [{"image_size": 32}, {"image_size": 32, "min_side": 32}]}
     dataset = PromptSliceDataset(sources, image_size=64, frames=frames)
@@ -100,6 +100,13 @@ def test_a_card_of_few_entries_gives_all_of_them_in_each_frame(caplog):
     with caplog.at_level("INFO", "boltzmed"):
         draw(dataset, samples_per_epoch=60, shares=shares)
     assert caplog.messages == ["msd_hippocampus: 20 of the 30 samples asked for: it has no more slices"]
+    caplog.clear()
+    for name, value in (("is_initialized", True), ("get_world_size", 3), ("get_rank", 0)):
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    with caplog.at_level("INFO", "boltzmed"):
+        batches = draw(dataset, samples_per_epoch=60, shares=shares, batch_size=3)
+    assert sum(k >= 40 for batch in batches for _, k, _ in batch) == 18 // 3
+    assert caplog.messages == ["msd_hippocampus: 18 of the 30 samples asked for: it has no more slices"]
 
 
 def test_seed_and_epoch_decide_alone():
