@@ -151,7 +151,9 @@ def main() -> None:
     parser.add_argument("--part", default="test", choices=["test", "validation"], help="to score")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--bfloat16", action="store_true", help="faster on processors that multiply it (AMX)")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="faster on processors that multiply it (AMX, AVX512-BF16)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     set_track_meta(False)
