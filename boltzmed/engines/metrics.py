@@ -22,19 +22,16 @@ _PARTS = ("dice", "bce", "presence")
 
 
 class _PromptMeans(Metric):
-    """Sums and counts of prompts, of one kind or several; ``compute`` makes means of them."""
+    """Sums and counts of prompts, of so many kinds; ``compute`` makes means of them."""
 
     required_output_keys = None
-
-    def __init__(self, kinds: int, output_transform: Callable[[Any], Any], device: str | torch.device) -> None:
-        self._kinds = kinds
-        super().__init__(output_transform, device=device)
+    kinds = 1
 
     @reinit__is_reduced
     def reset(self) -> None:
         """Forget every slice."""
-        self._sums = torch.zeros(self._kinds, dtype=torch.float64, device=self._device)
-        self._counts = torch.zeros(self._kinds, dtype=torch.float64, device=self._device)
+        self._sums = torch.zeros(self.kinds, dtype=torch.float64, device=self._device)
+        self._counts = torch.zeros(self.kinds, dtype=torch.float64, device=self._device)
 
     def _add(self, kind: int, values: Tensor) -> None:
         self._sums[kind] += values.detach().double().sum().to(self._device)
@@ -55,6 +52,8 @@ class PromptDice(_PromptMeans):
         NotComputableError: No target was on any slice.
     """
 
+    kinds = len(AREA_BINS)
+
     def __init__(
         self,
         *,
@@ -63,7 +62,7 @@ class PromptDice(_PromptMeans):
         device: str | torch.device = "cpu",
     ) -> None:
         self.by_size = by_size
-        super().__init__(len(AREA_BINS), output_transform, device)
+        super().__init__(output_transform, device=device)
 
     @reinit__is_reduced
     def update(self, output: Output) -> None:
@@ -105,6 +104,8 @@ class MeanPromptLoss(_PromptMeans):
         NotComputableError: There was no valid prompt.
     """
 
+    kinds = len(_PARTS)
+
     def __init__(
         self,
         loss: Any,
@@ -113,7 +114,7 @@ class MeanPromptLoss(_PromptMeans):
         device: str | torch.device = "cpu",
     ) -> None:
         self.loss = loss
-        super().__init__(len(_PARTS), output_transform, device)
+        super().__init__(output_transform, device=device)
 
     @reinit__is_reduced
     def update(self, output: Output) -> None:
@@ -151,7 +152,7 @@ class PresenceRate(_PromptMeans):
         device: str | torch.device = "cpu",
     ) -> None:
         self.present = present
-        super().__init__(1, output_transform, device)
+        super().__init__(output_transform, device=device)
 
     @reinit__is_reduced
     def update(self, output: Output) -> None:

@@ -16,11 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from boltzmed.engines.handlers import (
-    EarlyStop,
-    FiniteLoss,
-    TrainingCheckpoints,
-)
+from boltzmed.engines.handlers import EarlyStop, FiniteLoss, TrainingCheckpoints
 
 SAMPLES = [
     {"image": image, "label": image.sum(0, keepdim=True), "case": f"case{index % 2}"}
