@@ -1,4 +1,6 @@
-"""What the DynUNet of `benchmarks.dynunet` sees: plans by data set, classes, training volumes in memory, patches."""
+"""What the DynUNet of `benchmarks.dynunet` sees: plans by data set, classes, training volumes in
+memory, patches.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ from boltzmed.geometry import spacing_mm
 from boltzmed.transforms.window import WindowIntensity
 
 FOREGROUND_SHARE = 2 / 3
-"""Of the patches: they lie around a voxel of a class drawn among those of the volume, so that small ones are seen."""
+"""Of the patches: they lie around a voxel of a class drawn among those of the volume, so that small
+ones are seen.
+"""
 CENTRES = 500
 """Voxels that are kept for each class of a volume to lay patches around."""
 
@@ -57,11 +61,21 @@ class Plan:
 
 
 PLANS = {
-    "msd_hippocampus": Plan((56, 40, 40), (1, 2, 2, 2), (16, 32, 64, 128), None, (1,), (0.3, 0.3, 0.3)),
-    "lidc_idri": Plan(
-        (48, 48, 16), (1, 2, 2, (2, 2, 1)), (16, 32, 64, 128), (0.7, 0.7, 1.25), (0, 1, 2), (0.2, 0.2, 3.1), batch=4
+    "msd_hippocampus": Plan(
+        (56, 40, 40), (1, 2, 2, 2), (16, 32, 64, 128), None, (1,), (0.3, 0.3, 0.3)
     ),
-    "phantom": Plan((96, 96, 48), (1, 2, 2, 2, 2), (16, 32, 64, 128, 128), (2.5, 2.5, 4.0), (), (0.1, 0.1, 0.2)),
+    "lidc_idri": Plan(
+        (48, 48, 16),
+        (1, 2, 2, (2, 2, 1)),
+        (16, 32, 64, 128),
+        (0.7, 0.7, 1.25),
+        (0, 1, 2),
+        (0.2, 0.2, 3.1),
+        batch=4,
+    ),
+    "phantom": Plan(
+        (96, 96, 48), (1, 2, 2, 2, 2), (16, 32, 64, 128, 128), (2.5, 2.5, 4.0), (), (0.1, 0.1, 0.2)
+    ),
 }
 
 
@@ -75,10 +89,14 @@ class Classes:
     def __init__(self, values: Mapping[str, tuple[int, ...]]) -> None:
         self.values = dict(values)
         labels = sorted({label for found in values.values() for label in found})
-        owners = {label: frozenset(t for t, found in values.items() if label in found) for label in labels}
+        owners = {
+            label: frozenset(t for t, found in values.items() if label in found) for label in labels
+        }
         kinds = list(dict.fromkeys(owners.values()))
         self.count = 1 + len(kinds)
-        self.members = {target: [1 + k for k, kind in enumerate(kinds) if target in kind] for target in values}
+        self.members = {
+            target: [1 + k for k, kind in enumerate(kinds) if target in kind] for target in values
+        }
         self.table = np.zeros(256, np.uint8)
         for label, owner in owners.items():
             self.table[label] = 1 + kinds.index(owner)
@@ -86,7 +104,9 @@ class Classes:
 
 @dataclass
 class Volume:
-    """A training volume: image (C,H,W,K) float16 in [0,1], classes (1,H,W,K) uint8, class → some of its voxels."""
+    """A training volume: image (C,H,W,K) float16 in [0,1], classes (1,H,W,K) uint8, class → some of
+    its voxels.
+    """
 
     image: Tensor
     classes: Tensor
@@ -98,7 +118,9 @@ class Preparation:
 
     def __init__(self, card: DatasetCard, plan: Plan) -> None:
         self.plan = plan
-        self.windows = list(dict.fromkeys(target.window for target in card.targets.values() if target.labels))
+        self.windows = list(
+            dict.fromkeys(target.window for target in card.targets.values() if target.labels)
+        )
 
     def image(self, study: Mapping[str, Any]) -> Tensor:
         """Return (C,H',W',K') in [0,1], one channel for each window."""
@@ -111,7 +133,9 @@ class Preparation:
     def classes(self, study: Mapping[str, Any], classes: Classes) -> Tensor:
         """Return (1,H',W',K') uint8."""
         if study["values"] != classes.values:
-            raise ValueError(f"{study['case']}: expected the label values of the first case, found others")
+            raise ValueError(
+                f"{study['case']}: expected the label values of the first case, found others"
+            )
         found = torch.from_numpy(classes.table[study["labels"]])[None]
         return self._resize(found.float(), self.shape(study), "nearest-exact").to(torch.uint8)
 
@@ -121,7 +145,10 @@ class Preparation:
         if self.plan.spacing_mm is None:
             return shape
         native_mm = spacing_mm(np.asarray(study["image"].affine))
-        return tuple(max(1, round(n * s / t)) for n, s, t in zip(shape, native_mm, self.plan.spacing_mm, strict=True))
+        return tuple(
+            max(1, round(n * s / t))
+            for n, s, t in zip(shape, native_mm, self.plan.spacing_mm, strict=True)
+        )
 
     def restore(self, logits: Tensor, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Return the likeliest class of each voxel of the study's grid, of logits (L,H',W',K')."""
@@ -134,7 +161,9 @@ class Preparation:
 
     @staticmethod
     def _resize(values: Tensor, shape: tuple[int, ...], mode: str) -> Tensor:
-        return values if values.shape[1:] == shape else interpolate(values[None], shape, mode=mode)[0]
+        return (
+            values if values.shape[1:] == shape else interpolate(values[None], shape, mode=mode)[0]
+        )
 
 
 def load_volumes(studies: Any, preparation: Preparation) -> tuple[list[Volume], Classes]:
@@ -153,7 +182,9 @@ def load_volumes(studies: Any, preparation: Preparation) -> tuple[list[Volume], 
 
 
 def build_augmentation(plan: Plan) -> Compose:
-    """Mirror, turn and zoom a larger box, cut the patch out of its middle, then change its grey values."""
+    """Mirror, turn and zoom a larger box, cut the patch out of its middle, then change its grey
+    values.
+    """
     both = ("image", "label")
     zooms = ((-0.2, 0.25),) * 3
     shifts = [side // 16 for side in plan.patch]
@@ -190,6 +221,12 @@ def draw_box(volume: Volume, box: list[int], random: np.random.Generator) -> dic
     centre = random.integers(shape)
     if volume.centres and random.random() < FOREGROUND_SHARE:
         centre = random.choice(volume.centres[random.integers(len(volume.centres))])
-    starts = [int(np.clip(c - b // 2, 0, max(s - b, 0))) for c, b, s in zip(centre, box, shape, strict=True)]
-    cut = (slice(None), *(slice(start, start + side) for start, side in zip(starts, box, strict=True)))
+    starts = [
+        int(np.clip(c - b // 2, 0, max(s - b, 0)))
+        for c, b, s in zip(centre, box, shape, strict=True)
+    ]
+    cut = (
+        slice(None),
+        *(slice(start, start + side) for start, side in zip(starts, box, strict=True)),
+    )
     return {"image": volume.image[cut].float(), "label": volume.classes[cut].float()}

@@ -1,9 +1,11 @@
-"""The whole network, literal form against fast form, part by part: ``python -m benchmarks.network``.
+"""The whole network, literal form against fast form, part by part: ``python -m
+benchmarks.network``.
 
-Both forms hold the same weights. The literal one is the published computation (per-head draws included) with the image
-encoder's and the pixel decoder's outputs kept for all prompts of an image; it takes prompts one after the other. The
-fast one takes them together. Rounds are interleaved after a warm-up; the table gives medians and spreads, FLOPs, the
-share of the machine's matrix product rate that a part reaches, and the median of the rounds' ratios.
+Both forms hold the same weights. The literal one is the published computation (per-head draws
+included) with the image encoder's and the pixel decoder's outputs kept for all prompts of an image;
+it takes prompts one after the other. The fast one takes them together. Rounds are interleaved after
+a warm-up; the table gives medians and spreads, FLOPs, the share of the machine's matrix product
+rate that a part reaches, and the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -57,19 +59,26 @@ PARTS: dict[str, list[tuple[type, str]]] = {
     "PiGMA": [(PiGMA, "forward"), (LiteralPiGMA, "forward")],
 }
 
-# The draw happens inside the cross-attention and counts for itself; everywhere else the outer part counts.
+# The draw happens inside the cross-attention and counts for itself; everywhere else the outer part
+# counts.
 HOLDS_OTHERS = "cross-attention"
 FORMS = ("literal", "fast")
-Seconds = dict[int, dict[str, list[dict[str, float]]]]  # prompts → form → a run's parts and "whole", round by round
+Seconds = dict[
+    int, dict[str, list[dict[str, float]]]
+]  # prompts → form → a run's parts and "whole", round by round
 Count = Callable[[], float]
 
 
 @contextmanager
 def watch_parts(count: Count) -> Iterator[dict[str, float]]:
-    """Adds up what a counter (a clock, FLOPs so far) grows by in each part, as long as the context lasts."""
+    """Adds up what a counter (a clock, FLOPs so far) grows by in each part, as long as the context
+    lasts.
+    """
     spent: dict[str, float] = defaultdict(float)
     stack: list[list[Any]] = []  # [part, what parts inside it took]
-    originals = [(owner, name, getattr(owner, name)) for methods in PARTS.values() for owner, name in methods]
+    originals = [
+        (owner, name, getattr(owner, name)) for methods in PARTS.values() for owner, name in methods
+    ]
 
     def wrap(part: str, method: Callable) -> Callable:
         def wrapped(*arguments: Any, **options: Any) -> Any:
@@ -97,12 +106,18 @@ def watch_parts(count: Count) -> Iterator[dict[str, float]]:
             setattr(owner, name, method)
 
 
-def build_forms(config: Path, queries: int | None, device: str, forms: Sequence[str] = FORMS) -> dict[str, BoltzFormer]:
-    """Networks of a size in some forms, with the same random weights; `queries` overrides the size's number."""
+def build_forms(
+    config: Path, queries: int | None, device: str, forms: Sequence[str] = FORMS
+) -> dict[str, BoltzFormer]:
+    """Networks of a size in some forms, with the same random weights; `queries` overrides the
+    size's number.
+    """
     networks: dict[str, BoltzFormer] = {}
     for form in forms:
         torch.manual_seed(0)
-        network: Any = build_network(config, "literal" if form == "literal" else None, num_queries=queries)
+        network: Any = build_network(
+            config, "literal" if form == "literal" else None, num_queries=queries
+        )
         networks[form] = network.to(device).eval().requires_grad_(False)
         if form == "literal":
             network.decoder.per_head_draws = True
@@ -131,12 +146,17 @@ def count_flops() -> FlopCounterMode:
         return 2 * left[0] * left[1] * left[2] * right[2]
 
     operations = torch.ops.aten
-    added = {operations._scaled_dot_product_flash_attention_for_cpu: attention, operations.baddbmm_: product}
+    added = {
+        operations._scaled_dot_product_flash_attention_for_cpu: attention,
+        operations.baddbmm_: product,
+    }
     return FlopCounterMode(display=False, custom_mapping=added)
 
 
 @torch.no_grad()
-def run_image(network: BoltzFormer, image: torch.Tensor, input_ids: torch.Tensor, *, one_by_one: bool) -> None:
+def run_image(
+    network: BoltzFormer, image: torch.Tensor, input_ids: torch.Tensor, *, one_by_one: bool
+) -> None:
     """Masks of all prompts of an image."""
     features = network.encode_image(image)
     for ids in input_ids.split(1, 1) if one_by_one else [input_ids]:
@@ -172,7 +192,9 @@ def main() -> None:
     wanted = FORMS if options.memory_of is None else options.memory_of[:1]
     networks = build_forms(config, options.queries, options.device, wanted)
     generator = torch.Generator().manual_seed(0)
-    image = (torch.rand(1, 3, options.image_size, options.image_size, generator=generator) * 255).to(options.device)
+    image = (
+        torch.rand(1, 3, options.image_size, options.image_size, generator=generator) * 255
+    ).to(options.device)
     texts = [f"target number {number} in abdomen CT" for number in range(options.prompts)]
     input_ids = tokenize_prompts(texts)[None].to(options.device)
     if options.memory_of:
@@ -185,12 +207,16 @@ def main() -> None:
     clock = make_clock(options.device)
     name = torch.cuda.get_device_name() if options.device.startswith("cuda") else platform.machine()
     print(
-        f"{options.config}, {networks['fast'].decoder.num_queries} queries, {options.image_size}×{options.image_size}, "
-        f"{name}, {options.threads} threads, torch {torch.__version__}"
+        f"{options.config}, {networks['fast'].decoder.num_queries} queries,"
+        f" {options.image_size}×{options.image_size}, {name}, {options.threads} threads, torch"
+        f" {torch.__version__}"
     )
     rate = measure_gemm_rate(options.device, clock)
     print(f"matrix products: {rate:.0f} GFLOP/s")
-    record: dict[str, Any] = {"options": {k: str(v) for k, v in vars(options).items()}, "gemm_gflops": rate}
+    record: dict[str, Any] = {
+        "options": {k: str(v) for k, v in vars(options).items()},
+        "gemm_gflops": rate,
+    }
     counts = sorted({1, options.prompts})
     seconds: Seconds = {prompts: {form: [] for form in networks} for prompts in counts}
     operations: dict[int, dict[str, dict[str, float]]] = {prompts: {} for prompts in counts}
@@ -212,7 +238,8 @@ def main() -> None:
     record |= {"seconds": seconds, "flop": operations}
     record["tables_seconds"] = time_tables(networks["fast"], image, clock)
     print(
-        f"tables of draws, once for an image size, in no other row of the fast form: {record['tables_seconds']:.3f} s"
+        "tables of draws, once for an image size, in no other row of the fast form:"
+        f" {record['tables_seconds']:.3f} s"
     )
     if options.prompts > 1:
         record["further_prompt_seconds"] = compare("each further prompt", further_prompts(seconds))
@@ -221,19 +248,35 @@ def main() -> None:
     record["peak_gb"] = {}
     for form in networks:
         for prompts in sorted({1, options.prompts}):
-            command = [sys.executable, "-m", "benchmarks.network", *sys.argv[1:], "--memory-of", form, str(prompts)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.network",
+                *sys.argv[1:],
+                "--memory-of",
+                form,
+                str(prompts),
+            ]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             record["peak_gb"][f"{form}, {prompts}"] = float(done.stdout.split()[-1])
-            print(f"peak memory, {form}, {prompts} prompts: {done.stdout.split()[-1]} GB", flush=True)
+            print(
+                f"peak memory, {form}, {prompts} prompts: {done.stdout.split()[-1]} GB", flush=True
+            )
     if options.json:
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()
 def time_asked_again(
-    networks: dict[str, BoltzFormer], image: torch.Tensor, input_ids: torch.Tensor, clock: Count, repeats: int
+    networks: dict[str, BoltzFormer],
+    image: torch.Tensor,
+    input_ids: torch.Tensor,
+    clock: Count,
+    repeats: int,
 ) -> dict[str, list[float]]:
-    """Seconds of one prompt more on an image whose features, and in the fast form all that prompts share, are kept."""
+    """Seconds of one prompt more on an image whose features, and in the fast form all that prompts
+    share, are kept.
+    """
     kept = {form: network.encode_image(image) for form, network in networks.items()}
     kept["fast"] = networks["fast"].keep_for_prompts(kept["fast"])
     times: dict[str, list[float]] = {form: [] for form in networks}
@@ -257,7 +300,9 @@ def time_tables(network: BoltzFormer, image: torch.Tensor, clock: Count) -> floa
 
 
 def further_prompts(seconds: Seconds) -> dict[str, list[float]]:
-    """Seconds of each prompt after the first, round by round: what decoding all takes longer than decoding one."""
+    """Seconds of each prompt after the first, round by round: what decoding all takes longer than
+    decoding one.
+    """
     one, all_prompts = min(seconds), max(seconds)
 
     def decoding(run: dict[str, float]) -> float:
@@ -277,12 +322,17 @@ def compare(name: str, times: dict[str, list[float]]) -> dict[str, list[float]]:
     literal, fast = (statistics.median(times[form]) for form in FORMS)
     ratios = [a / b for a, b in zip(*(times[form] for form in FORMS), strict=True)]
     spread = f"{min(ratios):.1f}–{max(ratios):.1f}"
-    print(f"{name}: literal {literal:.3f} s, fast {fast:.3f} s, {statistics.median(ratios):.1f} × ({spread})")
+    print(
+        f"{name}: literal {literal:.3f} s, fast {fast:.3f} s, {statistics.median(ratios):.1f} ×"
+        f" ({spread})"
+    )
     return times
 
 
 def forget_peak() -> None:
-    """Lets the process's peak start anew where the system can do so (Linux), without what building the network took."""
+    """Lets the process's peak start anew where the system can do so (Linux), without what building
+    the network took.
+    """
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
@@ -293,15 +343,22 @@ def peak_gb(device: str) -> float:
         return round(torch.cuda.max_memory_allocated() / 1e9, 3)
     with suppress(OSError):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9, 3)
+        return round(
+            next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9, 3
+        )
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)
 
 
 def print_table(
-    prompts: int, seconds: dict[str, list[dict[str, float]]], operations: dict[str, dict[str, float]], rate: float
+    prompts: int,
+    seconds: dict[str, list[dict[str, float]]],
+    operations: dict[str, dict[str, float]],
+    rate: float,
 ) -> None:
-    """One row per part: seconds (spread), GFLOP and share of the matrix product rate of both forms; the ratio."""
+    """One row per part: seconds (spread), GFLOP and share of the matrix product rate of both forms;
+    the ratio.
+    """
     print(f"\n{prompts} prompt{'s' if prompts > 1 else ''}")
     titles = "".join(f"{form + ' s':>13}{'spread':>15}{'GFLOP':>9}{'share':>8}" for form in seconds)
     print(f"{'part':<22}{titles}{'ratio':>9}")

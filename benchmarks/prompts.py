@@ -1,9 +1,10 @@
 """Whether changing the prompt changes the organ: ``python -m benchmarks.prompts --datalist FILE``.
 
-Every target of the phantom's card is asked for in every case by the bundle's network. A row of the table says where
-that prompt's mask lies: the percentage of its voxels in the reference of each target, summed over the cases, and the
-percentage in none. The diagonal is the mask's precision; what stands beside it is confused with it. Targets that
-contain each other (a nodule lies in its lung) share voxels, so that a row may add up to more than 100.
+Every target of the phantom's card is asked for in every case by the bundle's network. A row of the
+table says where that prompt's mask lies: the percentage of its voxels in the reference of each
+target, summed over the cases, and the percentage in none. The diagonal is the mask's precision;
+what stands beside it is confused with it. Targets that contain each other (a nodule lies in its
+lung) share voxels, so that a row may add up to more than 100.
 """
 
 from __future__ import annotations
@@ -39,13 +40,20 @@ def main() -> None:
     config["inferer"]["progress"] = None
     network, inferer = config.get_parsed_content("network"), config.get_parsed_content("inferer")
     dataset = LabelledStudyDataset(
-        read_datalist(options.datalist)[: options.cases], config["card"], phrasings=options.phrasings
+        read_datalist(options.datalist)[: options.cases],
+        config["card"],
+        phrasings=options.phrasings,
     )
     names = [target.name for target in dataset.targets]
     counts = np.zeros((len(names), len(names) + 2), np.int64)
     for index in tqdm(range(len(dataset)), desc="cases"):
         study = dataset[index]
-        masks = inferer(study["image"], network, study["input_ids"], [prompt.window for prompt in study["prompts"]])
+        masks = inferer(
+            study["image"],
+            network,
+            study["input_ids"],
+            [prompt.window for prompt in study["prompts"]],
+        )
         counts += count_overlaps(
             [masks.volume(prompt) > 0 for prompt in range(len(names))],
             [np.isin(study["labels"], target.labels) for target in dataset.targets],
@@ -53,7 +61,10 @@ def main() -> None:
     width = max(map(len, names))
     print(" " * width + "".join(f"{name:>14}" for name in [*names, "none"]))
     for name, row in zip(names, counts, strict=True):
-        print(f"{name:<{width}}" + "".join(f"{100 * part / max(row[-1], 1):>14.1f}" for part in row[:-1]))
+        print(
+            f"{name:<{width}}"
+            + "".join(f"{100 * part / max(row[-1], 1):>14.1f}" for part in row[:-1])
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The least that a nodule's crop gives away: ``python -m benchmarks.threshold --cache CACHE --output DIR``.
+"""The least that a nodule's crop gives away: ``python -m benchmarks.threshold --cache CACHE
+--output DIR``.
 
-A nodule is what is brighter than a threshold in the crop's middle and hangs together at its centre. Threshold and
-middle are those with the best mean Dice on the training part; ``DIR/results.csv`` has the test part's rows, as
-`benchmarks.dynunet` writes them.
+A nodule is what is brighter than a threshold in the crop's middle and hangs together at its centre.
+Threshold and middle are those with the best mean Dice on the training part; ``DIR/results.csv`` has
+the test part's rows, as `benchmarks.dynunet` writes them.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from tqdm import tqdm
 from benchmarks.dynunet import score_studies
 from boltzmed.data.cache import SliceCache
 from boltzmed.data.studies import open_labelled_studies
+from boltzmed.files import check_writable
 from boltzmed.metrics.overlap import dice
-from boltzmed.volumes.output import check_writable
 
 THRESHOLDS_HU = range(-800, -299, 50)
 SHARES = (0.3, 0.4, 0.5, 1.0)
-"""Of the crop's width: how far from its axis a nodule may reach, so that walls and vessels are cut off."""
+"""Of the crop's width: how far from its axis a nodule may reach, so that walls and vessels are cut
+off.
+"""
 
 
 def segment_centre(voxels_hu: NDArray, threshold_hu: float, share: float) -> NDArray[np.bool_]:
@@ -43,7 +46,9 @@ def segment_centre(voxels_hu: NDArray, threshold_hu: float, share: float) -> NDA
         return np.zeros(voxels_hu.shape, bool)
     centre = tuple(side // 2 for side in voxels_hu.shape)
     if not components[centre]:
-        nearest = distance_transform_edt(components == 0, return_distances=False, return_indices=True)
+        nearest = distance_transform_edt(
+            components == 0, return_distances=False, return_indices=True
+        )
         centre = tuple(nearest[(slice(None), *centre)])
     return components == components[centre]
 
@@ -51,7 +56,9 @@ def segment_centre(voxels_hu: NDArray, threshold_hu: float, share: float) -> NDA
 def main() -> None:
     """Chooses threshold and middle, then scores."""
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument("--cache", required=True, metavar="DIR", help="of crops around nodules in CT")
+    parser.add_argument(
+        "--cache", required=True, metavar="DIR", help="of crops around nodules in CT"
+    )
     parser.add_argument("--output", required=True, metavar="DIR")
     options = parser.parse_args()
     cache, output = SliceCache.open(options.cache), Path(options.output)
@@ -66,10 +73,15 @@ def main() -> None:
         scores.append([dice(segment_centre(voxels_hu, *one), reference) for one in tried])
     means = np.nanmean(np.array(scores, dtype=float), axis=0)
     threshold_hu, share = tried[int(means.argmax())]
-    print(f"above {threshold_hu} HU within {share:g}: mean Dice of {len(scores)} training volumes {means.max():.3f}")
+    print(
+        f"above {threshold_hu} HU within {share:g}: mean Dice of {len(scores)} training volumes"
+        f" {means.max():.3f}"
+    )
     score_studies(
         open_labelled_studies(**opened, part="test"),
-        lambda study: {study["prompts"][0].target: segment_centre(read_crop(study)[0], threshold_hu, share)},
+        lambda study: {
+            study["prompts"][0].target: segment_centre(read_crop(study)[0], threshold_hu, share)
+        },
         method="HU threshold, centre component",
         seed=0,
         plane=cache.plane,

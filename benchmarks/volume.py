@@ -1,8 +1,9 @@
 """A whole study, literal form against fast form: ``python -m benchmarks.volume``.
 
-A phantom CT is segmented slice by slice by the bundle's inferer, for one prompt and for several of one window, by both
-forms of a network as `benchmarks.network` has them; rounds are interleaved after a warm-up of one slice. "whole" holds
-what stands around the network, too: slices, windows, resizing, masks.
+A phantom CT is segmented slice by slice by the bundle's inferer, for one prompt and for several of
+one window, by both forms of a network as `benchmarks.network` has them; rounds are interleaved
+after a warm-up of one slice. "whole" holds what stands around the network, too: slices, windows,
+resizing, masks.
 """
 
 from __future__ import annotations
@@ -16,9 +17,16 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from benchmarks.network import build_forms, count_flops, make_clock, measure_gemm_rate, print_table, watch_parts
-from boltzmed.data.phantom import make_phantom
+from benchmarks.network import (
+    build_forms,
+    count_flops,
+    make_clock,
+    measure_gemm_rate,
+    print_table,
+    watch_parts,
+)
 from boltzmed.engines.inferer import PromptSliceInferer
+from boltzmed.phantom.study import make_phantom
 from boltzmed.resources import resource_folder
 from boltzmed.transforms.tokenize import tokenize_prompts
 
@@ -52,18 +60,27 @@ def main() -> None:
     config = resource_folder("bundles") / "boltzformer" / "configs" / f"{options.config}.yaml"
     networks = build_forms(config, None, options.device)
     clock = make_clock(options.device)
-    sizes = {"image_size": options.image_size, "channels": options.channels, "batch_size": options.batch_size}
+    sizes = {
+        "image_size": options.image_size,
+        "channels": options.channels,
+        "batch_size": options.batch_size,
+    }
     inferer = PromptSliceInferer(**sizes)
     study, one_slice = make_study(options.matrix, options.slices), make_study(options.matrix, 1)
-    machine = f"{platform.machine()}, {options.device}, {options.threads} threads, torch {torch.__version__}"
+    machine = (
+        f"{platform.machine()}, {options.device}, {options.threads} threads, torch"
+        f" {torch.__version__}"
+    )
     print(
-        f"{options.config} at {options.image_size}×{options.image_size}, study {options.matrix}×{options.matrix}×"
-        f"{options.slices}, {machine}"
+        f"{options.config} at {options.image_size}×{options.image_size}, study"
+        f" {options.matrix}×{options.matrix}×{options.slices}, {machine}"
     )
     rate = measure_gemm_rate(options.device, clock)
     record = []
     for prompts in options.prompts:
-        input_ids = tokenize_prompts([f"target number {number} in abdomen CT" for number in range(prompts)])
+        input_ids = tokenize_prompts(
+            [f"target number {number} in abdomen CT" for number in range(prompts)]
+        )
         windows = [WINDOW_HU] * prompts
         seconds: dict[str, list[dict[str, float]]] = {form: [] for form in networks}
         operations: dict[str, dict[str, float]] = {}
@@ -72,7 +89,9 @@ def main() -> None:
             with flops, watch_parts(flops.get_total_flops) as spent:
                 inferer(one_slice, network, input_ids, windows)
             text = spent["text encoder"]  # once per study
-            operations[form] = {part: count * options.slices for part, count in spent.items()} | {"text encoder": text}
+            operations[form] = {part: count * options.slices for part, count in spent.items()} | {
+                "text encoder": text
+            }
             operations[form]["whole"] = (flops.get_total_flops() - text) * options.slices + text
         for _ in range(options.repeats):
             for form, network in networks.items():

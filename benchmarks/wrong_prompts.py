@@ -1,15 +1,18 @@
-"""Whether a network outlines nothing where there is nothing to find: ``python -m benchmarks.wrong_prompts``.
+"""Whether a network outlines nothing where there is nothing to find: ``python -m
+benchmarks.wrong_prompts``.
 
-``--caches``: every volume of a part is asked for each target of the other caches' cards (and of ``--cards``) that lies
-in a body region which its own card has no target of. How many of those masks are empty comes with a 95 % Wilson
-interval, as if volumes and prompts were independent. Beside it stands what the presence gate says of the card's own
-targets, slice by slice: sensitivity where the target is shown, specificity where it is not.
+``--caches``: every volume of a part is asked for each target of the other caches' cards (and of
+``--cards``) that lies in a body region which its own card has no target of. How many of those masks
+are empty comes with a 95 % Wilson interval, as if volumes and prompts were independent. Beside it
+stands what the presence gate says of the card's own targets, slice by slice: sensitivity where the
+target is shown, specificity where it is not.
 
-``--studies "PATH=chest,abdomen,spine" …``: whole studies without labels, each with the body regions that it shows, and
-single targets of other regions that reach into it. A study is asked for every target of the cards that lies elsewhere,
-or that its card knows in another modality. Each is seen in its own card's frame, but those of another modality as free
-text, in the default frame (in ``--caches``: in the frame of the images' card). What is outlined of another region is
-false; of the right one in another modality's words it is no answer to what was asked, but may be the organ.
+``--studies "PATH=chest,abdomen,spine" …``: whole studies without labels, each with the body regions
+that it shows, and single targets of other regions that reach into it. A study is asked for every
+target of the cards that lies elsewhere, or that its card knows in another modality. Each is seen in
+its own card's frame, but those of another modality as free text, in the default frame (in
+``--caches``: in the frame of the images' card). What is outlined of another region is false; of the
+right one in another modality's words it is no answer to what was asked, but may be the organ.
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ def build_line(settings: dict[str, Any]) -> Line:
     """Network, inferer and what frames its cards, of the bundle's inference."""
     config = read_inference(**settings)
     config["inferer"]["progress"] = None
-    return tuple(config.get_parsed_content(name) for name in ("network", "inferer", "prepare_batch"))  # type: ignore[return-value]
+    return tuple(
+        config.get_parsed_content(name) for name in ("network", "inferer", "prepare_batch")
+    )  # type: ignore[return-value]
 
 
 def format_share(count: int, total: int) -> list[str]:
@@ -61,11 +66,17 @@ def format_share(count: int, total: int) -> list[str]:
 def measure_cache(
     line: Line, dataset: LabelledStudyDataset, cards: Sequence[DatasetCard], chosen: Iterable[int]
 ) -> tuple[list[bool], dict[str, list[tuple[bool, bool]]]]:
-    """Whether each mask of a wrong prompt is empty; and by target, for each slice, whether it shows and is said to."""
+    """Whether each mask of a wrong prompt is empty; and by target, for each slice, whether it shows
+    and is said to.
+    """
     network, inferer, prepare = line
     foreign = foreign_targets(dataset.card, cards)
     count = len(dataset.targets)  # what follows are other windows of the published protocol
-    wrong_ids = tokenize_prompts([target.prompts[0] for target, _ in foreign]) if foreign else dataset.input_ids[:0]
+    wrong_ids = (
+        tokenize_prompts([target.prompts[0] for target, _ in foreign])
+        if foreign
+        else dataset.input_ids[:0]
+    )
     input_ids = torch.cat([dataset.input_ids[:count], wrong_ids])
     frames = [prepare.frames.get(dataset.card.name)] * len(input_ids)
     empty: list[bool] = []
@@ -73,7 +84,9 @@ def measure_cache(
     for index in tqdm(chosen, desc=dataset.card.name):
         study = dataset[index]
         own = study["prompts"][:count]
-        wrong = [own[0].window if own[0].window_name == "picture" else window for _, window in foreign]
+        wrong = [
+            own[0].window if own[0].window_name == "picture" else window for _, window in foreign
+        ]
         masks: PackedMasks = inferer(
             study["image"], network, input_ids, [*(prompt.window for prompt in own), *wrong], frames
         )
@@ -82,7 +95,9 @@ def measure_cache(
         if presence is None:
             continue
         for number, target in enumerate(dataset.targets):
-            shown = masks.plan.cut(np.isin(study["labels"], study["values"].get(target.name, ()))).any((1, 2))
+            shown = masks.plan.cut(
+                np.isin(study["labels"], study["values"].get(target.name, ()))
+            ).any((1, 2))
             said = presence[number] >= inferer.presence_threshold
             seen[target.name] += zip(shown.tolist(), said.tolist(), strict=True)
     return empty, seen
@@ -102,12 +117,20 @@ def print_caches(line: Line, options: argparse.Namespace) -> list[DatasetCard]:
         empty, seen = measure_cache(line, dataset, cards, chosen)
         pooled += empty
         asked = str(len(empty) // len(chosen))
-        silence.append([dataset.card.name, str(len(chosen)), asked, *format_share(sum(empty), len(empty))])
+        silence.append(
+            [dataset.card.name, str(len(chosen)), asked, *format_share(sum(empty), len(empty))]
+        )
         for target, pairs in seen.items():
             said = np.array([said for shown, said in pairs if shown])
             # Where a card is not exhaustive, a slice without the target's label may yet show it.
-            unsaid = np.array([not said for shown, said in pairs if not shown and dataset.card.exhaustive])
-            shares = [part for kind in (said, unsaid) for part in format_share(int(kind.sum()), len(kind))[:2]]
+            unsaid = np.array(
+                [not said for shown, said in pairs if not shown and dataset.card.exhaustive]
+            )
+            shares = [
+                part
+                for kind in (said, unsaid)
+                for part in format_share(int(kind.sum()), len(kind))[:2]
+            ]
             gate.append([dataset.card.name, target, *shares])
     silence.append(["all", "", "", *format_share(sum(pooled), len(pooled))])
     print("\nMasks of wrong prompts:\n")
@@ -121,7 +144,9 @@ def print_caches(line: Line, options: argparse.Namespace) -> list[DatasetCard]:
 def print_studies(line: Line, cards: Sequence[DatasetCard], options: argparse.Namespace) -> None:
     """What wrong prompts outline in whole studies."""
     network, inferer, prepare = line
-    regions_known = sorted({region_of(target.site) for card in cards for target in card.targets.values()})
+    regions_known = sorted(
+        {region_of(target.site) for card in cards for target in card.targets.values()}
+    )
     targets_known = sorted({name for card in cards for name in card.targets})
     rows = [["study", "prompt", "card", "wrong", "mm³", "ml"]]
     empty: dict[str, list[bool]] = {}
@@ -132,21 +157,31 @@ def print_studies(line: Line, cards: Sequence[DatasetCard], options: argparse.Na
         if not shown <= {*regions_known, *FURTHER_REGIONS, *targets_known}:
             expected = ", ".join(dict.fromkeys((*regions_known, *FURTHER_REGIONS, *targets_known)))
             raise ValueError(
-                f"--studies {given}: expected PATH=REGION,REGION,TARGET of {expected}, received {regions!r}"
+                f"--studies {given}: expected PATH=REGION,REGION,TARGET of {expected}, received"
+                f" {regions!r}"
             )
         image = read_volume(path)
         modality = image.meta["modality"] or options.modality
         if modality is None:
-            raise ValueError(f"{path}: expected a file that says its modality, found none; pass --modality CT or MR")
+            raise ValueError(
+                f"{path}: expected a file that says its modality, found none; pass --modality CT"
+                " or MR"
+            )
         asked, prompts = [], []
         for card in cards:
             for target in card.targets.values():
-                reasons = ["region"] * (region_of(target.site) not in shown and target.name not in shown)
+                reasons = ["region"] * (
+                    region_of(target.site) not in shown and target.name not in shown
+                )
                 reasons += ["modality"] * (card.modality != modality)
                 if reasons:
                     asked.append((target.prompts[0], card.name, " and ".join(reasons)))
                     prompts.append(look_up_prompt(target.prompts[0], [card], modality=modality))
-        study = {"image": image, "input_ids": tokenize_prompts([text for text, *_ in asked]), "prompts": prompts}
+        study = {
+            "image": image,
+            "input_ids": tokenize_prompts([text for text, *_ in asked]),
+            "prompts": prompts,
+        }
         masks = inferer(image, network, **prepare([study])[3])
         voxel_mm3 = voxel_volume_mm3(np.asarray(image.affine))
         for number, (text, card_name, reason) in enumerate(asked):
@@ -165,26 +200,39 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, help="the bundle's own by default")
-    parser.add_argument("--frames", type=ast.literal_eval, help="instead of the checkpoint's, as in inference.yaml")
+    parser.add_argument(
+        "--frames", type=ast.literal_eval, help="instead of the checkpoint's, as in inference.yaml"
+    )
     parser.add_argument("--presence-threshold", type=float, default=0.5)
     parser.add_argument("--presence-smoothing-mm", type=float, default=0.0)
     parser.add_argument("--caches", nargs="+", default=[], help="made by `boltzmed prepare`")
     parser.add_argument("--part", default="test", choices=["train", "validation", "test"])
     parser.add_argument("--max-cases", type=int, help="so many of each cache, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cards", nargs="+", default=[], help="further cards whose targets are asked for")
-    parser.add_argument("--studies", nargs="+", default=[], metavar="PATH=REGION,TARGET", help="and what they show")
+    parser.add_argument(
+        "--cards", nargs="+", default=[], help="further cards whose targets are asked for"
+    )
+    parser.add_argument(
+        "--studies", nargs="+", default=[], metavar="PATH=REGION,TARGET", help="and what they show"
+    )
     parser.add_argument("--modality", choices=["CT", "MR"], help="of studies that don't say")
     options = parser.parse_args()
     if not options.caches and not (options.studies and options.cards):
         parser.error("expected --caches, or --studies with --cards")
     if options.max_cases is not None and options.max_cases < 1:
         parser.error(f"--max-cases: expected 1 or more, received {options.max_cases}")
-    settings = {name: getattr(options, name) for name in ("frames", "presence_threshold", "presence_smoothing_mm")}
+    settings = {
+        name: getattr(options, name)
+        for name in ("frames", "presence_threshold", "presence_smoothing_mm")
+    }
     if options.checkpoint:
         settings["checkpoint"] = options.checkpoint
     line = build_line(settings)
-    cards = print_caches(line, options) if options.caches else [load_card(card) for card in options.cards]
+    cards = (
+        print_caches(line, options)
+        if options.caches
+        else [load_card(card) for card in options.cards]
+    )
     if options.studies:
         print_studies(line, cards, options)
 

@@ -1,9 +1,11 @@
-"""Lets torchvision be imported beside a torch it was not built for; import this module before timm or open_clip.
+"""Lets torchvision be imported beside a torch it was not built for; import this module before timm
+or open_clip.
 
-The registry's torchvision carries operators compiled for CUDA. Beside a CPU build of torch they don't load, and
-``import torchvision`` ends with "operator torchvision::nms does not exist" while it registers their meta kernels. timm
-and open_clip import torchvision at their top but nothing here uses its compiled operators, so an empty stand-in for
-the module that registers them is enough. Where the builds match, the first import succeeds and nothing is changed.
+The registry's torchvision carries operators compiled for CUDA. Beside a CPU build of torch they
+don't load, and ``import torchvision`` ends with "operator torchvision::nms does not exist" while it
+registers their meta kernels. timm and open_clip import torchvision at their top but nothing here
+uses its compiled operators, so an empty stand-in for the module that registers them is enough.
+Where the builds match, the first import succeeds and nothing is changed.
 """
 
 import importlib
@@ -17,14 +19,17 @@ def import_torchvision() -> types.ModuleType:
     """Import torchvision, without its compiled operators where they don't fit the installed torch.
 
     Raises:
-        ImportError, RuntimeError: torchvision is missing, or fails for another reason than its operators.
+        ImportError, RuntimeError: torchvision is missing, or fails for another reason than its
+            operators.
     """
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:
         if "torchvision::" not in str(error) or "does not exist" not in str(error):
             raise
-    for name in [name for name in sys.modules if name == "torchvision" or name.startswith("torchvision.")]:
+    for name in [
+        name for name in sys.modules if name == "torchvision" or name.startswith("torchvision.")
+    ]:
         del sys.modules[name]
     sys.modules[_REGISTRATION] = types.ModuleType(_REGISTRATION)
     return importlib.import_module("torchvision")

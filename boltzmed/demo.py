@@ -1,4 +1,6 @@
-"""The whole line on a phantom: study → masks → scores → picture. ``boltzmed demo`` and ``make demo`` run this."""
+"""The whole line on a phantom: study → masks → scores → picture. ``boltzmed demo`` and ``make
+demo`` run this.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,11 @@ from typing import cast
 import numpy as np
 
 from boltzmed.cards import load_card, look_up_prompt
-from boltzmed.data.phantom import make_phantom
+from boltzmed.errors import OutputError
 from boltzmed.evaluation import score_mask
+from boltzmed.files import check_writable
 from boltzmed.geometry import spacing_mm
+from boltzmed.phantom.study import make_phantom
 from boltzmed.reports.contact_sheet import Panel, draw_contact_sheet
 from boltzmed.reports.tables import summarise_by_size
 from boltzmed.resources import resource_folder
@@ -21,8 +25,7 @@ from boltzmed.results import write_results
 from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.slices import SlicePlan
 from boltzmed.transforms.window import Window
-from boltzmed.volumes import OutputError, map_nifti, write_ct_series, write_image
-from boltzmed.volumes.output import check_writable
+from boltzmed.volumes import map_nifti, write_ct_series, write_image
 
 PROMPTS = (
     "lung nodule in chest CT",
@@ -38,7 +41,8 @@ DEMO_SEED = 910000  # the first seed of the card's test part: never trained on
 
 
 def run_demo(output: str | Path, *, seed: int = DEMO_SEED) -> int:
-    """Make a phantom, segment its DICOM series by the bundle, score and draw the masks, and say where all is.
+    """Make a phantom, segment its DICOM series by the bundle, score and draw the masks, and say
+    where all is.
 
     Args:
         output: Folder for everything: new, empty, or an earlier demo's, whose files are replaced.
@@ -54,7 +58,9 @@ def run_demo(output: str | Path, *, seed: int = DEMO_SEED) -> int:
     series, masks, marker = output / "dicom", output / "masks", output / ".boltzmed-demo"
     check_writable(output)
     if output.exists() and any(output.iterdir()) and not marker.exists():
-        raise OutputError(f"{output}: expected a new folder, an empty one or an earlier demo's; choose another")
+        raise OutputError(
+            f"{output}: expected a new folder, an empty one or an earlier demo's; choose another"
+        )
     for folder in (series, masks):
         shutil.rmtree(folder, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
@@ -66,11 +72,27 @@ def run_demo(output: str | Path, *, seed: int = DEMO_SEED) -> int:
     write_image(phantom.labels, phantom.affine_ras, output / "phantom_labels.nii.gz")
 
     bundle = resource_folder("bundles") / "boltzformer"
-    command = ["-m", "monai.bundle", "run", "--config_file", str(bundle / "configs" / "inference.yaml")]
-    command += ["--bundle_root", str(bundle), "--image", str(series), "--prompts", str(list(PROMPTS))]
+    command = [
+        "-m",
+        "monai.bundle",
+        "run",
+        "--config_file",
+        str(bundle / "configs" / "inference.yaml"),
+    ]
+    command += [
+        "--bundle_root",
+        str(bundle),
+        "--image",
+        str(series),
+        "--prompts",
+        str(list(PROMPTS)),
+    ]
     command += ["--output_dir", str(masks)]
     print("2/4  Segmenting the DICOM series by text, through the MONAI bundle:")
-    print("     python " + " ".join(f'"{part}"' if " " in part else part for part in command), flush=True)
+    print(
+        "     python " + " ".join(f'"{part}"' if " " in part else part for part in command),
+        flush=True,
+    )
     status = subprocess.run([sys.executable, *command], check=False).returncode
     if status:
         return status
@@ -85,9 +107,15 @@ def run_demo(output: str | Path, *, seed: int = DEMO_SEED) -> int:
         target = card.target(str(look_up_prompt(prompt, [card]).target))
         reference = np.isin(phantom.labels, target.labels).astype(np.uint8)
         prediction = map_nifti(case / f"{slug}.nii.gz")[0]
-        identity = {"method": "boltzformer-tiny", "dataset": "phantom", "patient": f"phantom_{seed:06d}"}
+        identity = {
+            "method": "boltzformer-tiny",
+            "dataset": "phantom",
+            "patient": f"phantom_{seed:06d}",
+        }
         identity |= {"case": f"phantom_{seed:06d}", "target": target.name, "prompt": prompt}
-        scored = score_mask(prediction, reference, phantom.affine_ras, identity={**identity, "seed": 0})
+        scored = score_mask(
+            prediction, reference, phantom.affine_ras, identity={**identity, "seed": 0}
+        )
         rows += scored
         panels.append(
             Panel(
@@ -106,14 +134,19 @@ def run_demo(output: str | Path, *, seed: int = DEMO_SEED) -> int:
 
     print("\n4/4  Drawing …", flush=True)
     sheet = output / "contact_sheet.png"
-    draw_contact_sheet(panels, sheet, title="Text-prompted masks of a phantom CT (research software)")
+    draw_contact_sheet(
+        panels, sheet, title="Text-prompted masks of a phantom CT (research software)"
+    )
     print("\nEverything is in", output.resolve())
     for path, meaning in (
         (sheet, "slice, reference outline and mask of every prompt: look at this one first"),
         (case, "one NIfTI mask per prompt, segmentation.dcm (DICOM SEG of all), run.json"),
         (output / "results.csv", "Dice of every slice and volume"),
         (series, "the phantom as a DICOM series"),
-        (output / "phantom.nii.gz", "the phantom as NIfTI, its truth beside it in phantom_labels.nii.gz"),
+        (
+            output / "phantom.nii.gz",
+            "the phantom as NIfTI, its truth beside it in phantom_labels.nii.gz",
+        ),
     ):
         print(f"  {path.relative_to(output).as_posix():<18} {meaning}")
     return 0

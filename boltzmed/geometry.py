@@ -1,8 +1,9 @@
 """Where voxels lie: affines, spacing, orientation.
 
-Everything in boltzmed speaks RAS millimetres: an affine ``affine_ras`` (4, 4) takes voxel indices (i, j, k, 1) to
-patient coordinates whose axes grow to the patient's right, front and head (NIfTI's convention). DICOM's axes grow to
-the left, back and head (LPS, PS3.3 C.7.6.2.1.1). The one matrix between the two stands here and nowhere else.
+Everything in boltzmed speaks RAS millimetres: an affine ``affine_ras`` (4, 4) takes voxel indices
+(i, j, k, 1) to patient coordinates whose axes grow to the patient's right, front and head (NIfTI's
+convention). DICOM's axes grow to the left, back and head (LPS, PS3.3 C.7.6.2.1.1). The one matrix
+between the two stands here and nowhere else.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ RAS_FROM_LPS: NDArray[np.float64] = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: A voxel edge shorter than this is no voxel (mm); real microscopy-like CT stays above 1e-3.
 SMALLEST_SPACING_MM = 1e-6
 
-#: Smallest volume of the cell spanned by the three unit axes. 1 for right angles, 0.5 for a shear by 60 degrees.
+# : Smallest volume of the cell spanned by the three unit axes. 1 for right angles, 0.5 for a shear
+# by 60 degrees.
 SMALLEST_UNIT_CELL = 1e-3
 
 #: How far apart a corner may lie on two grids that are one: writers round their headers.
@@ -31,8 +33,12 @@ class ImagePlane(NamedTuple):
     """One DICOM image plane (PS3.3 C.7.6.2), in LPS millimetres."""
 
     position_lps: NDArray[np.float64]  # (3,) centre of the first pixel: ImagePositionPatient
-    along_row_lps: NDArray[np.float64]  # (3,) unit vector in which the column index grows: ImageOrientationPatient[:3]
-    along_column_lps: NDArray[np.float64]  # (3,) unit vector in which the row index grows: ImageOrientationPatient[3:]
+    along_row_lps: NDArray[
+        np.float64
+    ]  # (3,) unit vector in which the column index grows: ImageOrientationPatient[:3]
+    along_column_lps: NDArray[
+        np.float64
+    ]  # (3,) unit vector in which the row index grows: ImageOrientationPatient[3:]
     row_gap_mm: float  # distance of neighbouring rows: PixelSpacing[0]
     column_gap_mm: float  # distance of neighbouring columns: PixelSpacing[1]
 
@@ -44,7 +50,9 @@ class ImagePlane(NamedTuple):
 
 
 def flip_lps_ras(affine: ArrayLike) -> NDArray[np.float64]:
-    """Turn an affine (4, 4) to LPS into the same affine to RAS, or back (the flip is its own inverse)."""
+    """Turn an affine (4, 4) to LPS into the same affine to RAS, or back (the flip is its own
+    inverse).
+    """
     return RAS_FROM_LPS @ np.asarray(affine, dtype=np.float64)
 
 
@@ -52,8 +60,8 @@ def check_affine(affine_ras: ArrayLike) -> NDArray[np.float64]:
     """Return the affine as float64 (4, 4) or say why it places no voxels.
 
     Raises:
-        ValueError: wrong shape, a value that is not finite, a last row other than 0 0 0 1, an axis of no length, or
-            axes that span no volume.
+        ValueError: wrong shape, a value that is not finite, a last row other than 0 0 0 1, an axis
+            of no length, or axes that span no volume.
     """
     affine = np.asarray(affine_ras, dtype=np.float64)
     if affine.shape != (4, 4):
@@ -66,7 +74,9 @@ def check_affine(affine_ras: ArrayLike) -> NDArray[np.float64]:
     if (spacing < SMALLEST_SPACING_MM).any():
         raise ValueError(f"expected positive voxel sizes, got {_list_mm(spacing)} mm")
     if abs(np.linalg.det(affine[:3, :3] / spacing)) < SMALLEST_UNIT_CELL:
-        raise ValueError("expected three independent voxel axes, got an affine that flattens the volume")
+        raise ValueError(
+            "expected three independent voxel axes, got an affine that flattens the volume"
+        )
     return affine
 
 
@@ -76,12 +86,16 @@ def spacing_mm(affine_ras: ArrayLike) -> NDArray[np.float64]:
 
 
 def voxel_volume_mm3(affine_ras: ArrayLike) -> float:
-    """Volume of one voxel in mm³, exact for sheared grids too (the determinant, not the product of the edges)."""
+    """Volume of one voxel in mm³, exact for sheared grids too (the determinant, not the product of
+    the edges).
+    """
     return float(abs(np.linalg.det(np.asarray(affine_ras, dtype=np.float64)[:3, :3])))
 
 
 def orientation_codes(affine_ras: ArrayLike) -> tuple[str, str, str]:
-    """The anatomical direction closest to each voxel axis, such as ``("L", "P", "S")``; each axis is used once."""
+    """The anatomical direction closest to each voxel axis, such as ``("L", "P", "S")``; each axis
+    is used once.
+    """
     first, second, third = aff2axcodes(np.asarray(affine_ras, dtype=np.float64))
     return str(first), str(second), str(third)
 
@@ -95,7 +109,8 @@ def shear_degrees(affine_ras: ArrayLike) -> float:
 
 
 def volume_affine_ras(plane: ImagePlane, slice_step_lps: ArrayLike) -> NDArray[np.float64]:
-    """Affine of a stack of image planes stored as (I columns, J rows, K slices); PS3.3 equation C.7.6.2.1-1.
+    """Affine of a stack of image planes stored as (I columns, J rows, K slices); PS3.3 equation
+    C.7.6.2.1-1.
 
     Args:
         plane: the first slice.
@@ -123,12 +138,19 @@ def image_plane(affine_ras: ArrayLike, slice_index: int = 0) -> ImagePlane:
 
 
 def is_same_grid(
-    shape: Sequence[int], affine_ras: NDArray[np.float64], other_shape: Sequence[int], other_ras: NDArray[np.float64]
+    shape: Sequence[int],
+    affine_ras: NDArray[np.float64],
+    other_shape: Sequence[int],
+    other_ras: NDArray[np.float64],
 ) -> bool:
-    """Whether two volumes (I,J,K) have the same voxels: one shape, and no corner further apart than a rounding."""
+    """Whether two volumes (I,J,K) have the same voxels: one shape, and no corner further apart than
+    a rounding.
+    """
     if tuple(shape) != tuple(other_shape):
         return False
-    corners = np.stack([*np.meshgrid(*((0, size - 1) for size in shape), indexing="ij"), np.ones((2, 2, 2))])
+    corners = np.stack(
+        [*np.meshgrid(*((0, size - 1) for size in shape), indexing="ij"), np.ones((2, 2, 2))]
+    )
     apart = (affine_ras - other_ras)[:3] @ corners.reshape(4, -1)
     return bool(np.linalg.norm(apart, axis=0).max() <= SAME_GRID_MM)
 

@@ -1,4 +1,6 @@
-"""The paper's loss: Dice plus binary cross-entropy on mask logits, over the prompts that are valid; and the gate's."""
+"""The paper's loss: Dice plus binary cross-entropy on mask logits, over the prompts that are valid;
+and the gate's.
+"""
 
 from collections.abc import Mapping
 
@@ -13,20 +15,24 @@ DICE_SMOOTHING = 1e-5
 class PromptLoss(nn.Module):
     """Dice + cross-entropy, equally weighted, averaged over the valid prompts of a batch.
 
-    Logits of another size than the targets are resized to them (bicubic, antialiased); masks never are. Dice is taken
-    per image and prompt, 1 - (2 Σ p t + ε) / (Σ p² + Σ t² + ε) with p the sigmoid of the logits, the cross-entropy over
-    all pixels. Without any valid prompt the loss is 0 and still has a gradient (zero), so that a distributed step does
-    not wait for it. Under torch.distributed the mean is over the prompts of all processes, whose number may differ.
+    Logits of another size than the targets are resized to them (bicubic, antialiased); masks never
+    are. Dice is taken per image and prompt, 1 - (2 Σ p t + ε) / (Σ p² + Σ t² + ε) with p the
+    sigmoid of the logits, the cross-entropy over all pixels. Without any valid prompt the loss is 0
+    and still has a gradient (zero), so that a distributed step does not wait for it. Under
+    torch.distributed the mean is over the prompts of all processes, whose number may differ.
     Everything is computed in float32.
 
-    Where the network has a presence gate, the cross-entropy of its logits is added: present means one pixel or more.
+    Where the network has a presence gate, the cross-entropy of its logits is added: present means
+    one pixel or more.
 
-    `latest` holds the total and its parts of the last call, detached, for whoever watches a training.
+    `latest` holds the total and its parts of the last call, detached, for whoever watches a
+    training.
 
     Args:
         presence_weight: of the gate's part.
-        absent_dice: whether Dice is of prompts without object, too. There it is near 1 but for a mask that is empty to
-            a millionth, which teaches masks to be empty in doubt: with a gate, its business.
+        absent_dice: whether Dice is of prompts without object, too. There it is near 1 but for a
+            mask that is empty to a millionth, which teaches masks to be empty in doubt: with a
+            gate, its business.
 
     Raises:
         ValueError: ``absent_dice`` is no boolean.
@@ -40,7 +46,10 @@ class PromptLoss(nn.Module):
         self.latest: dict[str, Tensor] = {}
 
     def forward(
-        self, logits: Tensor | Mapping[str, Tensor | None], target: Tensor, prompt_valid: Tensor | None = None
+        self,
+        logits: Tensor | Mapping[str, Tensor | None],
+        target: Tensor,
+        prompt_valid: Tensor | None = None,
     ) -> Tensor:
         """The total as a scalar; arguments and errors as in `terms`."""
         parts = self.parts(logits, target, prompt_valid)
@@ -48,7 +57,10 @@ class PromptLoss(nn.Module):
         return parts["total"]
 
     def parts(
-        self, logits: Tensor | Mapping[str, Tensor | None], target: Tensor, prompt_valid: Tensor | None = None
+        self,
+        logits: Tensor | Mapping[str, Tensor | None],
+        target: Tensor,
+        prompt_valid: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The total and its parts, each the mean of `terms`.
 
@@ -61,7 +73,9 @@ class PromptLoss(nn.Module):
         Raises:
             ValueError: As in `terms`.
         """
-        parts = {name: _mean(values) for name, values in self.terms(logits, target, prompt_valid).items()}
+        parts = {
+            name: _mean(values) for name, values in self.terms(logits, target, prompt_valid).items()
+        }
         return {"total": self.total(parts), **parts}
 
     def total(self, parts: Mapping[str, Tensor]) -> Tensor:
@@ -70,19 +84,24 @@ class PromptLoss(nn.Module):
         return total + self.presence_weight * parts["presence"] if "presence" in parts else total
 
     def terms(
-        self, logits: Tensor | Mapping[str, Tensor | None], target: Tensor, prompt_valid: Tensor | None = None
+        self,
+        logits: Tensor | Mapping[str, Tensor | None],
+        target: Tensor,
+        prompt_valid: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """What the loss is the mean of, prompt by prompt.
 
         Args:
-            logits: (B, P, h, w) mask logits, or the network's output that holds them as `mask_logits` and perhaps
-                `presence_logits` (B, P).
+            logits: (B, P, h, w) mask logits, or the network's output that holds them as
+                `mask_logits` and perhaps `presence_logits` (B, P).
             target: (B, P, H, W), 1 inside the object, 0 outside; any dtype.
-            prompt_valid: (B, P) bool; None takes every prompt. Invalid prompts contribute nothing, whatever they hold.
+            prompt_valid: (B, P) bool; None takes every prompt. Invalid prompts contribute nothing,
+                whatever they hold.
 
         Returns:
-            `dice`, `bce` and, of a network with a gate, `presence`, each (M,) with gradient: a number for each of this
-            process's M valid prompts, of `dice` without `absent_dice` for those with an object.
+            `dice`, `bce` and, of a network with a gate, `presence`, each (M,) with gradient: a
+            number for each of this process's M valid prompts, of `dice` without `absent_dice` for
+            those with an object.
 
         Raises:
             ValueError: if batch, prompts or axes do not fit.
@@ -90,15 +109,18 @@ class PromptLoss(nn.Module):
         mask_logits = logits["mask_logits"] if isinstance(logits, Mapping) else logits
         presence_logits = logits.get("presence_logits") if isinstance(logits, Mapping) else None
         if mask_logits is None:
-            raise ValueError("expected mask logits (B, P, h, w), got None as the network's mask_logits")
+            raise ValueError(
+                "expected mask logits (B, P, h, w), got None as the network's mask_logits"
+            )
         if mask_logits.ndim != 4 or target.ndim != 4 or mask_logits.shape[:2] != target.shape[:2]:
             raise ValueError(
-                "expected logits (B, P, h, w) and a target (B, P, H, W) of the same images and prompts, "
-                f"got {tuple(mask_logits.shape)} and {tuple(target.shape)}"
+                "expected logits (B, P, h, w) and a target (B, P, H, W) of the same images and"
+                f" prompts, got {tuple(mask_logits.shape)} and {tuple(target.shape)}"
             )
         if prompt_valid is not None and prompt_valid.shape != target.shape[:2]:
             raise ValueError(
-                f"expected prompt_valid of shape {tuple(target.shape[:2])}, got {tuple(prompt_valid.shape)}"
+                f"expected prompt_valid of shape {tuple(target.shape[:2])}, got"
+                f" {tuple(prompt_valid.shape)}"
             )
 
         with torch.autocast(mask_logits.device.type, enabled=False):
@@ -109,7 +131,9 @@ class PromptLoss(nn.Module):
                 kept = prompt_valid.to(device=mask_logits.device, dtype=torch.bool)
                 kept_logits, kept_target = mask_logits[kept], target[kept.to(target.device)]
             kept_target = kept_target.to(device=mask_logits.device, dtype=torch.float32)
-            if not len(kept_logits):  # nothing to resize; its gradient of zero does not break the backward pass
+            if not len(
+                kept_logits
+            ):  # nothing to resize; its gradient of zero does not break the backward pass
                 kept_logits = kept_logits.reshape(kept_target.shape)
             elif kept_logits.shape != kept_target.shape:
                 kept_logits = F.interpolate(
@@ -120,22 +144,30 @@ class PromptLoss(nn.Module):
                     antialias=True,
                 )[:, 0]
             kept_logits, kept_target = kept_logits.flatten(1), kept_target.flatten(1)
-            per_pixel = F.binary_cross_entropy_with_logits(kept_logits, kept_target, reduction="none")
+            per_pixel = F.binary_cross_entropy_with_logits(
+                kept_logits, kept_target, reduction="none"
+            )
             present = (kept_target > 0.5).any(1)
             counted = slice(None) if self.absent_dice else present
-            terms = {"dice": _dice_loss(kept_logits[counted], kept_target[counted]), "bce": per_pixel.mean(1)}
+            terms = {
+                "dice": _dice_loss(kept_logits[counted], kept_target[counted]),
+                "bce": per_pixel.mean(1),
+            }
             if presence_logits is not None:
                 votes = presence_logits.float()
                 votes = votes.flatten() if prompt_valid is None else votes[kept]
-                terms["presence"] = F.binary_cross_entropy_with_logits(votes, present.float(), reduction="none")
+                terms["presence"] = F.binary_cross_entropy_with_logits(
+                    votes, present.float(), reduction="none"
+                )
             return terms
 
 
 def _mean(per_prompt: Tensor) -> Tensor:
     """Mean over the prompts (M,) of all processes; 0 if there is none.
 
-    Processes average their gradients. For that to be the gradient of the mean over all prompts, wherever they are, each
-    takes its own sum times the number of processes, over the number of all prompts; the value is the mean itself.
+    Processes average their gradients. For that to be the gradient of the mean over all prompts,
+    wherever they are, each takes its own sum times the number of processes, over the number of all
+    prompts; the value is the mean itself.
     """
     total, count = per_prompt.sum(), per_prompt.new_tensor(float(len(per_prompt)))
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):

@@ -1,4 +1,6 @@
-"""The options of a bundle run (`python -m monai.bundle run …`), checked before anything is read or built."""
+"""The options of a bundle run (`python -m monai.bundle run …`), checked before anything is read or
+built.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,16 @@ _OPTION = r"--|-[a-zA-Z]"
 
 
 def check_names(arguments: Sequence[str] | None = None) -> None:
-    """Refuse options of the command line that no config has: MONAI adds what it does not know, and nothing reads it.
+    """Refuse options of the command line that no config has: MONAI adds what it does not know, and
+    nothing reads it.
 
-    Only the first part of a name counts (``train`` of ``--train#dataset#seed``): what is wrong further on, the object
-    that gets it refuses.
+    Only the first part of a name counts (``train`` of ``--train#dataset#seed``): what is wrong
+    further on, the object that gets it refuses.
 
     Args:
-        arguments: Of `monai.bundle run`; the process's by default. Without a ``config_file`` among them, or in the
-            ``--args_file`` that they name, nothing is checked: the run was started by a program.
+        arguments: Of `monai.bundle run`; the process's by default. Without a ``config_file`` among
+            them, or in the ``--args_file`` that they name, nothing is checked: the run was started
+            by a program.
 
     Raises:
         ValueError: A name that is in none of the configs; says which is near.
@@ -41,7 +45,11 @@ def check_names(arguments: Sequence[str] | None = None) -> None:
     if files is None:
         return
     options = list(ConfigParser.load_config_files(files))
-    known = {*options, *inspect.signature(run).parameters, *inspect.signature(ConfigWorkflow).parameters}
+    known = {
+        *options,
+        *inspect.signature(run).parameters,
+        *inspect.signature(ConfigWorkflow).parameters,
+    }
     known |= {"workflow_name", "_meta_"}
     if "tracking" in given:
         mlflow_options: Any = DEFAULT_MLFLOW_SETTINGS["configs"]
@@ -49,16 +57,28 @@ def check_names(arguments: Sequence[str] | None = None) -> None:
     for name, value in given.items():
         first = re.split("#|::", name.removeprefix("+"))[0]
         # Fire takes `--nohalf`, without a value, for `--half False`.
-        if first not in known and not (value is None and first.startswith("no") and first[2:] in known):
+        if first not in known and not (
+            value is None and first.startswith("no") and first[2:] in known
+        ):
             near = [f"--{other}" for other in get_close_matches(first, options)]
-            hint = f"did you mean {' or '.join(near)}?" if near else "the file lists them with their defaults"
-            shown = ", ".join(Path(file).name for file in (files.split(",") if isinstance(files, str) else files))
+            hint = (
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else "the file lists them with their defaults"
+            )
+            shown = ", ".join(
+                Path(file).name for file in (files.split(",") if isinstance(files, str) else files)
+            )
             raise ValueError(f"--{name}: expected an option of {shown}; {hint}")
 
 
 def _read_arguments(arguments: list[str]) -> dict[str, Any]:
-    """Name → value of a command line's options, as Fire reads them; None for those that stand alone."""
-    arguments = arguments[: arguments.index("--")] if "--" in arguments else arguments  # what follows is Fire's own
+    """Name → value of a command line's options, as Fire reads them; None for those that stand
+    alone.
+    """
+    arguments = (
+        arguments[: arguments.index("--")] if "--" in arguments else arguments
+    )  # what follows is Fire's own
     given: dict[str, Any] = {}
     for argument, following in pairwise([*arguments, "--"]):
         if re.match(_OPTION, argument):
@@ -70,14 +90,18 @@ def _read_arguments(arguments: list[str]) -> dict[str, Any]:
 
 
 def check_flags(**flags: Any) -> None:
-    """Refuse options that are neither True nor False: on MONAI's command line ``false`` is a text, and so true."""
+    """Refuse options that are neither True nor False: on MONAI's command line ``false`` is a text,
+    and so true.
+    """
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise ValueError(f"{name}: expected True or False, received {value!r}")
 
 
 def check_counts(**counts: Any) -> None:
-    """Refuse options that are no whole numbers from 0, by name, before something else fails at them."""
+    """Refuse options that are no whole numbers from 0, by name, before something else fails at
+    them.
+    """
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ValueError(f"{name}: expected a whole number, received {value!r}")
@@ -86,12 +110,18 @@ def check_counts(**counts: Any) -> None:
 def check_numbers(**numbers: Any) -> None:
     """Refuse options that are no finite numbers, by name."""
     for name, value in numbers.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not math.isfinite(value)
+        ):
             raise ValueError(f"{name}: expected a number, received {value!r}")
 
 
 def end_traceback_with_cause() -> None:
-    """Let a traceback end with the line that says what was wrong, not with MONAI's about which expression failed."""
+    """Let a traceback end with the line that says what was wrong, not with MONAI's about which
+    expression failed.
+    """
     shown = sys.excepthook
 
     def show(kind: type[BaseException], error: BaseException, trace: Any) -> None:

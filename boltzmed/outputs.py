@@ -1,4 +1,6 @@
-"""What a run leaves behind: masks, DICOM SEG and ``run.json`` of each study, or ``results.csv`` of an evaluation."""
+"""What a run leaves behind: masks, DICOM SEG and ``run.json`` of each study, or ``results.csv`` of
+an evaluation.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,21 @@ from numpy.typing import NDArray
 import boltzmed
 from boltzmed.cards import PromptTarget
 from boltzmed.engines.inferer import PackedMasks
+from boltzmed.errors import InputError, OutputError
 from boltzmed.evaluation import Scoring, score_study
 from boltzmed.evaluation.mask_files import RUN_FILE
+from boltzmed.files import check_writable, whole_file, whole_folder
 from boltzmed.geometry import orientation_codes, spacing_mm, voxel_volume_mm3
-from boltzmed.results import CaseResult, LesionResult, write_exclusions, write_lesions, write_results
+from boltzmed.results import (
+    CaseResult,
+    LesionResult,
+    write_exclusions,
+    write_lesions,
+    write_results,
+)
 from boltzmed.slugs import slug_prompts
-from boltzmed.volumes import CodedTerm, OutputError, Segment, VolumeError, write_mask, write_segmentation
+from boltzmed.volumes import CodedTerm, Segment, write_mask, write_segmentation
 from boltzmed.volumes.nifti import case_name
-from boltzmed.volumes.output import check_writable, whole_file, whole_folder
 
 SEGMENTATION_FILE = "segmentation.dcm"
 
@@ -38,9 +47,10 @@ SEGMENTATION_FILE = "segmentation.dcm"
 class StudyWriter:
     """Write each study's masks, its DICOM SEG and ``run.json`` when the evaluator has segmented it.
 
-    ``OUTPUT/<case>/<prompt-slug>.nii.gz`` for every prompt; ``segmentation.dcm`` for studies that came as DICOM, or
-    the reason why there is none in ``run.json``. What an earlier run's ``run.json`` lists in the same folder is
-    replaced, so that masks of two runs never stand side by side; other files stay.
+    ``OUTPUT/<case>/<prompt-slug>.nii.gz`` for every prompt; ``segmentation.dcm`` for studies that
+    came as DICOM, or the reason why there is none in ``run.json``. What an earlier run's
+    ``run.json`` lists in the same folder is replaced, so that masks of two runs never stand side by
+    side; other files stay.
 
     Args:
         output_dir: OUTPUT.
@@ -81,13 +91,14 @@ class StudyWriter:
             folder = self.output_dir / case_name(study)
             if folder.exists() and not folder.is_dir():
                 raise OutputError(
-                    f"{folder}: expected a folder for the masks of {study.name}, found a file of that name; "
-                    "move it, or choose another output folder"
+                    f"{folder}: expected a folder for the masks of {study.name}, found a file of"
+                    " that name; move it, or choose another output folder"
                 )
             if study.is_dir() and folder.resolve() == study.resolve():
                 raise OutputError(
-                    f"{self.output_dir}: expected an output folder apart from the study, whose masks would be written "
-                    f"among its images in {study}; choose another output folder"
+                    f"{self.output_dir}: expected an output folder apart from the study, whose"
+                    f" masks would be written among its images in {study}; choose another output"
+                    " folder"
                 )
 
     def _start(self, engine: Engine) -> None:
@@ -99,11 +110,19 @@ class StudyWriter:
         inferred = time.perf_counter()
         image: MetaTensor = study["image"]
         case = str(image.meta["case"])
-        with whole_folder(self.output_dir / case, replaced=_list_written(self.output_dir / case)) as folder:
+        with whole_folder(
+            self.output_dir / case, replaced=_list_written(self.output_dir / case)
+        ) as folder:
             self._write(folder, study, masks, case, inferred, engine)
 
     def _write(
-        self, folder: Path, study: Mapping[str, Any], masks: PackedMasks, case: str, inferred: float, engine: Engine
+        self,
+        folder: Path,
+        study: Mapping[str, Any],
+        masks: PackedMasks,
+        case: str,
+        inferred: float,
+        engine: Engine,
     ) -> None:
         image: MetaTensor = study["image"]
         slugs = slug_prompts([prompt.prompt for prompt in study["prompts"]])
@@ -141,17 +160,23 @@ class StudyWriter:
             },
         }
         with whole_file(folder / RUN_FILE) as path:
-            path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            path.write_text(
+                json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
 
     @cached_property
     def _provenance(self) -> dict[str, Any]:
-        """Bundle and checkpoint, hashed once for all studies of a run: a checkpoint may hold gigabytes."""
+        """Bundle and checkpoint, hashed once for all studies of a run: a checkpoint may hold
+        gigabytes.
+        """
         return {
             "bundle": _describe_bundle(self.bundle),
             "checkpoint": {"file": self.checkpoint.name, "sha256": _sha256(self.checkpoint)},
         }
 
-    def _write_segmentation(self, folder: Path, study: Mapping[str, Any], masks: PackedMasks) -> dict[str, str | None]:
+    def _write_segmentation(
+        self, folder: Path, study: Mapping[str, Any], masks: PackedMasks
+    ) -> dict[str, str | None]:
         image = study["image"]
         if not self.segmentation:
             return {"file": None, "reason": "not asked for"}
@@ -159,10 +184,12 @@ class StudyWriter:
             return {"file": None, "reason": "the input is not DICOM"}
         segments = [_segment(prompt, masks, index) for index, prompt in enumerate(study["prompts"])]
         try:
-            write_segmentation(segments, image, folder / SEGMENTATION_FILE, software_version=boltzmed.__version__)
+            write_segmentation(
+                segments, image, folder / SEGMENTATION_FILE, software_version=boltzmed.__version__
+            )
         except OutputError:
             raise
-        except VolumeError as error:
+        except InputError as error:
             # The masks are good; only the DICOM form is refused (empty UIDs, say).
             return {"file": None, "reason": str(error)}
         return {"file": SEGMENTATION_FILE, "reason": None}
@@ -175,8 +202,11 @@ class StudyWriter:
         slices = masks.slices(index)
         components, count = label(slices, structure=generate_binary_structure(3, 3))
         voxels, sums, largest = np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
-        # Slice by slice: a large study's voxels with their probabilities as numbers would take gigabytes.
-        for mask, numbered, probabilities in zip(slices, components, masks.probabilities(index), strict=True):
+        # Slice by slice: a large study's voxels with their probabilities as numbers would take
+        # gigabytes.
+        for mask, numbered, probabilities in zip(
+            slices, components, masks.probabilities(index), strict=True
+        ):
             owner = numbered[mask > 0] - 1
             voxels += np.bincount(owner, minlength=count)
             sums += np.bincount(owner, weights=probabilities, minlength=count)
@@ -191,7 +221,11 @@ class StudyWriter:
             "window": {"name": prompt.window_name, "range": masks.windows[index]},
             "frame": asdict(masks.frames[index]),
             "presence": _round(masks.presence_PK, index),
-            **({} if masks.smoothed_PK is None else {"presence_smoothed": _round(masks.smoothed_PK, index)}),
+            **(
+                {}
+                if masks.smoothed_PK is None
+                else {"presence_smoothed": _round(masks.smoothed_PK, index)}
+            ),
             "volume_mm3": round(float(voxels.sum() * voxel_mm3), 3),
             "components": [
                 {
@@ -205,20 +239,25 @@ class StudyWriter:
 
 
 class ResultsWriter:
-    """Score every case that the evaluator has segmented; ``results.csv`` and ``lesions.csv`` stand at the end.
+    """Score every case that the evaluator has segmented; ``results.csv`` and ``lesions.csv`` stand
+    at the end.
 
-    Beside them ``left_out.csv`` lists the cases that could not be read (``excluded``). Of an evaluation that fails or
-    is interrupted ``results.partial.csv`` and ``lesions.partial.csv`` keep what was scored.
+    Beside them ``left_out.csv`` lists the cases that could not be read (``excluded``). Of an
+    evaluation that fails or is interrupted ``results.partial.csv`` and ``lesions.partial.csv`` keep
+    what was scored.
 
     Args:
         path: The CSV file (see ``results.py``).
         method: Name of what made the masks.
         seed: Of the draws.
         plane: How slices are cut.
-        distances, tolerance_mm, connectivity, match, miss_penalty_mm: See :class:`boltzmed.evaluation.Scoring`.
+        distances, tolerance_mm, connectivity, match, miss_penalty_mm: See
+            :class:`boltzmed.evaluation.Scoring`.
     """
 
-    def __init__(self, path: str | Path, *, method: str, seed: int, plane: str = "axial", **scoring: Any) -> None:
+    def __init__(
+        self, path: str | Path, *, method: str, seed: int, plane: str = "axial", **scoring: Any
+    ) -> None:
         self.path, self.scoring = Path(path), Scoring(**scoring)
         self.method, self.seed, self.plane = method, seed, plane
         self.rows: list[CaseResult] = []
@@ -226,7 +265,9 @@ class ResultsWriter:
         self.excluded: list[str] = []
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a ``SupervisedEvaluator`` over a :class:`LabelledStudyDataset` or :class:`ReadableStudies`."""
+        """Attach to a ``SupervisedEvaluator`` over a :class:`LabelledStudyDataset` or
+        :class:`ReadableStudies`.
+        """
         engine.add_event_handler(Events.STARTED, self._check_output)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._finish)
@@ -261,14 +302,19 @@ class ResultsWriter:
         lesions = self.path.with_name("lesions.csv")
         write_exclusions(self.path.with_name("left_out.csv"), {"excluded": self.excluded})
         if not self.rows:
-            raise ValueError(f"nothing could be scored; {self.excluded[0] if self.excluded else 'there is no case'}")
+            raise ValueError(
+                "nothing could be scored;"
+                f" {self.excluded[0] if self.excluded else 'there is no case'}"
+            )
         write_results(self.path, self.rows)
         write_lesions(lesions, self.lesions)
         for path in (self.path, lesions):
             _name_partial(path).unlink(missing_ok=True)
 
     def _keep(self, engine: Engine, error: BaseException) -> None:
-        """Write what is scored under names that say that it is not all; then the error, or Ctrl-C, goes on."""
+        """Write what is scored under names that say that it is not all; then the error, or Ctrl-C,
+        goes on.
+        """
         if self.rows:
             with suppress(ValueError):  # a full disk, say, which must not hide the error
                 write_results(_name_partial(self.path), self.rows)
@@ -316,9 +362,13 @@ def _segment(prompt: PromptTarget, masks: PackedMasks, index: int) -> Segment:
 
 def _describe_bundle(folder: Path) -> dict[str, str]:
     """Version of a bundle, and one hash of all its configs: they hold every hyper-parameter."""
-    configs = sorted(path for path in (folder / "configs").iterdir() if path.suffix in (".json", ".yaml"))
+    configs = sorted(
+        path for path in (folder / "configs").iterdir() if path.suffix in (".json", ".yaml")
+    )
     digests = "".join(f"{path.name} {_sha256(path)}\n" for path in configs)
-    version = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
+    version = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))[
+        "version"
+    ]
     return {"version": version, "configs_sha256": hashlib.sha256(digests.encode()).hexdigest()}
 
 

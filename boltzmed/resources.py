@@ -1,7 +1,8 @@
 """Where the package's own YAML resources lie: the bundles and the dataset cards.
 
-A wheel carries `bundles/` and `datasets/` inside the package (`package_dir` in setup.cfg); an editable install and a
-plain checkout have them beside it. Everything that opens one of them asks here.
+A wheel carries `bundles/` and `datasets/` inside the package (`package_dir` in setup.cfg); an
+editable install and a plain checkout have them beside it. Everything that opens one of them asks
+here.
 """
 
 from __future__ import annotations
@@ -24,9 +25,14 @@ def resource_folder(kind: str) -> Path:
         ValueError: the kind is unknown, or neither place has the folder (a broken installation).
     """
     if kind not in RESOURCE_KINDS:
-        raise ValueError(f"resource folder: expected one of {', '.join(RESOURCE_KINDS)}, got {kind!r}")
+        raise ValueError(
+            f"resource folder: expected one of {', '.join(RESOURCE_KINDS)}, got {kind!r}"
+        )
     package = Path(__file__).resolve().parent
     for folder in (package / kind, package.parent / kind):
         if folder.is_dir():
             return folder
-    raise ValueError(f"{kind}: neither the installed package nor its checkout has this folder; reinstall boltzmed")
+    raise ValueError(
+        f"{kind}: neither the installed package nor its checkout has this folder; reinstall"
+        " boltzmed"
+    )

@@ -1,7 +1,8 @@
-"""The tables between evaluation and reports: a `CaseResult` per case and target, a `LesionResult` per lesion, as CSV.
+"""The tables between evaluation and reports: a `CaseResult` per case and target, a `LesionResult`
+per lesion, as CSV.
 
-Columns are exactly the fields of the class, in their order. Empty cells mean "not applicable" or "not defined"; they
-are never zeros.
+Columns are exactly the fields of the class, in their order. Empty cells mean "not applicable" or
+"not defined"; they are never zeros.
 """
 
 from __future__ import annotations
@@ -24,12 +25,26 @@ from typing import Any
 LEVELS = ("slice", "volume")
 AXES = ("axial", "coronal", "sagittal", "array")
 LESION_KINDS = ("reference", "prediction")
-_FRACTIONS = ("dice", "area_fraction", "presence_score", "iou", "nsd", "detection_f1", "panoptic_quality")
+_FRACTIONS = (
+    "dice",
+    "area_fraction",
+    "presence_score",
+    "iou",
+    "nsd",
+    "detection_f1",
+    "panoptic_quality",
+)
 _SIZES = (
     *("volume_mm3", "hd95_mm", "assd_mm", "nsd_tolerance_mm", "prediction_volume_mm3"),
     *("false_positive_mm3", "false_negative_mm3"),
 )
-_COUNTS = ("reference_lesions", "predicted_lesions", "matched_lesions", "missed_lesions", "false_lesions")
+_COUNTS = (
+    "reference_lesions",
+    "predicted_lesions",
+    "matched_lesions",
+    "missed_lesions",
+    "false_lesions",
+)
 
 
 @dataclass(frozen=True)
@@ -39,33 +54,38 @@ class CaseResult:
     Attributes:
         method: what made the prediction.
         dataset: card name.
-        patient: pseudonym that groups cases of one person; never a name or a hospital number. "" where nothing says
-            whose case it is.
+        patient: pseudonym that groups cases of one person; never a name or a hospital number. ""
+            where nothing says whose case it is.
         case: file name without extension.
         level: "slice" or "volume".
-        axis: the plane in which the volume was cut, one of `AXES`; a volume row may leave it empty ("").
+        axis: the plane in which the volume was cut, one of `AXES`; a volume row may leave it empty
+            ("").
         slice_index: 0 … K'-1 in the network's slice order, None for a volume row.
         target: target's name in the card, or the prompt itself for free text.
         prompt: the text asked.
         seed: of the sampling at inference.
         dice: 0 … 1, None where it is not defined (reference and prediction both empty).
-        area_fraction: reference mask pixels over the area of the padded square, 0 … 1; a volume row takes its
-            largest slice's; None without a reference.
+        area_fraction: reference mask pixels over the area of the padded square, 0 … 1; a volume row
+            takes its largest slice's; None without a reference.
         volume_mm3: of the reference (a slice row's: of its voxels); None without a reference.
         reference_empty, prediction_empty: no voxel is set.
         presence_score: 0 … 1, None where the network gives none.
         iou: 0 … 1, None where dice is. What follows is None where it was not computed, too.
-        hd95_mm, assd_mm: distances of the surfaces, see `boltzmed.metrics.surface`; None where a mask is empty.
-        nsd: share of the surfaces within nsd_tolerance_mm of each other, 0 … 1; None where both masks are empty.
+        hd95_mm, assd_mm: distances of the surfaces, see `boltzmed.metrics.surface`; None where a
+            mask is empty.
+        nsd: share of the surfaces within nsd_tolerance_mm of each other, 0 … 1; None where both
+            masks are empty.
         prediction_volume_mm3: of the prediction.
         volume_difference_mm3: prediction − reference.
-        false_positive_mm3, false_negative_mm3: volume in the prediction alone, in the reference alone.
+        false_positive_mm3, false_negative_mm3: volume in the prediction alone, in the reference
+            alone.
         reference_lesions, predicted_lesions: connected components.
-        matched_lesions, missed_lesions: of the reference's, by the rule of `boltzmed.metrics.lesions`.
+        matched_lesions, missed_lesions: of the reference's, by the rule of
+            `boltzmed.metrics.lesions`.
         false_lesions: of the prediction's.
         detection_f1, panoptic_quality: 0 … 1, None where there is no lesion in either.
-        lesion_rule: neighbours that made a lesion and the rule that matched them, "26 overlap" or "6 iou:0.5"; "" where
-            nothing says it.
+        lesion_rule: neighbours that made a lesion and the rule that matched them, "26 overlap" or
+            "6 iou:0.5"; "" where nothing says it.
 
     Raises:
         ValueError: a field of the wrong type or range.
@@ -107,7 +127,12 @@ class CaseResult:
 
     def __post_init__(self) -> None:
         for name in ("method", "dataset", "case", "target", "prompt"):
-            _expect(name, getattr(self, name), isinstance(getattr(self, name), str) and getattr(self, name), "text")
+            _expect(
+                name,
+                getattr(self, name),
+                isinstance(getattr(self, name), str) and getattr(self, name),
+                "text",
+            )
         for name in ("patient", "lesion_rule"):
             _expect(name, getattr(self, name), isinstance(getattr(self, name), str), "text")
         _expect("level", self.level, self.level in LEVELS, f"one of {', '.join(LEVELS)}")
@@ -117,11 +142,15 @@ class CaseResult:
             is_slice = _is_integer(self.slice_index) and (self.slice_index or 0) >= 0
             _expect("slice_index", self.slice_index, is_slice, "an integer from 0 in a slice row")
         else:
-            _expect("slice_index", self.slice_index, self.slice_index is None, "nothing in a volume row")
+            _expect(
+                "slice_index", self.slice_index, self.slice_index is None, "nothing in a volume row"
+            )
         _expect("seed", self.seed, _is_integer(self.seed), "an integer")
         _check_numbers(self)
         for name in ("reference_empty", "prediction_empty"):
-            _expect(name, getattr(self, name), isinstance(getattr(self, name), bool), "true or false")
+            _expect(
+                name, getattr(self, name), isinstance(getattr(self, name), bool), "true or false"
+            )
 
 
 @dataclass(frozen=True)
@@ -133,7 +162,8 @@ class LesionResult:
         kind: "reference" or "prediction".
         lesion: 1, 2 … by size, the largest first.
         volume_mm3: its own.
-        score: how sure the method was: a prediction's own, a reference's the highest of what found it; None without.
+        score: how sure the method was: a prediction's own, a reference's the highest of what found
+            it; None without.
         matched: a reference lesion was found; a predicted one found one, or is not false.
         iou: with the one it is matched with, else the largest with any; 0 … 1.
 
@@ -155,8 +185,15 @@ class LesionResult:
 
     def __post_init__(self) -> None:
         _expect("kind", self.kind, self.kind in LESION_KINDS, f"one of {', '.join(LESION_KINDS)}")
-        _expect("lesion", self.lesion, _is_integer(self.lesion) and self.lesion > 0, "an integer from 1")
-        _expect("score", self.score, self.score is None or math.isfinite(self.score), "a finite number or nothing")
+        _expect(
+            "lesion", self.lesion, _is_integer(self.lesion) and self.lesion > 0, "an integer from 1"
+        )
+        _expect(
+            "score",
+            self.score,
+            self.score is None or math.isfinite(self.score),
+            "a finite number or nothing",
+        )
         _check_numbers(self)
 
 
@@ -166,7 +203,11 @@ LESION_COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(LesionRes
 FIRST_COLUMNS: tuple[str, ...] = COLUMNS[: COLUMNS.index("iou")]
 """What every table of results has; one may end there."""
 
-_READABLE = (COLUMNS, COLUMNS[:-1], FIRST_COLUMNS)  # what was written before there was a lesion_rule is read, too
+_READABLE = (
+    COLUMNS,
+    COLUMNS[:-1],
+    FIRST_COLUMNS,
+)  # what was written before there was a lesion_rule is read, too
 
 
 def compile_patient_pattern(pattern: str | None) -> re.Pattern[str] | None:
@@ -178,11 +219,15 @@ def compile_patient_pattern(pattern: str | None) -> re.Pattern[str] | None:
     try:
         return re.compile(pattern) if pattern else None
     except re.error as error:
-        raise ValueError(f"--patient-pattern: expected a regular expression, got {pattern!r}: {error}") from error
+        raise ValueError(
+            f"--patient-pattern: expected a regular expression, got {pattern!r}: {error}"
+        ) from error
 
 
 def match_patient(pattern: re.Pattern[str] | None, case: str) -> str | None:
-    """Returns what a pattern finds in a case's name, its first group or the whole match; None for nothing."""
+    """Returns what a pattern finds in a case's name, its first group or the whole match; None for
+    nothing.
+    """
     match = pattern.search(case) if pattern else None
     return None if match is None else match.group(min(match.re.groups, 1)) or None
 
@@ -193,8 +238,12 @@ def write_lesions(path: str | Path, rows: Iterable[LesionResult]) -> None:
 
 
 def write_exclusions(path: str | Path, lines: Mapping[str, Iterable[str]]) -> None:
-    """Writes why something has no rows, as `write_results` writes rows: columns `kind` (a key) and `line`."""
-    _write_table(Path(path), ("kind", "line"), ((kind, line) for kind in lines for line in lines[kind]))
+    """Writes why something has no rows, as `write_results` writes rows: columns `kind` (a key) and
+    `line`.
+    """
+    _write_table(
+        Path(path), ("kind", "line"), ((kind, line) for kind in lines for line in lines[kind])
+    )
 
 
 def write_results(path: str | Path, rows: Iterable[CaseResult]) -> None:
@@ -227,8 +276,9 @@ def read_results(path: str | Path) -> list[CaseResult]:
     """Reads what `write_results` wrote.
 
     Raises:
-        ValueError: no such file, not this table (columns must be `COLUMNS`, perhaps without the last, or
-            `FIRST_COLUMNS` alone, in order), or a wrong cell; one line that names the file, the line and the column.
+        ValueError: no such file, not this table (columns must be `COLUMNS`, perhaps without the
+            last, or `FIRST_COLUMNS` alone, in order), or a wrong cell; one line that names the
+            file, the line and the column.
     """
     path = Path(path)
     text = read_text(path)
@@ -247,7 +297,10 @@ def read_text(path: Path) -> str:
             raise ValueError(f"{path}: expected text in UTF-8, found UTF-16; save it as UTF-8")
         return content.decode("utf-8")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or f"not a text or complete gzip file ({type(error).__name__})"
+        reason = (
+            getattr(error, "strerror", None)
+            or f"not a text or complete gzip file ({type(error).__name__})"
+        )
         raise ValueError(f"{path}: cannot be read: {reason}") from error
 
 
@@ -255,13 +308,20 @@ def _parse(text: str) -> Iterator[CaseResult]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header = tuple(next(reader, []))
     if header not in _READABLE:
-        odd = [name for name in COLUMNS if name not in header] + [name for name in header if name not in COLUMNS]
-        raise ValueError(f"expected the columns {','.join(COLUMNS)}; these differ: {', '.join(odd) or 'their order'}")
+        odd = [name for name in COLUMNS if name not in header] + [
+            name for name in header if name not in COLUMNS
+        ]
+        raise ValueError(
+            f"expected the columns {','.join(COLUMNS)}; these differ:"
+            f" {', '.join(odd) or 'their order'}"
+        )
     for cells in reader:
         try:
             if len(cells) != len(header):
                 raise ValueError(f"expected {len(header)} cells, got {len(cells)}")
-            values: list[Any] = [_PARSERS[name](name, cell) for name, cell in zip(header, cells, strict=True)]
+            values: list[Any] = [
+                _PARSERS[name](name, cell) for name, cell in zip(header, cells, strict=True)
+            ]
             yield CaseResult(*values)
         except ValueError as error:
             raise ValueError(f"line {reader.line_num}: {error}") from error
@@ -287,7 +347,9 @@ def _parse_flag(name: str, cell: str) -> bool:
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
     **dict.fromkeys(COLUMNS, _parse_text),
     **dict.fromkeys(("slice_index", "seed", *_COUNTS), partial(_parse_number, int, "an integer")),
-    **dict.fromkeys((*_FRACTIONS, *_SIZES, "volume_difference_mm3"), partial(_parse_number, float, "a number")),
+    **dict.fromkeys(
+        (*_FRACTIONS, *_SIZES, "volume_difference_mm3"), partial(_parse_number, float, "a number")
+    ),
     **dict.fromkeys(("reference_empty", "prediction_empty"), _parse_flag),
 }
 
@@ -300,15 +362,26 @@ def _check_numbers(row: CaseResult | LesionResult) -> None:
         if name in _FRACTIONS:
             _expect(name, value, _is_number(value) and 0 <= value <= 1, "0 to 1 or nothing")
         elif name in _SIZES:
-            _expect(name, value, _is_number(value) and 0 <= value < math.inf, "a finite number from 0 or nothing")
+            _expect(
+                name,
+                value,
+                _is_number(value) and 0 <= value < math.inf,
+                "a finite number from 0 or nothing",
+            )
         elif name in _COUNTS:
             _expect(name, value, _is_integer(value) and value >= 0, "an integer from 0 or nothing")
         elif name == "volume_difference_mm3":
-            _expect(name, value, _is_number(value) and math.isfinite(value), "a finite number or nothing")
+            _expect(
+                name,
+                value,
+                _is_number(value) and math.isfinite(value),
+                "a finite number or nothing",
+            )
 
 
 def _line(cells: Iterable[str]) -> str:
-    # The csv module quotes only those line breaks that its own terminator holds; a prompt may hold either.
+    # The csv module quotes only those line breaks that its own terminator holds; a prompt may hold
+    # either.
     line = io.StringIO()
     csv.writer(line, lineterminator="\r\n").writerow(cells)
     return line.getvalue().removesuffix("\r\n") + "\n"

@@ -1,4 +1,6 @@
-"""Records what one prompt's queries sampled on slices, and draws it: ``boltzmed sampling``, and sheets of training."""
+"""Records what one prompt's queries sampled on slices, and draws it: ``boltzmed sampling``, and
+sheets of training.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ from boltzmed.cards import load_card, look_up_prompt
 from boltzmed.geometry import describe_grid, is_same_grid
 from boltzmed.metrics.overlap import dice
 from boltzmed.reports.contact_sheet import Panel, make_contact_sheet
-from boltzmed.reports.sampling import SampledSlice, draw_sampling, make_sampling_figure, write_sampling_sheet
+from boltzmed.reports.sampling import (
+    SampledSlice,
+    draw_sampling,
+    make_sampling_figure,
+    write_sampling_sheet,
+)
 from boltzmed.transforms.channels import channel_indices
 from boltzmed.transforms.slices import SlicePlan
 from boltzmed.transforms.square import SquareGrid
@@ -45,20 +52,23 @@ def show_sampling(
     modality: str | None = None,
     **overrides: Any,
 ) -> Path:
-    """Draw which patches a query sampled in each layer: on one slice (.png), or all through a study (.html).
+    """Draw which patches a query sampled in each layer: on one slice (.png), or all through a study
+    (.html).
 
     Args:
         study: See ``read_volume``.
         prompt: What is looked for.
         output: The file; its ending decides.
-        slice_index: Of a picture, in the network's order (axial: from feet to head); the middle one by default.
+        slice_index: Of a picture, in the network's order (axial: from feet to head); the middle one
+            by default.
         step: Of a sheet: every how many slices one is shown.
         query: Which of the network's queries; the paper shows the first.
         reference: A mask or label map on the study's grid, to be outlined.
         label: The value that is inside; by default all but 0.
         modality: ``"CT"`` or ``"MR"`` for files that don't say.
-        **overrides: Any value of ``inference.yaml`` that is of a single slice (``checkpoint``, ``cards``, ``seed``,
-            ``threshold`` …); see `read_inference`. Presence is not smoothed, which takes the neighbours'.
+        **overrides: Any value of ``inference.yaml`` that is of a single slice (``checkpoint``,
+            ``cards``, ``seed``, ``threshold`` …); see `read_inference`. Presence is not smoothed,
+            which takes the neighbours'.
 
     Returns:
         The file.
@@ -68,24 +78,38 @@ def show_sampling(
     """
     output = Path(output)
     if output.suffix.lower() not in (".png", ".html"):
-        raise ValueError(f"{output}: expected a file .png (of one slice) or .html (of the whole study)")
+        raise ValueError(
+            f"{output}: expected a file .png (of one slice) or .html (of the whole study)"
+        )
     whole = output.suffix.lower() == ".html"
     if whole and slice_index is not None:
-        raise ValueError(f"slice: expected none for a sheet of the whole study, received {slice_index}; write a .png")
+        raise ValueError(
+            f"slice: expected none for a sheet of the whole study, received {slice_index}; write a"
+            " .png"
+        )
     if step < 1 or (step > 1 and not whole):
-        raise ValueError(f"step: expected 1 or more, and a sheet (.html) if more, received {step} for {output.name}")
-    watched = _WatchedStudy(study, prompt, reference=reference, label=label, modality=modality, overrides=overrides)
+        raise ValueError(
+            f"step: expected 1 or more, and a sheet (.html) if more, received {step} for"
+            f" {output.name}"
+        )
+    watched = _WatchedStudy(
+        study, prompt, reference=reference, label=label, modality=modality, overrides=overrides
+    )
     if not 0 <= query < watched.num_queries:
         raise ValueError(f"query: expected 0 to {watched.num_queries - 1}, received {query}")
     of_all = f"query {query + 1} of {watched.num_queries}"
     if whole:
         slices = (watched.look(index) for index in range(0, watched.plan.count, step))
-        write_sampling_sheet(slices, output, title=f"{prompt}: {of_all}", query=query, plane=watched.plan.plane)
+        write_sampling_sheet(
+            slices, output, title=f"{prompt}: {of_all}", query=query, plane=watched.plan.plane
+        )
     else:
         index = watched.plan.count // 2 if slice_index is None else slice_index
         if not 0 <= index < watched.plan.count:
             raise ValueError(f"slice: expected 0 to {watched.plan.count - 1}, received {index}")
-        draw_sampling(watched.look(index), output, title=f"{prompt}: slice {index}, {of_all}", query=query)
+        draw_sampling(
+            watched.look(index), output, title=f"{prompt}: slice {index}, {of_all}", query=query
+        )
     return output
 
 
@@ -105,10 +129,16 @@ class _WatchedStudy:
         parser = read_inference(**overrides)
         image = read_volume(study, modality=modality, series_uid=parser["series_uid"])
         cards = [load_card(card) for card in parser.get_parsed_content("cards")]
-        meaning = look_up_prompt(prompt, cards, modality=image.meta["modality"], window=parser["window"])
-        inferer, frames = (parser.get_parsed_content(name) for name in ("inferer", "prepare_batch#frames"))
+        meaning = look_up_prompt(
+            prompt, cards, modality=image.meta["modality"], window=parser["window"]
+        )
+        inferer, frames = (
+            parser.get_parsed_content(name) for name in ("inferer", "prepare_batch#frames")
+        )
         frame = frames.get(meaning.card, inferer.frame)
-        self.plan = SlicePlan.from_affine(np.asarray(image.affine), image.shape[1:], parser["plane"])
+        self.plan = SlicePlan.from_affine(
+            np.asarray(image.affine), image.shape[1:], parser["plane"]
+        )
         self._volume = np.asarray(image[0])
         self._window = WindowIntensity(meaning.window).measured_on(self._volume)
         frame = frame.around(*self.plan.slice_shape)
@@ -126,7 +156,10 @@ class _WatchedStudy:
             values = np.asarray(mask[0])
             self._reference = values != 0 if label is None else values == label
             if not self._reference.any():
-                raise ValueError(f"{Path(reference).name}: expected voxels of {label or 'some value'}, found none")
+                raise ValueError(
+                    f"{Path(reference).name}: expected voxels of {label or 'some value'}, found"
+                    " none"
+                )
         self._thresholds = inferer.threshold, inferer.presence_threshold
         self._network = parser.get_parsed_content("network")
         self._device = next(self._network.parameters()).device
@@ -137,7 +170,9 @@ class _WatchedStudy:
     @torch.no_grad()
     def look(self, index: int) -> SampledSlice:
         """Segment one slice and return what was sampled on it."""
-        slices = self.plan.slices_at(self._volume, channel_indices(index, self.plan.count, self._channels))
+        slices = self.plan.slices_at(
+            self._volume, channel_indices(index, self.plan.count, self._channels)
+        )
         seen = self._grid.to_image(self._window(slices)[None])
         reference = None
         if self._reference is not None:
@@ -155,7 +190,9 @@ def _record(
     threshold: float = 0.5,
     presence_threshold: float = 0.5,
 ) -> SampledSlice:
-    """Segment one image (1,3,S,S) by the text features of one prompt, and return what was sampled on it."""
+    """Segment one image (1,3,S,S) by the text features of one prompt, and return what was sampled
+    on it.
+    """
     features = network.encode_image(image.to(next(network.parameters()).device))
     trace: dict[str, list[Any]] = {}
     output = network.decode(features, text, trace=trace)
@@ -170,7 +207,9 @@ def _record(
             sampled[0, 0].reshape(-1, *sizes[layer % len(sizes)]).cpu().numpy()
             for layer, sampled in enumerate(trace["attended"])
         ],
-        prediction=((masks[0, 0] > math.log(threshold / (1 - threshold))) & (not absent)).cpu().numpy(),
+        prediction=((masks[0, 0] > math.log(threshold / (1 - threshold))) & (not absent))
+        .cpu()
+        .numpy(),
         reference=reference,
     )
 
@@ -180,15 +219,22 @@ class ValidationSheets:
 
     Args:
         dataset: Of the validation's items.
-        batches: Lists of the dataset's keys, the same every time. Slices are taken evenly from all of them, so that no
-            data set is left out; of each the first prompt whose target it shows, which is the smallest of them.
+        batches: Lists of the dataset's keys, the same every time. Slices are taken evenly from all
+            of them, so that no data set is left out; of each the first prompt whose target it
+            shows, which is the smallest of them.
         network: In training mode or not, which it keeps.
         count: How many slices.
         query: Whose samples are drawn, on the first of the slices.
     """
 
     def __init__(
-        self, dataset: Dataset, batches: Iterable[list[Any]], network: nn.Module, *, count: int = 8, query: int = 0
+        self,
+        dataset: Dataset,
+        batches: Iterable[list[Any]],
+        network: nn.Module,
+        *,
+        count: int = 8,
+        query: int = 0,
     ) -> None:
         self.dataset, self.batches, self.network = dataset, batches, network
         self.count, self.query = count, query
@@ -225,7 +271,9 @@ class ValidationSheets:
         name = f"{item['target'][number]}, {item['case']} slice {item['slice_index']}"
         input_ids = item["input_ids"][None, number : number + 1]
         text = network.encode_text(input_ids.to(next(network.parameters()).device))
-        return name, _record(network, item["image"][None], text, item["slice_index"], references[number])
+        return name, _record(
+            network, item["image"][None], text, item["slice_index"], references[number]
+        )
 
 
 def _score(seen: SampledSlice) -> str:

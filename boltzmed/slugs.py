@@ -8,15 +8,16 @@ import unicodedata
 from collections.abc import Sequence
 
 SLUG_LENGTH = 80
-"""Longest slug; leaves room for endings within the 255 bytes that usual file systems allow a name."""
+"""Longest slug; leaves room for endings within the 255 bytes that usual file systems allow a name.
+"""
 
 
 def slug_prompts(prompts: Sequence[str]) -> list[str]:
     """Makes one file-name part per prompt: "Lung nodule in chest CT." -> "lung-nodule-in-chest-ct".
 
-    Lower case ASCII letters, digits and hyphens, at most `SLUG_LENGTH` long, never a device name of Windows, all
-    different. Prompts that would share one, or lose text in it, get eight digits of their SHA-256; a prompt's slug
-    therefore does not depend on the order.
+    Lower case ASCII letters, digits and hyphens, at most `SLUG_LENGTH` long, never a device name of
+    Windows, all different. Prompts that would share one, or lose text in it, get eight digits of
+    their SHA-256; a prompt's slug therefore does not depend on the order.
 
     Raises:
         ValueError: an empty prompt, or the same prompt twice.
@@ -27,10 +28,19 @@ def slug_prompts(prompts: Sequence[str]) -> list[str]:
     slugs = []
     for prompt, slug in zip(prompts, plain, strict=True):
         if not prompt.strip():
-            raise ValueError("prompt: expected some text such as 'liver in abdomen CT', got an empty prompt")
-        # A prompt in another script keeps nothing or only part of itself, and must not pass for the remaining words.
+            raise ValueError(
+                "prompt: expected some text such as 'liver in abdomen CT', got an empty prompt"
+            )
+        # A prompt in another script keeps nothing or only part of itself, and must not pass for the
+        # remaining words.
         lost = any(character.isalnum() and not character.isascii() for character in _fold(prompt))
-        if not slug or lost or len(slug) > SLUG_LENGTH or plain.count(slug) > 1 or _WINDOWS_DEVICE.fullmatch(slug):
+        if (
+            not slug
+            or lost
+            or len(slug) > SLUG_LENGTH
+            or plain.count(slug) > 1
+            or _WINDOWS_DEVICE.fullmatch(slug)
+        ):
             digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:8]
             slug = f"{slug[: SLUG_LENGTH - 9].strip('-') or 'prompt'}-{digest}"
         slugs.append(slug)

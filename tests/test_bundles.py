@@ -1,4 +1,6 @@
-"""The bundle's configs: every size builds, training resumes, inference runs from any folder, the metadata is valid."""
+"""The bundle's configs: every size builds, training resumes, inference runs from any folder, the
+metadata is valid.
+"""
 
 import json
 import os
@@ -22,12 +24,12 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from boltzmed.cards import load_card, look_up_prompt
-from boltzmed.data.phantom import make_phantom, write_phantoms
 from boltzmed.export import PromptedNetwork
 from boltzmed.losses import PromptLoss
 from boltzmed.metrics.overlap import dice
 from boltzmed.networks.literal import LiteralDecoder
 from boltzmed.networks.weights import load_checkpoint, save_checkpoint
+from boltzmed.phantom.study import make_phantom, write_phantoms
 from boltzmed.reports.training import read_training
 from boltzmed.resources import resource_folder
 from boltzmed.results import read_results
@@ -56,17 +58,25 @@ PARAMETERS = {
     "hiera_bp": 205_677_464,
     "focal_l": 343_267_856,
 }
-PARAMETERS |= {f"{size}_gated": PARAMETERS[size] + 264_705 for size in ("hiera_s", "hiera_bp", "focal_l")}
+PARAMETERS |= {
+    f"{size}_gated": PARAMETERS[size] + 264_705 for size in ("hiera_s", "hiera_bp", "focal_l")
+}
 
 
-def run_bundle(folder: Path, config: str, *arguments: str, root: str = "") -> subprocess.CompletedProcess[str]:
-    """``python -m monai.bundle run`` from a folder, as a user types it; paths of config and bundle as given."""
+def run_bundle(
+    folder: Path, config: str, *arguments: str, root: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """``python -m monai.bundle run`` from a folder, as a user types it; paths of config and bundle
+    as given.
+    """
     configs = config if config.startswith("[") else str(Path(root or BUNDLE) / "configs" / config)
     given = ("--config_file", configs, "--bundle_root", root or str(BUNDLE), *arguments)
     return run_monai("run", *given, folder=folder)
 
 
-def run_monai(command: str, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_monai(
+    command: str, *arguments: str, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """A command of ``python -m monai.bundle``."""
     return run_program("-m", "monai.bundle", command, *arguments, folder=folder)
 
@@ -77,7 +87,12 @@ def run_program(
     """A program on one thread and without a GPU."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        [program, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [program, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -103,18 +118,24 @@ def test_a_size_overlays_every_config(size: str, config: str) -> None:
 @pytest.mark.parametrize("size", [name for name in PARAMETERS if name.endswith("_gated")])
 def test_a_checkpoint_of_a_gated_size_is_known_as_such(size: str, tmp_path: Path) -> None:
     config = CONFIGS / f"{size}.yaml"
-    plain, gated = (network_settings(path, 64)["network_def"] for path in (CONFIGS / f"{size[:-6]}.yaml", config))
+    plain, gated = (
+        network_settings(path, 64)["network_def"]
+        for path in (CONFIGS / f"{size[:-6]}.yaml", config)
+    )
     assert {name: part for name, part in gated.items() if name != "presence"} == plain
     assert gated["presence"]["hidden_dim"] == plain["decoder"]["hidden_dim"]
     file, weights = tmp_path / "model.pt", torch.nn.Linear(1, 1)
-    save_checkpoint(file, weights, config=network_settings(config, 64), orientation="axial", channels="repeat")
+    save_checkpoint(
+        file, weights, config=network_settings(config, 64), orientation="axial", channels="repeat"
+    )
     parser = read_inference(checkpoint=file)
     assert (parser["size"], parser["image_size"], parser["channels"]) == (size, 64, "repeat")
 
 
 def test_unknown_size_and_form_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"huge\.yaml: no such size.*tiny, tiny_gated, hiera_s, .*, focal_l and focal_l_gated"
+        ValueError,
+        match=r"huge\.yaml: no such size.*tiny, tiny_gated, hiera_s, .*, focal_l and focal_l_gated",
     ):
         build_network(CONFIGS / "huge.yaml")
     with pytest.raises(ValueError, match="form: expected literal or none, received 'approximate'"):
@@ -124,9 +145,17 @@ def test_unknown_size_and_form_are_refused() -> None:
 @pytest.mark.parametrize("size", sorted(PARAMETERS))
 def test_every_size_has_a_literal_form_with_the_same_parameters(size: str) -> None:
     with torch.device("meta"):
-        fast, literal = build_network(CONFIGS / f"{size}.yaml"), build_network(CONFIGS / f"{size}.yaml", "literal")
-    assert isinstance(literal.decoder, LiteralDecoder) and not isinstance(fast.decoder, LiteralDecoder)
-    shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in (fast, literal)]
+        fast, literal = (
+            build_network(CONFIGS / f"{size}.yaml"),
+            build_network(CONFIGS / f"{size}.yaml", "literal"),
+        )
+    assert isinstance(literal.decoder, LiteralDecoder) and not isinstance(
+        fast.decoder, LiteralDecoder
+    )
+    shapes = [
+        {name: value.shape for name, value in network.state_dict().items()}
+        for network in (fast, literal)
+    ]
     assert shapes[0] == shapes[1]
 
 
@@ -147,21 +176,43 @@ def test_a_file_that_is_no_checkpoint_starts_no_training(kind: str, tmp_path: Pa
     network = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match=r"start\.pt: expected a checkpoint"):
         start_weights(network, file, kind, "cpu")
-    with pytest.raises(ValueError, match="expected one of boltzmed, upstream, sam2, seem, received 'guess'"):
+    with pytest.raises(
+        ValueError, match="expected one of boltzmed, upstream, sam2, seem, received 'guess'"
+    ):
         start_weights(network, file, "guess", "cpu")
 
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Datalist of two coarse phantoms."""
-    return write_phantoms(tmp_path_factory.mktemp("phantoms"), range(2), matrix=64, slice_spacing_mm=10.0)
+    return write_phantoms(
+        tmp_path_factory.mktemp("phantoms"), range(2), matrix=64, slice_spacing_mm=10.0
+    )
 
 
 def train(folder: Path, phantoms: Path, *arguments: str) -> list[str]:
     """The losses of a short training, as printed."""
-    quick = ["--image_size", "64", "--samples_per_epoch", "8", "--batch_size", "2", "--prompts_per_image", "2"]
-    lists = ["--datalist", str(phantoms), "--validation_datalist", str(phantoms), "--validation_slices", "4"]
-    done = run_bundle(folder, "train.yaml", *lists, *quick, "--output_dir", str(folder / "run"), *arguments)
+    quick = [
+        "--image_size",
+        "64",
+        "--samples_per_epoch",
+        "8",
+        "--batch_size",
+        "2",
+        "--prompts_per_image",
+        "2",
+    ]
+    lists = [
+        "--datalist",
+        str(phantoms),
+        "--validation_datalist",
+        str(phantoms),
+        "--validation_slices",
+        "4",
+    ]
+    done = run_bundle(
+        folder, "train.yaml", *lists, *quick, "--output_dir", str(folder / "run"), *arguments
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return re.findall(r"Epoch: (\d+/\d+, Iter: \d+/\d+ -- loss: [\d.]+)", done.stdout + done.stderr)
 
@@ -189,18 +240,28 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, phantoms: Path) -> No
 @pytest.mark.parametrize("overlay", [False, True])
 def test_a_size_brings_its_rates_to_training(size: str, overlay: bool) -> None:
     parser = ConfigParser()
-    parser.read_config([str(CONFIGS / f"{name}.yaml") for name in (["train", size] if overlay else ["train"])])
+    parser.read_config(
+        [str(CONFIGS / f"{name}.yaml") for name in (["train", size] if overlay else ["train"])]
+    )
     parser.update({"bundle_root": str(BUNDLE), "size": size})
-    recipe = tuple(parser.get_parsed_content(name) for name in ("learning_rate", "weight_decay", "schedule"))
+    recipe = tuple(
+        parser.get_parsed_content(name) for name in ("learning_rate", "weight_decay", "schedule")
+    )
     assert recipe == ((1e-3, 0.01, "one_cycle") if "tiny" in size else (2e-5, 0.01, "constant"))
     parser.update({"learning_rate": 4e-5, "weight_decay": 1e-4})
-    assert (parser.get_parsed_content("learning_rate"), parser.get_parsed_content("weight_decay")) == (4e-5, 1e-4)
+    assert (
+        parser.get_parsed_content("learning_rate"),
+        parser.get_parsed_content("weight_decay"),
+    ) == (4e-5, 1e-4)
     assert set(network_settings(CONFIGS / f"{size}.yaml", 64)) == {"network_def", "image_size"}
 
 
 def test_a_size_without_a_recipe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("network_def: {}\nrecipe: {learning_rate: 1.0e-4}\n")
-    with pytest.raises(ValueError, match=r"own\.yaml: expected a recipe.*, received none for weight_decay, schedule"):
+    with pytest.raises(
+        ValueError,
+        match=r"own\.yaml: expected a recipe.*, received none for weight_decay, schedule",
+    ):
         training_recipe(tmp_path / "own.yaml")
 
 
@@ -208,8 +269,18 @@ def describe_training(folder: Path, phantoms: Path, **settings: Any) -> ConfigPa
     """The config of a short training: three steps an epoch at a constant rate."""
     parser = ConfigParser()
     parser.read_config(str(CONFIGS / "train.yaml"))
-    quick = {"image_size": 64, "samples_per_epoch": 6, "batch_size": 2, "prompts_per_image": 2, "validation_slices": 4}
-    lists = {"bundle_root": str(BUNDLE), "datalist": str(phantoms), "validation_datalist": str(phantoms)}
+    quick = {
+        "image_size": 64,
+        "samples_per_epoch": 6,
+        "batch_size": 2,
+        "prompts_per_image": 2,
+        "validation_slices": 4,
+    }
+    lists = {
+        "bundle_root": str(BUNDLE),
+        "datalist": str(phantoms),
+        "validation_datalist": str(phantoms),
+    }
     places = {"output_dir": str(folder / "run"), "device": torch.device("cpu")}
     parser.update({**lists, **quick, **places, "epochs": 1, "schedule": "constant", **settings})
     return parser
@@ -219,7 +290,9 @@ def prepare_training(folder: Path, phantoms: Path, **settings: Any) -> ConfigPar
     """Such a training in this process, ready to run."""
     torch.manual_seed(0)
     parser = describe_training(folder, phantoms, **settings)
-    parser.get_parsed_content("validate#early_stop").set_trainer(parser.get_parsed_content("train#trainer"))
+    parser.get_parsed_content("validate#early_stop").set_trainer(
+        parser.get_parsed_content("train#trainer")
+    )
     return parser
 
 
@@ -227,40 +300,69 @@ def run_training(parser: ConfigParser) -> list[float]:
     """Its losses, step by step."""
     losses: list[float] = []
     trainer = parser.get_parsed_content("train#trainer")
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: losses.append(trainer.state.output["loss"].item()))
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda: losses.append(trainer.state.output["loss"].item())
+    )
     trainer.run()
     return losses
 
 
 def test_what_is_tracked_changes_nothing_that_is_trained(tmp_path: Path, phantoms: Path) -> None:
-    """Without tracking, and with pictures after every epoch: the same weights, averages, draws and checkpoints."""
+    """Without tracking, and with pictures after every epoch: the same weights, averages, draws and
+    checkpoints.
+    """
     states = []
     for name in ("untracked", "tracked"):
-        settings = {"tensorboard": name == "tracked", "sheet_interval": 1, "log_interval": 1, "size": "tiny_gated"}
-        losses = run_training(prepare_training(tmp_path / name, phantoms, epochs=2, samples_per_epoch=4, **settings))
+        settings = {
+            "tensorboard": name == "tracked",
+            "sheet_interval": 1,
+            "log_interval": 1,
+            "size": "tiny_gated",
+        }
+        losses = run_training(
+            prepare_training(tmp_path / name, phantoms, epochs=2, samples_per_epoch=4, **settings)
+        )
         run = tmp_path / name / "run"
-        states.append((torch.load(run / "checkpoint_epoch=2.pt", weights_only=True), torch.get_rng_state()))
+        states.append(
+            (torch.load(run / "checkpoint_epoch=2.pt", weights_only=True), torch.get_rng_state())
+        )
         assert len(list(run.glob("events.*"))) == (name == "tracked")
     (untracked, draws), (tracked, other_draws) = states
     assert torch.equal(draws, other_draws)
     assert untracked.keys() == tracked.keys()
     for part in ("network", "average"):
-        assert all(torch.equal(value, tracked[part][name]) for name, value in untracked[part].items())
+        assert all(
+            torch.equal(value, tracked[part][name]) for name, value in untracked[part].items()
+        )
     assert untracked["trainer"] == tracked["trainer"] and untracked["best"] == tracked["best"]
 
     table = read_training(run)
-    assert table["loss"].to_dict() == pytest.approx({1: np.mean(losses[:2]), 2: np.mean(losses[2:])})
+    assert table["loss"].to_dict() == pytest.approx(
+        {1: np.mean(losses[:2]), 2: np.mean(losses[2:])}
+    )
     assert {"val_loss", "val_dice", "learning_rate", "images_per_second"} <= set(table.columns)
-    assert table[["val_sensitivity", "val_specificity"]].apply(lambda of: of.between(0, 1)).all(None)
+    assert (
+        table[["val_sensitivity", "val_specificity"]].apply(lambda of: of.between(0, 1)).all(None)
+    )
     parts = table["loss_dice"] + table["loss_bce"] + table["loss_presence"]
     assert parts.to_list() == pytest.approx(table["loss"].to_list(), abs=1e-5)
 
 
 @pytest.mark.parametrize("absent_dice", [True, False])
-def test_validation_loss_is_the_mean_over_prompts(tmp_path: Path, phantoms: Path, absent_dice: bool) -> None:
-    settings = {"validation_slices": 5, "prompts_per_image": 4, "size": "tiny_gated", "loss#absent_dice": absent_dice}
+def test_validation_loss_is_the_mean_over_prompts(
+    tmp_path: Path, phantoms: Path, absent_dice: bool
+) -> None:
+    settings = {
+        "validation_slices": 5,
+        "prompts_per_image": 4,
+        "size": "tiny_gated",
+        "loss#absent_dice": absent_dice,
+    }
     parser = prepare_training(tmp_path, phantoms, **settings)
-    evaluator, network = parser.get_parsed_content("validate#evaluator"), parser.get_parsed_content("average").module
+    evaluator, network = (
+        parser.get_parsed_content("validate#evaluator"),
+        parser.get_parsed_content("average").module,
+    )
     evaluator.run()
     losses: dict[str, list[float]] = {"dice": [], "bce": [], "presence": []}
     counts = []
@@ -276,7 +378,9 @@ def test_validation_loss_is_the_mean_over_prompts(tmp_path: Path, phantoms: Path
                 counts.append(int(valid.sum()))
     assert len(set(counts)) > 1, "every slice has as many prompts: a mean over slices would pass"
     assert (len(losses["dice"]) < len(losses["bce"])) == (not absent_dice)
-    assert evaluator.state.metrics["val_loss"] == pytest.approx(sum(map(np.mean, losses.values())), rel=1e-4)
+    assert evaluator.state.metrics["val_loss"] == pytest.approx(
+        sum(map(np.mean, losses.values())), rel=1e-4
+    )
 
 
 class Scripted(Metric):
@@ -296,7 +400,9 @@ class Scripted(Metric):
         return next(self.values)
 
 
-def test_training_stops_early_by_the_loss_and_keeps_the_best_dice(tmp_path: Path, phantoms: Path) -> None:
+def test_training_stops_early_by_the_loss_and_keeps_the_best_dice(
+    tmp_path: Path, phantoms: Path
+) -> None:
     loss, scores = Scripted(3.0, 2.0, 2.5, 2.4, 1.0), Scripted(0.1, 0.3, 0.2, 0.4, 0.9)
     metrics = {"additional_metrics": {"val_loss": loss}, "key_val_metric": {"val_dice": scores}}
     overrides = {f"validate#evaluator#{name}": value for name, value in metrics.items()}
@@ -321,10 +427,18 @@ def test_training_stops_early_by_the_loss_and_keeps_the_best_dice(tmp_path: Path
     [
         ("half", "false", "half: expected True or False, received 'false'"),
         ("quarter_turns", 1, "quarter_turns: expected True, False or some of phantom, received 1"),
-        ("quarter_turns", ["fantom"], "quarter_turns: expected True, False or some of phantom, received ['fantom']"),
+        (
+            "quarter_turns",
+            ["fantom"],
+            "quarter_turns: expected True, False or some of phantom, received ['fantom']",
+        ),
         ("epochs", "ten", "epochs: expected a whole number, received 'ten'"),
         ("batch_size", 2.5, "batch_size: expected a whole number, received 2.5"),
-        ("samples_per_epoch", "most", "samples_per_epoch: expected a whole number, received 'most'"),
+        (
+            "samples_per_epoch",
+            "most",
+            "samples_per_epoch: expected a whole number, received 'most'",
+        ),
         ("prompts_per_image", 0, "prompts_per_image: expected 1 or more, received 0"),
         ("shares", 0.5, "shares: expected a number from 0 for each card, "),
         ("learning_rate", "fast", "learning_rate: expected a number, received 'fast'"),
@@ -335,10 +449,16 @@ def test_training_stops_early_by_the_loss_and_keeps_the_best_dice(tmp_path: Path
             "frames: phantom: image_size: expected a multiple of 32, received 50",
         ),
         ("negative_probability", 20, "negative_probability: expected 0 to 1, received 20"),
-        ("frames", {"fantom": {"image_size": 64}}, "frames: expected some of phantom, received fantom"),
+        (
+            "frames",
+            {"fantom": {"image_size": 64}},
+            "frames: expected some of phantom, received fantom",
+        ),
     ],
 )
-def test_options_that_are_none_are_told(tmp_path: Path, phantoms: Path, name: str, value: Any, line: str) -> None:
+def test_options_that_are_none_are_told(
+    tmp_path: Path, phantoms: Path, name: str, value: Any, line: str
+) -> None:
     with pytest.raises(Exception) as told:
         parser = describe_training(tmp_path, phantoms, **{name: value})
         for index, expression in enumerate(parser.get("initialize")):
@@ -379,7 +499,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, phantoms: Path, untrained
 def test_other_samples_or_steps_or_starts_do_not_go_on(
     finished: Path, phantoms: Path, untrained: Path, option: str, value: Any, name: str | None
 ) -> None:
-    parser = describe_training(finished, phantoms, **{"samples_per_epoch": 2, "initial": str(untrained), option: value})
+    parser = describe_training(
+        finished, phantoms, **{"samples_per_epoch": 2, "initial": str(untrained), option: value}
+    )
     checkpoints = parser.get("train")["handlers"].index("@average") + 2
     settings = parser.get_parsed_content(f"train#handlers#{checkpoints}#settings")
     recorded = torch.load(finished / "run" / "checkpoint_epoch=1.pt", weights_only=True)["settings"]
@@ -390,17 +512,25 @@ def test_another_start_does_not_go_on_and_the_same_one_may_lie_elsewhere(
     finished: Path, phantoms: Path, untrained: Path, tmp_path: Path
 ) -> None:
     moved, other = shutil.copy(untrained, tmp_path / "moved.pt"), tmp_path / "other.pt"
-    assert run_training(prepare_training(finished, phantoms, samples_per_epoch=2, initial=moved)) == []
+    assert (
+        run_training(prepare_training(finished, phantoms, samples_per_epoch=2, initial=moved)) == []
+    )
     settings = network_settings(CONFIGS / "tiny.yaml", 64)
     save_checkpoint(
-        other, build_network(CONFIGS / "tiny.yaml"), config=settings, orientation="axial", channels="neighbours"
+        other,
+        build_network(CONFIGS / "tiny.yaml"),
+        config=settings,
+        orientation="axial",
+        channels="neighbours",
     )
     with pytest.raises(
-        ValueError, match=r"checkpoint_epoch=1\.pt: expected a training with initial [0-9a-f]{16}, got "
+        ValueError,
+        match=r"checkpoint_epoch=1\.pt: expected a training with initial [0-9a-f]{16}, got ",
     ):
         run_training(prepare_training(finished, phantoms, samples_per_epoch=2, initial=str(other)))
     with pytest.raises(
-        ValueError, match=r"away\.pt: expected the checkpoint that the training starts from, found none"
+        ValueError,
+        match=r"away\.pt: expected the checkpoint that the training starts from, found none",
     ):
         digest_file(tmp_path / "away.pt")
 
@@ -408,12 +538,20 @@ def test_another_start_does_not_go_on_and_the_same_one_may_lie_elsewhere(
 def test_all_slices_make_an_epoch(tmp_path: Path, phantoms: Path) -> None:
     parser = describe_training(tmp_path, phantoms, samples_per_epoch="all", batch_size=1)
     parser.get_parsed_content("check_options")
-    assert len(parser.get_parsed_content("train#sampler")) == len(parser.get_parsed_content("train#dataset")) > 2
+    assert (
+        len(parser.get_parsed_content("train#sampler"))
+        == len(parser.get_parsed_content("train#dataset"))
+        > 2
+    )
 
 
 def test_the_first_beta_cycles_unless_told_otherwise(tmp_path: Path, phantoms: Path) -> None:
     for cycled in (True, False):
-        given = {"optimizer#betas": [0.8, 0.99], "schedules#one_cycle#cycle_momentum": cycled, "schedule": "one_cycle"}
+        given = {
+            "optimizer#betas": [0.8, 0.99],
+            "schedules#one_cycle#cycle_momentum": cycled,
+            "schedule": "one_cycle",
+        }
         parser = describe_training(tmp_path, phantoms, **given)
         parser.get_parsed_content("scheduler")
         first, second = parser.get_parsed_content("optimizer").param_groups[0]["betas"]
@@ -429,7 +567,9 @@ def test_training_in_bfloat16_has_nearly_the_same_loss(tmp_path: Path, phantoms:
     assert losses[1] == pytest.approx(losses[0], abs=0.02)
 
 
-def test_a_frozen_text_encoder_stays_while_the_rest_learns(tmp_path: Path, phantoms: Path, untrained: Path) -> None:
+def test_a_frozen_text_encoder_stays_while_the_rest_learns(
+    tmp_path: Path, phantoms: Path, untrained: Path
+) -> None:
     frozen = {"freeze_text": True, "initial": str(untrained), "weight_decay": 0.5, "accumulate": 2}
     start = torch.load(untrained, weights_only=True)["model"]
     whole = run_training(prepare_training(tmp_path, phantoms, epochs=2, **frozen))
@@ -438,9 +578,17 @@ def test_a_frozen_text_encoder_stays_while_the_rest_learns(tmp_path: Path, phant
     assert len(whole) == 6 and run_training(parser) == whole[3:]
     networks = [parser.get_parsed_content("network"), parser.get_parsed_content("average").module]
     for weights in (network.state_dict() for network in networks):
-        moved = {name.split(".")[0] for name, value in weights.items() if not torch.equal(value, start[name])}
+        moved = {
+            name.split(".")[0]
+            for name, value in weights.items()
+            if not torch.equal(value, start[name])
+        }
         assert moved == {"image_encoder", "pixel_decoder", "decoder", "pigma"}
-    held = {id(value) for group in parser.get_parsed_content("optimizer").param_groups for value in group["params"]}
+    held = {
+        id(value)
+        for group in parser.get_parsed_content("optimizer").param_groups
+        for value in group["params"]
+    }
     assert held.isdisjoint(map(id, networks[0].text_encoder.parameters()))
     assert all(value.grad is None for value in networks[0].text_encoder.parameters())
     assert load_checkpoint(tmp_path / "run" / "model.pt", build_network(CONFIGS / "tiny.yaml"))
@@ -454,9 +602,13 @@ def test_a_frozen_text_encoder_stays_while_the_rest_learns(tmp_path: Path, phant
         (True, "seem", "received one of kind seem"),
     ],
 )
-def test_a_text_encoder_without_weights_is_not_frozen(given: bool, kind: str, message: str, untrained: Path) -> None:
+def test_a_text_encoder_without_weights_is_not_frozen(
+    given: bool, kind: str, message: str, untrained: Path
+) -> None:
     with pytest.raises(ValueError, match=message):
-        start_weights(torch.nn.Linear(1, 1), untrained if given else None, kind, "cpu", freeze_text=True)
+        start_weights(
+            torch.nn.Linear(1, 1), untrained if given else None, kind, "cpu", freeze_text=True
+        )
     with pytest.raises(ValueError, match="freeze_text: expected True or False, received 'false'"):
         start_weights(torch.nn.Linear(1, 1), None, "boltzmed", "cpu", freeze_text="false")  # type: ignore[arg-type]
 
@@ -464,14 +616,25 @@ def test_a_text_encoder_without_weights_is_not_frozen(given: bool, kind: str, me
 def test_training_without_data_ends_with_one_line(tmp_path: Path) -> None:
     done = run_bundle(tmp_path, "train.yaml")
     assert done.returncode != 0
-    assert done.stderr.strip().splitlines()[-1].startswith("ValueError: expected --datalist FILE.json (")
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .startswith("ValueError: expected --datalist FILE.json (")
+    )
 
 
-def test_training_into_a_folder_that_cannot_be_written_ends_with_one_line(tmp_path: Path, phantoms: Path) -> None:
+def test_training_into_a_folder_that_cannot_be_written_ends_with_one_line(
+    tmp_path: Path, phantoms: Path
+) -> None:
     (tmp_path / "file").write_text("in the way")
     lists = ["--datalist", str(phantoms), "--validation_datalist", str(phantoms)]
-    done = run_bundle(tmp_path, "train.yaml", *lists, "--output_dir", str(tmp_path / "file" / "run"))
-    assert done.returncode != 0 and "expected a folder to write into" in done.stderr.strip().splitlines()[-1]
+    done = run_bundle(
+        tmp_path, "train.yaml", *lists, "--output_dir", str(tmp_path / "file" / "run")
+    )
+    assert (
+        done.returncode != 0
+        and "expected a folder to write into" in done.stderr.strip().splitlines()[-1]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -500,27 +663,45 @@ def test_evaluation_writes_results(tmp_path: Path, phantoms: Path, untrained: Pa
     assert done.returncode == 0, done.stderr[-2000:]
     rows = read_results(tmp_path / "new" / "folder" / "results.csv")
     assert {row.target for row in rows} == {"liver", "lung nodule"}
-    assert {row.prompt for row in rows} == {"hepatic tissue in abdomen CT", "nodular lesion in the lungs on CT"}
-    assert {row.level for row in rows} == {"slice", "volume"} and len({row.case for row in rows}) == 2
-    assert "lung nodule" in done.stdout and "\nExcluded: case damaged: damaged.nii.gz: " in done.stdout
+    assert {row.prompt for row in rows} == {
+        "hepatic tissue in abdomen CT",
+        "nodular lesion in the lungs on CT",
+    }
+    assert {row.level for row in rows} == {"slice", "volume"} and len(
+        {row.case for row in rows}
+    ) == 2
+    assert (
+        "lung nodule" in done.stdout and "\nExcluded: case damaged: damaged.nii.gz: " in done.stdout
+    )
     left_out = pd.read_csv(tmp_path / "new" / "folder" / "left_out.csv")
-    assert left_out["kind"].tolist() == ["excluded"] and left_out["line"][0].startswith("case damaged: ")
+    assert left_out["kind"].tolist() == ["excluded"] and left_out["line"][0].startswith(
+        "case damaged: "
+    )
     assert {row.nsd_tolerance_mm for row in rows if row.level == "volume"} == {2.0}
     lesions = pd.read_csv(tmp_path / "new" / "folder" / "lesions.csv")
     predicted = lesions[lesions.kind == "prediction"]
-    assert len(predicted) == sum(row.predicted_lesions or 0 for row in rows if row.level == "volume")
+    assert len(predicted) == sum(
+        row.predicted_lesions or 0 for row in rows if row.level == "volume"
+    )
     assert ((predicted.score >= 0.5) & (predicted.score <= 1)).all()
     measures = pd.read_csv(tmp_path / "new" / "folder" / "measures.csv").set_index("table")
     assert set(measures.loc["Lesions", "rule"]) == {"26 neighbours, match overlap"}
     tables = [
-        title for title in done.stdout.splitlines() if title.startswith(("Lesions, 26", "Presence in", "Surfaces"))
+        title
+        for title in done.stdout.splitlines()
+        if title.startswith(("Lesions, 26", "Presence in", "Surfaces"))
     ]
     assert len(tables) == 4 and {"Lesions", "Volumes", "Slices"} < set(measures.index)
 
 
 @pytest.mark.parametrize("config", ["inference", "evaluate"])
-def test_a_checkpoint_brings_the_frames_it_was_trained_with(config: str, tmp_path: Path, untrained: Path) -> None:
-    trained = {"lidc_idri": [{"image_size": 64, "min_side": 64}, {"image_size": 64}], "phantom": {"image_size": 96}}
+def test_a_checkpoint_brings_the_frames_it_was_trained_with(
+    config: str, tmp_path: Path, untrained: Path
+) -> None:
+    trained = {
+        "lidc_idri": [{"image_size": 64, "min_side": 64}, {"image_size": 64}],
+        "phantom": {"image_size": 96},
+    }
     recorded = tmp_path / "model.pt"
     settings = network_settings(CONFIGS / "tiny.yaml", 64, trained)
     network = build_network(CONFIGS / "tiny.yaml")
@@ -528,8 +709,17 @@ def test_a_checkpoint_brings_the_frames_it_was_trained_with(config: str, tmp_pat
 
     def frames(checkpoint: Path, given: dict[str, object] | None) -> dict[str, Frame]:
         parser = ConfigParser(ConfigParser.load_config_file(CONFIGS / f"{config}.yaml"))
-        parser.update({"bundle_root": str(BUNDLE), "checkpoint": checkpoint, "frames": given, "image_size": 64})
-        assert parser.get_parsed_content("network").seed == 0  # it loads, whatever frames it records
+        parser.update(
+            {
+                "bundle_root": str(BUNDLE),
+                "checkpoint": checkpoint,
+                "frames": given,
+                "image_size": 64,
+            }
+        )
+        assert (
+            parser.get_parsed_content("network").seed == 0
+        )  # it loads, whatever frames it records
         return parser.get_parsed_content("prepare_batch").frames
 
     assert frames(recorded, None) == {"lidc_idri": Frame(64, 64), "phantom": Frame(96)}
@@ -538,12 +728,26 @@ def test_a_checkpoint_brings_the_frames_it_was_trained_with(config: str, tmp_pat
 
 
 @pytest.mark.parametrize("folder", ["repository", "bundle"])
-def test_inference_runs_from_the_repository_and_from_the_bundle(folder: str, tmp_path: Path, untrained: Path) -> None:
+def test_inference_runs_from_the_repository_and_from_the_bundle(
+    folder: str, tmp_path: Path, untrained: Path
+) -> None:
     phantom = make_phantom(5, matrix=64, slice_spacing_mm=10.0)
     write_image(phantom.image_hu, phantom.affine_ras, tmp_path / "study.nii.gz")
     where, root = (REPOSITORY, "bundles/boltzformer") if folder == "repository" else (BUNDLE, ".")
-    arguments = ["--image", str(tmp_path / "study.nii.gz"), "--prompts", "['liver in abdomen CT','aorta']"]
-    arguments += ["--output_dir", str(tmp_path / "out"), "--checkpoint", str(untrained), "--image_size", "64"]
+    arguments = [
+        "--image",
+        str(tmp_path / "study.nii.gz"),
+        "--prompts",
+        "['liver in abdomen CT','aorta']",
+    ]
+    arguments += [
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--checkpoint",
+        str(untrained),
+        "--image_size",
+        "64",
+    ]
     done = run_bundle(where, "inference.yaml", *arguments, "--modality", "CT", root=root)
     assert done.returncode == 0, done.stderr[-2000:]
     study = nibabel.load(tmp_path / "study.nii.gz")
@@ -553,8 +757,17 @@ def test_inference_runs_from_the_repository_and_from_the_bundle(folder: str, tmp
 
 
 def test_a_traceback_ends_with_the_cause(tmp_path: Path, untrained: Path) -> None:
-    arguments = ["--image", str(tmp_path / "nothing.nii.gz"), "--prompts", "['liver']", "--output_dir", str(tmp_path)]
-    done = run_bundle(tmp_path, "inference.yaml", *arguments, "--checkpoint", str(untrained), "--image_size", "64")
+    arguments = [
+        "--image",
+        str(tmp_path / "nothing.nii.gz"),
+        "--prompts",
+        "['liver']",
+        "--output_dir",
+        str(tmp_path),
+    ]
+    done = run_bundle(
+        tmp_path, "inference.yaml", *arguments, "--checkpoint", str(untrained), "--image_size", "64"
+    )
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode != 0 and "nothing.nii.gz" in last and "Error: " in last
 
@@ -563,7 +776,9 @@ def test_metadata_names_the_package_and_its_stack() -> None:
     import boltzmed
 
     metadata = json.loads((CONFIGS / "metadata.json").read_text())
-    assert metadata["version"] in metadata["changelog"] and metadata["version"] == boltzmed.__version__
+    assert (
+        metadata["version"] in metadata["changelog"] and metadata["version"] == boltzmed.__version__
+    )
     constraints = (REPOSITORY / "constraints.txt").read_text()
     stated = {"torch": metadata["pytorch_version"], "monai": metadata["monai_version"]}
     for name, version in {**stated, **metadata["required_packages_version"]}.items():
@@ -576,19 +791,31 @@ def test_the_shipped_checkpoints_are_small_and_of_their_sizes(name: str, size: s
     assert model.stat().st_size <= 25 * 2**20
     settings = network_settings(CONFIGS / f"{size}.yaml", 512)
     held = load_checkpoint(
-        model, build_network(CONFIGS / f"{size}.yaml"), config=settings, orientation="axial", channels="neighbours"
+        model,
+        build_network(CONFIGS / f"{size}.yaml"),
+        config=settings,
+        orientation="axial",
+        channels="neighbours",
     )
     assert held["tokenizer"] == "open_clip/bpe_simple_vocab_16e6"
     wrong = network_settings(CONFIGS / f"{size}.yaml", 1024)
-    with pytest.raises(ValueError, match="image_size: this run expects 1024, the checkpoint was trained with 512"):
+    with pytest.raises(
+        ValueError, match="image_size: this run expects 1024, the checkpoint was trained with 512"
+    ):
         load_checkpoint(model, build_network(CONFIGS / f"{size}.yaml"), config=wrong)
 
 
 @pytest.mark.parametrize(
     ("checkpoint", "names"),
     [
-        ("model", ["left lung", "right lung", "heart", "liver", "left kidney", "right kidney", "spine"]),
-        ("joint", ["left lung", "right lung", "heart", "liver", "left kidney", "right kidney", "spine"]),
+        (
+            "model",
+            ["left lung", "right lung", "heart", "liver", "left kidney", "right kidney", "spine"],
+        ),
+        (
+            "joint",
+            ["left lung", "right lung", "heart", "liver", "left kidney", "right kidney", "spine"],
+        ),
     ],
 )
 def test_the_shipped_checkpoints_follow_the_prompt(checkpoint: str, names: list[str]) -> None:
@@ -598,11 +825,15 @@ def test_the_shipped_checkpoints_follow_the_prompt(checkpoint: str, names: list[
     network, inferer = parser.get_parsed_content("network"), parser.get_parsed_content("inferer")
     phantom, card = make_phantom(910_100, matrix=256, slice_spacing_mm=10.0), load_card("phantom")
     prompts = [look_up_prompt(card.target(name).prompts[0], [card]) for name in names]
-    volume = MetaTensor(torch.from_numpy(phantom.image_hu.astype(np.float32))[None], affine=phantom.affine_ras)
+    volume = MetaTensor(
+        torch.from_numpy(phantom.image_hu.astype(np.float32))[None], affine=phantom.affine_ras
+    )
     ids = tokenize_prompts([prompt.prompt for prompt in prompts])
     masks = inferer(volume, network, ids, [prompt.window for prompt in prompts])
     references = [np.isin(phantom.labels, card.target(name).labels) for name in names]
-    scores = np.array([[dice(masks.volume(i), reference) for reference in references] for i in range(len(names))])
+    scores = np.array(
+        [[dice(masks.volume(i), reference) for reference in references] for i in range(len(names))]
+    )
     # Its slices are twice as far apart as in training, so that single organs fall behind.
     own = dict(zip(names, np.diag(scores).round(2).tolist(), strict=True))
     assert np.mean(list(own.values())) > 0.7 and min(own.values()) > 0.4, own
@@ -613,15 +844,33 @@ def test_the_shipped_checkpoints_follow_the_prompt(checkpoint: str, names: list[
     ("card", "modality", "images", "masks", "cases", "targets", "least"),
     [
         (
-            *("msd_hippocampus", "MR", "Task04_Hippocampus/imagesTr", "Task04_Hippocampus/labelsTr"),
-            *(["hippocampus_014", "hippocampus_036"], ["anterior hippocampus", "posterior hippocampus"], 0.8),
+            *(
+                "msd_hippocampus",
+                "MR",
+                "Task04_Hippocampus/imagesTr",
+                "Task04_Hippocampus/labelsTr",
+            ),
+            *(
+                ["hippocampus_014", "hippocampus_036"],
+                ["anterior hippocampus", "posterior hippocampus"],
+                0.8,
+            ),
         ),
         (
             *("lidc_idri", "CT", "lidc_nodules/images", "lidc_nodules/masks"),
             # The first eight of the test part; the gate closes on the last.
             [
                 f"LIDC-IDRI-00{crop}"
-                for crop in ["05_R_1", "05_R_2", "14_R_1", "27_R_1", "27_R_2", "27_R_4", "27_R_5", "34_R_1"]
+                for crop in [
+                    "05_R_1",
+                    "05_R_2",
+                    "14_R_1",
+                    "27_R_1",
+                    "27_R_2",
+                    "27_R_4",
+                    "27_R_5",
+                    "34_R_1",
+                ]
             ],
             *(["lung nodule"], 0.65),
         ),
@@ -638,11 +887,15 @@ def test_the_joint_checkpoint_outlines_real_crops(
     shared_data: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
-    """Of patients that training never saw, at the scale of training, which the checkpoint brings along."""
+    """Of patients that training never saw, at the scale of training, which the checkpoint brings
+    along.
+    """
     studies = [shared_data(f"{images}/{case}.nii.gz") for case in cases]
     asked = [load_card(card).target(name) for name in targets]
     prompts = [target.prompts[0] for target in asked]
-    folders = run_inference(studies, prompts, tmp_path, checkpoint="joint", cards=[card], modality=modality)
+    folders = run_inference(
+        studies, prompts, tmp_path, checkpoint="joint", cards=[card], modality=modality
+    )
     found = []
     for case, folder in zip(cases, folders, strict=True):
         reference = np.asarray(nibabel.load(shared_data(f"{masks}/{case}.nii.gz")).dataobj)
@@ -654,18 +907,30 @@ def test_the_joint_checkpoint_outlines_real_crops(
 
 def test_metadata_is_valid(tmp_path: Path) -> None:
     schema = shutil.copy(Path(__file__).parent / "data" / "metadata_schema.json", tmp_path)
-    done = run_monai("verify_metadata", "--meta_file", str(CONFIGS / "metadata.json"), "--filepath", schema)
-    assert done.returncode == 0 and "metadata is verified with no error" in done.stdout + done.stderr
+    done = run_monai(
+        "verify_metadata", "--meta_file", str(CONFIGS / "metadata.json"), "--filepath", schema
+    )
+    assert (
+        done.returncode == 0 and "metadata is verified with no error" in done.stdout + done.stderr
+    )
 
     metadata = json.loads((CONFIGS / "metadata.json").read_text())
     del metadata["network_data_format"]["outputs"]["pred"]["num_channels"]
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
-    done = run_monai("verify_metadata", "--meta_file", str(tmp_path / "metadata.json"), "--filepath", schema)
+    done = run_monai(
+        "verify_metadata", "--meta_file", str(tmp_path / "metadata.json"), "--filepath", schema
+    )
     assert done.returncode != 0 and "'num_channels' is a required property" in done.stderr
 
 
 PROMPTED = (
-    *("prompted", "--meta_file", str(CONFIGS / "metadata.json"), "--config_file", str(CONFIGS / "inference.yaml")),
+    *(
+        "prompted",
+        "--meta_file",
+        str(CONFIGS / "metadata.json"),
+        "--config_file",
+        str(CONFIGS / "inference.yaml"),
+    ),
     *("--bundle_root", str(BUNDLE), "--prompts", "['liver in abdomen CT']"),
 )
 
@@ -674,7 +939,12 @@ def test_the_network_takes_and_gives_what_the_metadata_says() -> None:
     done = run_monai("verify_net_in_out", *PROMPTED, "--n", "4")
     assert done.returncode == 0, done.stderr[-2000:]
     done = run_monai(
-        "verify_net_in_out", *PROMPTED, "--n", "4", "--_meta_#network_data_format#outputs#pred#dtype", "int64"
+        "verify_net_in_out",
+        *PROMPTED,
+        "--n",
+        "4",
+        "--_meta_#network_data_format#outputs#pred#dtype",
+        "int64",
     )
     assert done.returncode != 0 and "doesn't match" in done.stderr
 
@@ -696,7 +966,9 @@ def test_the_checkpoint_is_exported_with_its_prompt(tmp_path: Path, untrained: P
 
 
 def read_losses(folder: Path, tag: str = "loss") -> list[float]:
-    """The loss of every step (of every validation: val_loss), from the TensorBoard files that a training wrote."""
+    """The loss of every step (of every validation: val_loss), from the TensorBoard files that a
+    training wrote.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     accumulator = EventAccumulator(str(folder))
@@ -706,12 +978,32 @@ def read_losses(folder: Path, tag: str = "loss") -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path: Path, phantoms: Path, accumulate: int) -> None:
-    """Over 20 steps; of two batches each over ten. Rounding ends it: a draw falls on another patch, sooner or later."""
+def test_two_processes_train_as_one_with_the_same_global_batch(
+    tmp_path: Path, phantoms: Path, accumulate: int
+) -> None:
+    """Over 20 steps; of two batches each over ten. Rounding ends it: a draw falls on another patch,
+    sooner or later.
+    """
     torchrun = shutil.which("torchrun", path=str(Path(sys.executable).parent))
     assert torchrun is not None
-    settings = ["--bundle_root", str(BUNDLE), "--datalist", str(phantoms), "--validation_datalist", str(phantoms)]
-    settings += ["--image_size", "64", "--samples_per_epoch", "24", "--batch_size", "4", "--prompts_per_image", "2"]
+    settings = [
+        "--bundle_root",
+        str(BUNDLE),
+        "--datalist",
+        str(phantoms),
+        "--validation_datalist",
+        str(phantoms),
+    ]
+    settings += [
+        "--image_size",
+        "64",
+        "--samples_per_epoch",
+        "24",
+        "--batch_size",
+        "4",
+        "--prompts_per_image",
+        "2",
+    ]
     settings += ["--epochs", "4", "--validation_slices", "4", "--size", "tiny_gated"]
     settings += ["--log_interval", "1", "--accumulate", str(accumulate)]
     start = ["-m", "monai.bundle", "run", "--config_file"]
@@ -728,14 +1020,42 @@ def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path: Path, p
     assert len(validated[0]) == len(validated[1]) == 4
     assert validated[1][:3] == pytest.approx(validated[0][:3], abs=1e-4)
     assert losses[0][-1] != pytest.approx(losses[0][0], abs=1e-2)  # something was learnt meanwhile
-    assert (tmp_path / "two" / "checkpoint_epoch=4.pt").is_file() and (tmp_path / "two" / "model.pt").is_file()
+    assert (tmp_path / "two" / "checkpoint_epoch=4.pt").is_file() and (
+        tmp_path / "two" / "model.pt"
+    ).is_file()
 
 
 @pytest.mark.slow
-def test_a_training_killed_twice_ends_as_if_it_had_never_been(tmp_path: Path, phantoms: Path) -> None:
-    settings = ["-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "train.yaml"), "--bundle_root", str(BUNDLE)]
-    settings += ["--datalist", str(phantoms), "--validation_datalist", str(phantoms), "--validation_slices", "4"]
-    settings += ["--image_size", "64", "--samples_per_epoch", "12", "--batch_size", "2", "--prompts_per_image", "2"]
+def test_a_training_killed_twice_ends_as_if_it_had_never_been(
+    tmp_path: Path, phantoms: Path
+) -> None:
+    settings = [
+        "-m",
+        "monai.bundle",
+        "run",
+        "--config_file",
+        str(CONFIGS / "train.yaml"),
+        "--bundle_root",
+        str(BUNDLE),
+    ]
+    settings += [
+        "--datalist",
+        str(phantoms),
+        "--validation_datalist",
+        str(phantoms),
+        "--validation_slices",
+        "4",
+    ]
+    settings += [
+        "--image_size",
+        "64",
+        "--samples_per_epoch",
+        "12",
+        "--batch_size",
+        "2",
+        "--prompts_per_image",
+        "2",
+    ]
     settings += ["--epochs", "4", "--size", "tiny_gated", "--accumulate", "4", "--output_dir"]
     assert run_program(*settings, str(tmp_path / "whole")).returncode == 0
     run = tmp_path / "killed"
@@ -753,13 +1073,27 @@ def test_a_training_killed_twice_ends_as_if_it_had_never_been(tmp_path: Path, ph
     kill_when(lambda: (run / "checkpoint_epoch=1.pt").is_file())
     before = set(run.iterdir())
     # While a checkpoint is written it has a temporary name.
-    kill_when(lambda: any(file.suffix != ".pt" and "events" not in file.name for file in set(run.iterdir()) - before))
+    kill_when(
+        lambda: any(
+            file.suffix != ".pt" and "events" not in file.name
+            for file in set(run.iterdir()) - before
+        )
+    )
     assert not (run / "checkpoint_epoch=4.pt").exists()
     assert run_program(*settings, str(run)).returncode == 0
-    states = [torch.load(tmp_path / name / "checkpoint_epoch=4.pt", weights_only=True) for name in ("whole", "killed")]
+    states = [
+        torch.load(tmp_path / name / "checkpoint_epoch=4.pt", weights_only=True)
+        for name in ("whole", "killed")
+    ]
     for part in ("network", "average"):
         assert states[0][part].keys() == states[1][part].keys()
-        assert all(torch.equal(value, states[1][part][key]) for key, value in states[0][part].items())
-    assert states[0]["scheduler"] == states[1]["scheduler"] and states[0]["best"] == states[1]["best"]
+        assert all(
+            torch.equal(value, states[1][part][key]) for key, value in states[0][part].items()
+        )
+    assert (
+        states[0]["scheduler"] == states[1]["scheduler"] and states[0]["best"] == states[1]["best"]
+    )
     moments = [state["optimizer"]["state"] for state in states]
-    assert all(torch.equal(moments[0][key]["exp_avg"], moments[1][key]["exp_avg"]) for key in moments[0])
+    assert all(
+        torch.equal(moments[0][key]["exp_avg"], moments[1][key]["exp_avg"]) for key in moments[0]
+    )

@@ -1,4 +1,6 @@
-"""The command line: help without heavy imports, and every kind of wrong input ends with one clear line and status 2."""
+"""The command line: help without heavy imports, and every kind of wrong input ends with one clear
+line and status 2.
+"""
 
 import gzip
 import json
@@ -35,7 +37,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "model.pt"
     settings = network_settings(CONFIG, 512)
-    save_checkpoint(path, build_network(CONFIG), config=settings, orientation="axial", channels="neighbours")
+    save_checkpoint(
+        path, build_network(CONFIG), config=settings, orientation="axial", channels="neighbours"
+    )
     return path
 
 
@@ -46,20 +50,28 @@ def study(tmp_path: Path) -> Path:
 
 def predict(*arguments: object, output: Path, modality: str = "CT", prompt: str = PROMPT) -> int:
     texts = [str(argument) for argument in arguments]
-    return main(["predict", *texts, "--prompt", prompt, "--output", str(output), "--modality", modality])
+    return main(
+        ["predict", *texts, "--prompt", prompt, "--output", str(output), "--modality", modality]
+    )
 
 
 def the_line(capfd: pytest.CaptureFixture[str]) -> str:
-    """The one line of the error, which stands last; only a progress bar or MONAI's log may stand before it."""
+    """The one line of the error, which stands last; only a progress bar or MONAI's log may stand
+    before it.
+    """
     text = capfd.readouterr().err
-    lines = [line for line in text.replace("\r", "\n").splitlines() if line.startswith("boltzmed: ")]
+    lines = [
+        line for line in text.replace("\r", "\n").splitlines() if line.startswith("boltzmed: ")
+    ]
     assert len(lines) == 1 and text.rstrip().endswith(lines[0]) and "Traceback" not in text, text
     return lines[0]
 
 
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys, boltzmed.cli\nboltzmed.cli.main([])\n"
-    code += "print([m for m in ('torch', 'monai', 'numpy', 'ignite', 'pydicom') if m in sys.modules])"
+    code += (
+        "print([m for m in ('torch', 'monai', 'numpy', 'ignite', 'pydicom') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]" and "predict" in done.stdout
 
@@ -116,11 +128,24 @@ def with_value(value: float) -> Callable[[Path], Path]:
         (text_file, ["text.nii.gz", "expected"]),
         (truncated_file, ["truncated.nii.gz", "expected"]),
         (short_file, ["short.nii.gz", "expected"]),
-        (lambda f: save_image(f / "four.nii.gz", np.zeros((8, 8, 2, 3), np.int16)), ["four.nii.gz", "(8, 8, 2, 3)"]),
+        (
+            lambda f: save_image(f / "four.nii.gz", np.zeros((8, 8, 2, 3), np.int16)),
+            ["four.nii.gz", "(8, 8, 2, 3)"],
+        ),
         (with_value(np.nan), ["values.nii.gz", "finite"]),
         (with_value(np.inf), ["values.nii.gz", "finite"]),
     ],
-    ids=["missing", "missing-folder", "empty-folder", "text", "truncated", "short", "4d", "nan", "infinite"],
+    ids=[
+        "missing",
+        "missing-folder",
+        "empty-folder",
+        "text",
+        "truncated",
+        "short",
+        "4d",
+        "nan",
+        "infinite",
+    ],
 )
 def test_a_study_that_is_none(
     make: Callable[[Path], Path],
@@ -138,11 +163,21 @@ def test_a_study_that_is_none(
 
 @pytest.mark.parametrize(
     ("prompt", "parts"),
-    [("", ["prompt", "''"]), ("   ", ["prompt"]), ("liver " * 90, ["prompt", "77"]), ("\x00", ["prompt"])],
+    [
+        ("", ["prompt", "''"]),
+        ("   ", ["prompt"]),
+        ("liver " * 90, ["prompt", "77"]),
+        ("\x00", ["prompt"]),
+    ],
     ids=["empty", "blank", "long", "control"],
 )
 def test_a_prompt_that_is_none(
-    prompt: str, parts: list[str], study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    prompt: str,
+    parts: list[str],
+    study: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert predict(study, "--checkpoint", checkpoint, output=tmp_path / "out", prompt=prompt) == 2
     line = the_line(capfd)
@@ -177,7 +212,10 @@ def test_a_checkpoint_that_does_not_fit(
     elif kind == "damaged":
         path = damaged(checkpoint, tmp_path)
     elif kind == "other size":
-        path, part = other_size(tmp_path), "num_queries: this run expects 12, the checkpoint was trained with 20"
+        path, part = (
+            other_size(tmp_path),
+            "num_queries: this run expects 12, the checkpoint was trained with 20",
+        )
     elif kind == "text":
         path.write_text("weights")
     assert predict(study, "--checkpoint", path, output=tmp_path / "out") == 2
@@ -195,7 +233,9 @@ def test_an_output_folder_that_is_a_file(
     assert (tmp_path / "out").read_text() == "precious"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser writes anywhere")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser writes anywhere"
+)
 def test_a_read_only_output_folder(
     study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,14 +258,27 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
         before = {"study/run.json": "{}"}
     code = "import resource, sys\nfrom boltzmed.cli import main\n"
     code += "resource.setrlimit(resource.RLIMIT_FSIZE, (60, 60))\nsys.exit(main(sys.argv[1:]))"
-    arguments = ["predict", str(study), "--prompt", PROMPT, "--output", str(output), "--modality", "CT"]
+    arguments = [
+        "predict",
+        str(study),
+        "--prompt",
+        PROMPT,
+        "--output",
+        str(output),
+        "--modality",
+        "CT",
+    ]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments, "--checkpoint", str(checkpoint)], capture_output=True, text=True
+        [sys.executable, "-c", code, *arguments, "--checkpoint", str(checkpoint)],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("boltzmed: ") and "another output folder" in last and str(output) in last
-    assert {p.relative_to(output).as_posix(): p.read_text() for p in output.rglob("*") if p.is_file()} == before
+    assert {
+        p.relative_to(output).as_posix(): p.read_text() for p in output.rglob("*") if p.is_file()
+    } == before
 
 
 def test_two_studies_of_one_name(
@@ -252,9 +305,19 @@ def test_a_study_is_of_one_modality(
     study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The file doesn't say which; a prompt that a card lists does, and no other may contradict it."""
-    arguments = ["predict", str(study), "--output", str(tmp_path / "out"), "--checkpoint", str(checkpoint)]
+    arguments = [
+        "predict",
+        str(study),
+        "--output",
+        str(tmp_path / "out"),
+        "--checkpoint",
+        str(checkpoint),
+    ]
     assert main([*arguments, "--prompt", PROMPT, "--prompt", "prostate in MRI"]) == 2
-    assert f"expected prompts of one modality, received '{PROMPT}' of CT and 'prostate in MRI' of MR" in the_line(capfd)
+    assert (
+        f"expected prompts of one modality, received '{PROMPT}' of CT and 'prostate in MRI' of MR"
+        in the_line(capfd)
+    )
     assert main([*arguments, "--prompt", PROMPT]) == 0
     assert json.loads((tmp_path / "out" / "study" / "run.json").read_text())["modality"] == "CT"
 
@@ -272,7 +335,9 @@ def test_several_studies_in_one_run(
         assert nibabel.load(tmp_path / "out" / case / "liver-in-abdomen-ct.nii.gz").shape == shape
 
 
-def test_a_text_that_looks_like_an_expression_is_a_prompt(study: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_text_that_looks_like_an_expression_is_a_prompt(
+    study: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
     for prompt in ("$print('called')", "@seed", "%seed"):
         assert predict(study, "--checkpoint", checkpoint, output=output, prompt=prompt) == 0
@@ -283,13 +348,27 @@ def test_a_text_that_looks_like_an_expression_is_a_prompt(study: Path, checkpoin
 def test_a_setting_is_no_expression(
     study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert predict(study, "--checkpoint", checkpoint, "--window", "$print('called')", output=tmp_path / "out") == 2
+    assert (
+        predict(
+            study,
+            "--checkpoint",
+            checkpoint,
+            "--window",
+            "$print('called')",
+            output=tmp_path / "out",
+        )
+        == 2
+    )
     out, err = capfd.readouterr()
     assert "window: expected a plain value" in err and "called" not in out
 
 
-@pytest.mark.parametrize("window", [["--window", "-150,250"], ["--window=-150,250"]], ids=["apart", "joined"])
-def test_a_window_may_begin_below_zero(window: list[str], study: Path, checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "window", [["--window", "-150,250"], ["--window=-150,250"]], ids=["apart", "joined"]
+)
+def test_a_window_may_begin_below_zero(
+    window: list[str], study: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     assert predict(study, "--checkpoint", checkpoint, *window, output=tmp_path / "out") == 0
     record = json.loads((tmp_path / "out" / "study" / "run.json").read_text())
     assert record["prompts"][0]["window"] == {"name": "custom", "range": [-150, 250]}
@@ -300,7 +379,9 @@ def test_a_name_that_ct_and_mr_share_needs_a_modality(
 ) -> None:
     arguments = ["predict", str(study), "--prompt", "liver", "--output", str(tmp_path / "out")]
     assert main([*arguments, "--checkpoint", str(checkpoint)]) == 2
-    assert "prompt 'liver': cards of CT and of MR list it; pass --modality CT or MR" in the_line(capfd)
+    assert "prompt 'liver': cards of CT and of MR list it; pass --modality CT or MR" in the_line(
+        capfd
+    )
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +391,9 @@ def jointly_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = CONFIG.with_name("tiny_gated.yaml")
     path = tmp_path_factory.mktemp("gated") / "model.pt"
     settings = network_settings(config, 512, {"msd_hippocampus": {"image_size": 64}})
-    save_checkpoint(path, build_network(config), config=settings, orientation="axial", channels="neighbours")
+    save_checkpoint(
+        path, build_network(config), config=settings, orientation="axial", channels="neighbours"
+    )
     return path
 
 
@@ -318,20 +401,36 @@ def test_a_checkpoints_frames_and_gate_are_used_and_recorded(
     jointly_trained: Path, study: Path, tmp_path: Path
 ) -> None:
     prompts = ["anterior hippocampus", "something else"]
-    arguments = ["predict", str(study), "--modality", "MR", "--output", str(tmp_path), "--card", "msd_hippocampus"]
+    arguments = [
+        "predict",
+        str(study),
+        "--modality",
+        "MR",
+        "--output",
+        str(tmp_path),
+        "--card",
+        "msd_hippocampus",
+    ]
     arguments += ["--checkpoint", str(jointly_trained)]  # which brings its size along
     arguments += [part for prompt in prompts for part in ("--prompt", prompt)]
 
     def frames() -> list[tuple[int, int]]:
         entries = json.loads((tmp_path / "study" / "run.json").read_text())["prompts"]
-        assert all(len(entry["presence"]) == 2 and "presence_smoothed" not in entry for entry in entries)
+        assert all(
+            len(entry["presence"]) == 2 and "presence_smoothed" not in entry for entry in entries
+        )
         return [(entry["frame"]["image_size"], entry["frame"]["min_side"]) for entry in entries]
 
     assert main(arguments) == 0 and frames() == [(64, 1), (512, 1)]
-    assert main([*arguments, "--image-size", "96", "--min-side", "32"]) == 0 and frames() == [(96, 32)] * 2
+    assert (
+        main([*arguments, "--image-size", "96", "--min-side", "32"]) == 0
+        and frames() == [(96, 32)] * 2
+    )
 
 
-def test_the_bundles_checkpoints_go_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bundles_checkpoints_go_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     models = CONFIG.parents[1] / "models"
     parser = read_inference(checkpoint="model")
     assert parser["checkpoint"] == models / "model.pt" and parser["size"] == "tiny"
@@ -347,7 +446,16 @@ def test_a_checkpoint_is_used_as_it_was_trained(study: Path, tmp_path: Path) -> 
     path, config = tmp_path / "own.pt", CONFIG.with_name("tiny_gated.yaml")
     saved = {"config": network_settings(config, 64), "orientation": "coronal", "channels": "repeat"}
     save_checkpoint(path, build_network(config), **saved)
-    arguments = ["predict", str(study), "--modality", "CT", "--prompt", "liver", "--checkpoint", str(path)]
+    arguments = [
+        "predict",
+        str(study),
+        "--modality",
+        "CT",
+        "--prompt",
+        "liver",
+        "--checkpoint",
+        str(path),
+    ]
     arguments += ["--presence-threshold", "0.25", "--presence-smoothing-mm", "4"]
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
     settings = json.loads((tmp_path / "out" / "study" / "run.json").read_text())["settings"]
@@ -356,19 +464,37 @@ def test_a_checkpoint_is_used_as_it_was_trained(study: Path, tmp_path: Path) -> 
     assert {name: settings[name] for name in expected} == expected
 
 
-def test_smoothed_presence_is_recorded_beside_the_raw_one(jointly_trained: Path, tmp_path: Path) -> None:
-    image = save_image(tmp_path / "study.nii.gz", np.random.default_rng(0).integers(0, 99, (16, 16, 4), np.int16))
-    given: dict[str, Any] = {"size": "tiny_gated", "checkpoint": jointly_trained, "modality": "MR", "min_side": 32}
-    given |= {"cards": ["msd_hippocampus"], "presence_threshold": 0.0, "presence_smoothing_mm": 500.0}
+def test_smoothed_presence_is_recorded_beside_the_raw_one(
+    jointly_trained: Path, tmp_path: Path
+) -> None:
+    image = save_image(
+        tmp_path / "study.nii.gz", np.random.default_rng(0).integers(0, 99, (16, 16, 4), np.int16)
+    )
+    given: dict[str, Any] = {
+        "size": "tiny_gated",
+        "checkpoint": jointly_trained,
+        "modality": "MR",
+        "min_side": 32,
+    }
+    given |= {
+        "cards": ["msd_hippocampus"],
+        "presence_threshold": 0.0,
+        "presence_smoothing_mm": 500.0,
+    }
     (folder,) = run_inference(image, "hippocampus", tmp_path / "out", **given)
     record = json.loads((folder / "run.json").read_text())
     (entry,) = record["prompts"]
     raw, smoothed = entry["presence"], entry["presence_smoothed"]
     assert len(raw) == len(smoothed) == 4 and np.ptp(smoothed) < np.ptp(raw)
-    assert record["settings"]["presence_threshold"] == 0 and record["settings"]["presence_smoothing_mm"] == 500
+    assert (
+        record["settings"]["presence_threshold"] == 0
+        and record["settings"]["presence_smoothing_mm"] == 500
+    )
 
 
-def test_a_run_replaces_an_earlier_ones_masks_and_nothing_else(study: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_run_replaces_an_earlier_ones_masks_and_nothing_else(
+    study: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "out" / "study"
     assert predict(study, "--checkpoint", checkpoint, output=tmp_path / "out") == 0
     (folder / "notes.txt").write_text("mine")
@@ -379,13 +505,23 @@ def test_a_run_replaces_an_earlier_ones_masks_and_nothing_else(study: Path, chec
 def test_what_goes_wrong_is_told_once_and_leaves_no_folder(
     checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert predict(truncated_file(tmp_path), "--checkpoint", checkpoint, output=tmp_path / "new" / "out") == 2
+    assert (
+        predict(
+            truncated_file(tmp_path), "--checkpoint", checkpoint, output=tmp_path / "new" / "out"
+        )
+        == 2
+    )
     assert "terminating" not in capfd.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
-def test_a_window_may_be_named_as_another_card_names_it(study: Path, checkpoint: Path, tmp_path: Path) -> None:
-    assert predict(study, "--checkpoint", checkpoint, "--window", "pancreas", output=tmp_path / "out") == 0
+def test_a_window_may_be_named_as_another_card_names_it(
+    study: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    assert (
+        predict(study, "--checkpoint", checkpoint, "--window", "pancreas", output=tmp_path / "out")
+        == 0
+    )
     record = json.loads((tmp_path / "out" / "study" / "run.json").read_text())
     assert record["prompts"][0]["window"]["name"] == "pancreas"
 
@@ -405,19 +541,34 @@ def test_a_broken_study_does_not_stop_the_others_and_each_is_done_once(
 
     monkeypatch.setattr("boltzmed.data.studies.read_volume", counted)
     broken = truncated_file(tmp_path)
-    last, late = (save_image(tmp_path / f"{name}.nii", np.zeros((8, 8, 2), np.int16)) for name in ("last", "late"))
+    last, late = (
+        save_image(tmp_path / f"{name}.nii", np.zeros((8, 8, 2), np.int16))
+        for name in ("last", "late")
+    )
     studies = [study, broken, last, late]
     assert predict(*studies, "--checkpoint", checkpoint, output=tmp_path / "out") == 2
     out, err = capfd.readouterr()
-    assert out.split()[-3:] == [str(tmp_path / "out" / path.name.split(".")[0]) for path in (study, last, late)]
-    assert [line for line in err.splitlines() if line.startswith("boltzmed: ") and broken.name in line]
-    assert {path.parent.name for path in tmp_path.glob("out/*/run.json")} == {"study", "last", "late"}
+    assert out.split()[-3:] == [
+        str(tmp_path / "out" / path.name.split(".")[0]) for path in (study, last, late)
+    ]
+    assert [
+        line for line in err.splitlines() if line.startswith("boltzmed: ") and broken.name in line
+    ]
+    assert {path.parent.name for path in tmp_path.glob("out/*/run.json")} == {
+        "study",
+        "last",
+        "late",
+    }
     assert read == studies
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [("", "expected a .nii"), ("x" * 300, "expected a .nii"), ("x" * 210, "expected a name of 200 bytes at most")],
+    [
+        ("", "expected a .nii"),
+        ("x" * 300, "expected a .nii"),
+        ("x" * 210, "expected a name of 200 bytes at most"),
+    ],
 )
 def test_a_path_that_is_none(
     given: str, message: str, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -435,14 +586,19 @@ def test_a_file_in_place_of_the_masks_folder_is_told_before_the_work(
     (tmp_path / "out" / "study").write_text("mine")
     assert predict(study, "--checkpoint", checkpoint, output=tmp_path / "out") == 2
     text = capfd.readouterr().err
-    assert "expected a folder for the masks of study.nii.gz, found a file" in text and "slices:" not in text
+    assert (
+        "expected a folder for the masks of study.nii.gz, found a file" in text
+        and "slices:" not in text
+    )
     assert (tmp_path / "out" / "study").read_text() == "mine"
 
 
 def test_masks_are_not_written_among_a_studys_images(
     checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write_ct_series(np.zeros((8, 8, 3), np.int16), np.diag([2.0, 2.0, 5.0, 1.0]), tmp_path / "series", seed=0)
+    write_ct_series(
+        np.zeros((8, 8, 3), np.int16), np.diag([2.0, 2.0, 5.0, 1.0]), tmp_path / "series", seed=0
+    )
     before = sorted((tmp_path / "series").iterdir())
     assert predict(tmp_path / "series", "--checkpoint", checkpoint, output=tmp_path) == 2
     assert "expected an output folder apart from the study" in the_line(capfd)
@@ -458,7 +614,9 @@ def test_demo_and_phantom_need_a_folder_to_write_into(
     assert "another output folder" in the_line(capfd)
 
 
-def test_the_demo_deletes_nothing_that_it_did_not_make(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_deletes_nothing_that_it_did_not_make(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "dicom").mkdir()
     (tmp_path / "dicom" / "precious.dcm").write_text("precious")
     assert main(["demo", "--output", str(tmp_path)]) == 2
@@ -469,7 +627,10 @@ def test_the_demo_deletes_nothing_that_it_did_not_make(tmp_path: Path, capfd: py
 def test_a_prompt_of_broken_bytes_is_told_before_the_work(
     study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert predict(study, "--checkpoint", checkpoint, output=tmp_path / "out", prompt="liver\udcff") == 2
+    assert (
+        predict(study, "--checkpoint", checkpoint, output=tmp_path / "out", prompt="liver\udcff")
+        == 2
+    )
     assert "received bytes that are none" in the_line(capfd)
     assert not (tmp_path / "out").exists()
 
@@ -486,18 +647,39 @@ def masks(tmp_path: Path) -> Path:
 
 
 def evaluate(folder: Path, *arguments: str) -> int:
-    folders = ["--predictions", str(folder / "predictions"), "--references", str(folder / "references")]
+    folders = [
+        "--predictions",
+        str(folder / "predictions"),
+        "--references",
+        str(folder / "references"),
+    ]
     return main(["evaluate", *folders, *arguments])
 
 
 def test_evaluate_prints_writes_and_lists(masks: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert evaluate(masks, "--labels", "1=liver,2=nodule", "--output", str(masks / "out"), "--match", "iou:0.5") == 2
+    assert (
+        evaluate(
+            masks,
+            "--labels",
+            "1=liver,2=nodule",
+            "--output",
+            str(masks / "out"),
+            "--match",
+            "iou:0.5",
+        )
+        == 2
+    )
     printed = capfd.readouterr()
-    assert "Dice, both empty left out" in printed.out and "Lesions, 26 neighbours, match iou:0.5\n\n" in printed.out
+    assert (
+        "Dice, both empty left out" in printed.out
+        and "Lesions, 26 neighbours, match iou:0.5\n\n" in printed.out
+    )
     assert "\n1 cases scored, 2 excluded\n" in printed.out
     assert "No column patient for 1 cases: nothing says whose they are" in printed.out
     lines = printed.err.splitlines()
-    assert len(lines) == 2 and all(line.startswith("boltzmed: case b: expected a prediction of") for line in lines)
+    assert len(lines) == 2 and all(
+        line.startswith("boltzmed: case b: expected a prediction of") for line in lines
+    )
     assert sorted(path.name for path in (masks / "out").iterdir()) == [
         *("left_out.csv", "lesions.csv", "measures.csv", "results.csv")
     ]
@@ -505,7 +687,9 @@ def test_evaluate_prints_writes_and_lists(masks: Path, capfd: pytest.CaptureFixt
     assert evaluate(masks, *slices, "--patient-pattern", "(.)") == 0
     printed = capfd.readouterr()
     assert "whose they are" not in printed.out
-    assert "Outlines on slices" in printed.out and "Volumes" not in printed.out and printed.err == ""
+    assert (
+        "Outlines on slices" in printed.out and "Volumes" not in printed.out and printed.err == ""
+    )
 
 
 @pytest.mark.parametrize(
@@ -513,10 +697,22 @@ def test_evaluate_prints_writes_and_lists(masks: Path, capfd: pytest.CaptureFixt
     [
         (["--labels", "liver"], "labels: expected such as 1=anterior,2=posterior"),
         (["--labels", "1=liver", "--match", "dice"], "match: expected overlap"),
-        (["--labels", "1=liver", "--tolerance-mm", "-1"], "tolerance_mm: expected a number of mm from 0"),
-        (["--labels", "1=liver", "--miss-penalty-mm", "-1"], "miss_penalty_mm: expected a number of mm from 0"),
-        (["--labels", "1=liver", "--missing", "error"], "case b: expected a prediction of liver, found none"),
-        (["--labels", "1=liver", "--output", "{}/references/a.nii.gz/x"], "expected a folder to write into"),
+        (
+            ["--labels", "1=liver", "--tolerance-mm", "-1"],
+            "tolerance_mm: expected a number of mm from 0",
+        ),
+        (
+            ["--labels", "1=liver", "--miss-penalty-mm", "-1"],
+            "miss_penalty_mm: expected a number of mm from 0",
+        ),
+        (
+            ["--labels", "1=liver", "--missing", "error"],
+            "case b: expected a prediction of liver, found none",
+        ),
+        (
+            ["--labels", "1=liver", "--output", "{}/references/a.nii.gz/x"],
+            "expected a folder to write into",
+        ),
         (["--card", "nowhere"], "nowhere"),
         (["--references", "{}/absent"], "absent: expected a folder of masks, found none"),
     ],

@@ -21,10 +21,16 @@ print(sys.modules['torchvision'].loaded, getattr(stand_in, '__file__', None) is 
 
 
 def run_python(code: str, first_on_path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs code in a fresh interpreter, with a folder before the installed packages if one is given."""
-    path = os.pathsep.join(str(folder) for folder in (first_on_path, REPOSITORY) if folder is not None)
+    """Runs code in a fresh interpreter, with a folder before the installed packages if one is
+    given.
+    """
+    path = os.pathsep.join(
+        str(folder) for folder in (first_on_path, REPOSITORY) if folder is not None
+    )
     environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 def write_torchvision(folder: Path, registration: str) -> Path:
@@ -32,9 +38,12 @@ def write_torchvision(folder: Path, registration: str) -> Path:
     package = folder / "torchvision"
     package.mkdir()
     (package / "__init__.py").write_text(
-        "from torchvision import extension\nfrom torchvision import _meta_registrations\nloaded = extension.count()\n"
+        "from torchvision import extension\nfrom torchvision import _meta_registrations\nloaded ="
+        " extension.count()\n"
     )
-    (package / "extension.py").write_text("calls = []\ndef count():\n    calls.append(1)\n    return len(calls)\n")
+    (package / "extension.py").write_text(
+        "calls = []\ndef count():\n    calls.append(1)\n    return len(calls)\n"
+    )
     (package / "_meta_registrations.py").write_text(registration + "\n")
     return folder
 
@@ -63,15 +72,23 @@ def test_other_failures_are_shown(tmp_path: Path, registration: str) -> None:
     assert registration.split("'")[1] in run.stderr
 
 
-@pytest.mark.parametrize("module", ["boltzmed.networks.image_encoder", "boltzmed.networks.text_encoder"])
+@pytest.mark.parametrize(
+    "module", ["boltzmed.networks.image_encoder", "boltzmed.networks.text_encoder"]
+)
 def test_networks_load_in_a_fresh_interpreter(module: str) -> None:
     run = run_python(f"import {module}")
     assert run.returncode == 0, run.stderr
 
 
 def imported_lines(node: ast.AST) -> list[tuple[int, str]]:
-    """(line, full module name) of every import of a file that is ever run, those inside functions too."""
-    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+    """(line, full module name) of every import of a file that is ever run, those inside functions
+    too.
+    """
+    if (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    ):
         return []
     if isinstance(node, ast.Import):
         return [(node.lineno, alias.name) for alias in node.names]

@@ -1,4 +1,6 @@
-"""The network for other programs: the same masks with prompts built in, compiled, exported, and as ONNX."""
+"""The network for other programs: the same masks with prompts built in, compiled, exported, and as
+ONNX.
+"""
 
 from pathlib import Path
 
@@ -35,7 +37,9 @@ def test_weights_go_by_the_networks_names() -> None:
     prompted = PromptedNetwork(network, PROMPTS)
     assert list(prompted.state_dict()) == list(network.state_dict())
     prompted.load_state_dict(other.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True)
+    )
     with pytest.raises(RuntimeError, match="Missing key"):
         prompted.load_state_dict({})
 
@@ -73,26 +77,32 @@ def test_a_gate_closes_exported_masks() -> None:
     output = network(image, PROMPTS.expand(2, -1, -1))
     absent = output["presence_logits"] < 0
     assert absent.any() and not absent.all()
-    (masks, found) = DrawnNetwork(network, 64)(image, PROMPTS.expand(2, -1, -1))
+    masks, found = DrawnNetwork(network, 64)(image, PROMPTS.expand(2, -1, -1))
     torch.testing.assert_close(masks, output["mask_logits"])
     torch.testing.assert_close(found, output["presence_logits"])
     traced = torch.jit.trace(PromptedNetwork(network, PROMPTS, 64), image, check_trace=False)
     for prompted in (PromptedNetwork(network, PROMPTS), traced):
         masks = prompted(image)
         assert (masks[absent] == -100).all()
-        torch.testing.assert_close(masks[~absent], output["mask_logits"][~absent], atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            masks[~absent], output["mask_logits"][~absent], atol=1e-4, rtol=0
+        )
 
 
 @torch.no_grad()
 def test_a_traced_program_draws_for_every_image_anew() -> None:
-    """What is attended depends on the image: a form that gathers would hold the first one's tokens for ever."""
+    """What is attended depends on the image: a form that gathers would hold the first one's tokens
+    for ever.
+    """
     network = make_network(0)
     network.decoder.attention = "gathered"
     prompted = PromptedNetwork(network, PROMPTS, 64)
     first, second = inputs(2, 1)[0].split(1)
     traced = torch.jit.trace(prompted, first, check_trace=False)
     for image in (first, second):
-        torch.testing.assert_close(traced(image), PromptedNetwork(network, PROMPTS)(image), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            traced(image), PromptedNetwork(network, PROMPTS)(image), atol=1e-4, rtol=0
+        )
     with pytest.raises(ValueError, match="expected images of 64×64"):
         torch.jit.trace(prompted, torch.zeros(1, 3, 96, 96), check_trace=False)
 
@@ -117,9 +127,13 @@ def test_image_side_is_exported(batch: int) -> None:
     features = network.image_encoder(image)
     for found, expected in zip(encoder(image), features, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    scales, semantic_map = torch.export.export(network.pixel_decoder, (features,)).module()(features)
+    scales, semantic_map = torch.export.export(network.pixel_decoder, (features,)).module()(
+        features
+    )
     expected_scales, expected_map = network.pixel_decoder(features)
-    for found, expected in zip([*scales, semantic_map[0]], [*expected_scales, expected_map[0]], strict=True):
+    for found, expected in zip(
+        [*scales, semantic_map[0]], [*expected_scales, expected_map[0]], strict=True
+    ):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -133,14 +147,18 @@ def test_image_side_is_compiled() -> None:
     decoder = torch.compile(network.pixel_decoder, backend="aot_eager", fullgraph=True)
     for found, expected in zip(encoder(image), features, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(decoder(features)[1].whole(), network.pixel_decoder(features)[1].whole())
+    torch.testing.assert_close(
+        decoder(features)[1].whole(), network.pixel_decoder(features)[1].whole()
+    )
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", ["tiny", "tiny_gated"])
 def test_onnx_takes_any_number_of_images_and_prompts(tmp_path: Path, size: str) -> None:
     pytest.importorskip("onnxscript", reason="the extra boltzmed[onnx] is not installed")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra boltzmed[onnx] is not installed")
+    onnxruntime = pytest.importorskip(
+        "onnxruntime", reason="the extra boltzmed[onnx] is not installed"
+    )
     torch.manual_seed(0)
     network = build_network(TINY.with_name(f"{size}.yaml")).eval()
     path = export_onnx(network, tmp_path / "network.onnx", image_size=64)
@@ -149,7 +167,10 @@ def test_onnx_takes_any_number_of_images_and_prompts(tmp_path: Path, size: str) 
         image, ids = inputs(batch, prompts)
         found = session.run(None, {"image": image.numpy(), "input_ids": ids.numpy()})
         expected = [value for value in network(image, ids).values() if value is not None]
-        assert [output.name for output in session.get_outputs()] == ["mask_logits", "presence_logits"][: len(expected)]
+        assert [output.name for output in session.get_outputs()] == [
+            "mask_logits",
+            "presence_logits",
+        ][: len(expected)]
         for ours, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(torch.from_numpy(ours), theirs, atol=1e-4, rtol=0)
     assert [file.name for file in tmp_path.iterdir()] == ["network.onnx"]

@@ -52,7 +52,9 @@ def test_orientation_codes_name_each_axis(order: tuple[int, ...], signs: tuple[i
 
 
 @given(rotations, sizes, points)
-def test_flip_is_its_own_inverse_and_keeps_lengths(rotation: np.ndarray, size: np.ndarray, origin: np.ndarray) -> None:
+def test_flip_is_its_own_inverse_and_keeps_lengths(
+    rotation: np.ndarray, size: np.ndarray, origin: np.ndarray
+) -> None:
     affine = affine_of(rotation * size, origin)
     flipped = flip_lps_ras(affine)
     np.testing.assert_array_equal(flip_lps_ras(flipped), affine)
@@ -71,7 +73,9 @@ def test_plane_and_volume_affine_invert_each_other(
     expected = affine.copy()
     expected[:3, 3] += index * affine[:3, 2]
     np.testing.assert_allclose(volume_affine_ras(plane, step), expected, atol=1e-9)
-    np.testing.assert_allclose(plane.normal_lps, step / np.linalg.norm(step), atol=1e-9)  # right-handed
+    np.testing.assert_allclose(
+        plane.normal_lps, step / np.linalg.norm(step), atol=1e-9
+    )  # right-handed
 
 
 def test_image_plane_knows_rows_from_columns() -> None:
@@ -121,4 +125,7 @@ def test_one_grid_but_for_rounding():
 
 
 def test_grids_in_words():
-    assert describe_grid((4, 5, 6), OFF_CENTRE) == "(4, 5, 6) voxels of 0.7 x 0.7 x 5 mm from (90, -120, 40)"
+    assert (
+        describe_grid((4, 5, 6), OFF_CENTRE)
+        == "(4, 5, 6) voxels of 0.7 x 0.7 x 5 mm from (90, -120, 40)"
+    )

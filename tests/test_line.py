@@ -9,9 +9,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from boltzmed.data.phantom import make_phantom
 from boltzmed.engines.inferer import PromptSliceInferer
 from boltzmed.networks.weights import save_checkpoint
+from boltzmed.phantom.study import make_phantom
 from boltzmed.resources import resource_folder
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import read_volume, write_ct_series, write_image
@@ -32,14 +32,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     network = build_network(config)
     settings = network_settings(config, 512)
-    save_checkpoint(folder / "model.pt", network, config=settings, orientation="axial", channels="neighbours")
+    save_checkpoint(
+        folder / "model.pt", network, config=settings, orientation="axial", channels="neighbours"
+    )
     return folder
 
 
 @pytest.fixture(scope="module")
 def masks(folder: Path) -> Path:
     studies = [folder / "phantom.nii.gz", folder / "series"]
-    cases = run_inference(studies, PROMPTS, folder / "masks", checkpoint=str(folder / "model.pt"), modality="CT")
+    cases = run_inference(
+        studies, PROMPTS, folder / "masks", checkpoint=str(folder / "model.pt"), modality="CT"
+    )
     assert cases == [folder / "masks" / "phantom", folder / "masks" / "series"]
     return folder / "masks"
 
@@ -57,8 +61,12 @@ def test_masks_lie_on_the_input_grid(folder: Path, masks: Path, case: str) -> No
         np.testing.assert_allclose(mask.affine, np.asarray(study.affine), atol=1e-4)
         voxel_mm3 = abs(np.linalg.det(mask.affine[:3, :3]))
         assert entry["volume_mm3"] == pytest.approx(voxels.sum() * voxel_mm3, rel=1e-4)
-        assert sum(part["volume_mm3"] for part in entry["components"]) == pytest.approx(entry["volume_mm3"], abs=0.1)
-        assert all(0.49 <= p["mean_probability"] <= p["max_probability"] <= 1 for p in entry["components"])
+        assert sum(part["volume_mm3"] for part in entry["components"]) == pytest.approx(
+            entry["volume_mm3"], abs=0.1
+        )
+        assert all(
+            0.49 <= p["mean_probability"] <= p["max_probability"] <= 1 for p in entry["components"]
+        )
 
 
 def test_nifti_and_dicom_of_one_study_give_the_same_masks(masks: Path) -> None:
@@ -71,9 +79,16 @@ def test_nifti_and_dicom_of_one_study_give_the_same_masks(masks: Path) -> None:
 def test_the_run_is_recorded(masks: Path) -> None:
     bundle = resource_folder("bundles") / "boltzformer"
     record = json.loads((masks / "series" / "run.json").read_text())
-    assert record["bundle"]["version"] == json.loads((bundle / "configs" / "metadata.json").read_text())["version"]
+    assert (
+        record["bundle"]["version"]
+        == json.loads((bundle / "configs" / "metadata.json").read_text())["version"]
+    )
     assert len(record["bundle"]["configs_sha256"]) == len(record["checkpoint"]["sha256"]) == 64
-    assert record["seed"] == 0 and record["device"] == "cpu" and record["segmentation"]["file"] == "segmentation.dcm"
+    assert (
+        record["seed"] == 0
+        and record["device"] == "cpu"
+        and record["segmentation"]["file"] == "segmentation.dcm"
+    )
     assert set(record["versions"]) == {"boltzmed", "python", "torch", "monai"}
     assert set(record["seconds"]) == {"read", "infer", "write"}
 
@@ -87,17 +102,30 @@ def test_segmentation_only_for_dicom(masks: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("change", "least"), [("bfloat16", 0.99), ("literal", 0.9999)])
-def test_neither_sixteen_bits_nor_the_literal_form_change_the_trained_masks(change: str, least: float) -> None:
+def test_neither_sixteen_bits_nor_the_literal_form_change_the_trained_masks(
+    change: str, least: float
+) -> None:
     """Dice of all voxels of all prompts together, against float32 and the fast form."""
     bundle = resource_folder("bundles") / "boltzformer"
     config = bundle / "configs" / "tiny.yaml"
-    how = {"config": config, "image_size": 512, "plane": "axial", "channels": "neighbours", "seed": 0, "device": "cpu"}
-    networks = [build_network(config, form).eval() for form in (None, "literal" if change == "literal" else None)]
+    how = {
+        "config": config,
+        "image_size": 512,
+        "plane": "axial",
+        "channels": "neighbours",
+        "seed": 0,
+        "device": "cpu",
+    }
+    networks = [
+        build_network(config, form).eval()
+        for form in (None, "literal" if change == "literal" else None)
+    ]
     for network in networks:
         load_network(network, bundle / "models" / "model.pt", **how)
     phantom = make_phantom(910000, matrix=256, slice_spacing_mm=10.0)
     image = MetaTensor(
-        torch.from_numpy(phantom.image_hu[None].astype(np.float32)), torch.from_numpy(phantom.affine_ras)
+        torch.from_numpy(phantom.image_hu[None].astype(np.float32)),
+        torch.from_numpy(phantom.affine_ras),
     )
     organs = ("liver", "spleen", "left kidney", "right kidney", "heart", "aorta", "spine")
     input_ids = tokenize_prompts([f"{organ} in abdomen CT" for organ in organs])

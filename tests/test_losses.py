@@ -9,14 +9,19 @@ from boltzmed.losses import PromptLoss
 
 def batch(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return 3 * torch.randn(shape, generator=generator), (torch.rand(shape, generator=generator) < 0.3).float()
+    return (
+        3 * torch.randn(shape, generator=generator),
+        (torch.rand(shape, generator=generator) < 0.3).float(),
+    )
 
 
 def test_parts_by_their_formula():
     logits, target = batch(2, 3, 8, 10)
     parts = PromptLoss().parts(logits, target)
     p = logits.sigmoid()
-    dice = 1 - (2 * (p * target).sum((2, 3)) + 1e-5) / (p.square().sum((2, 3)) + target.square().sum((2, 3)) + 1e-5)
+    dice = 1 - (2 * (p * target).sum((2, 3)) + 1e-5) / (
+        p.square().sum((2, 3)) + target.square().sum((2, 3)) + 1e-5
+    )
     bce = -(target * p.log() + (1 - target) * (1 - p).log()).mean()
     torch.testing.assert_close(parts["dice"], dice.mean())
     torch.testing.assert_close(parts["bce"], bce, atol=1e-5, rtol=1e-5)
@@ -29,7 +34,11 @@ def test_the_latest_parts_are_kept_without_their_graph():
     output = {"mask_logits": logits.requires_grad_(), "presence_logits": torch.zeros(2, 3)}
     total, parts = loss(output, target), loss.parts(output, target)
     assert total.requires_grad and not any(part.requires_grad for part in loss.latest.values())
-    assert loss.latest == parts and loss.latest["total"] == total and set(parts) == {"total", "dice", "bce", "presence"}
+    assert (
+        loss.latest == parts
+        and loss.latest["total"] == total
+        and set(parts) == {"total", "dice", "bce", "presence"}
+    )
     loss(logits, target)
     assert set(loss.latest) == {"total", "dice", "bce"} and not loss.state_dict()
 
@@ -37,7 +46,9 @@ def test_the_latest_parts_are_kept_without_their_graph():
 def test_logits_are_resized_and_targets_are_not():
     logits, _ = batch(2, 2, 8, 8)
     _, target = batch(2, 2, 20, 24)
-    resized = F.interpolate(logits, size=(20, 24), mode="bicubic", align_corners=False, antialias=True)
+    resized = F.interpolate(
+        logits, size=(20, 24), mode="bicubic", align_corners=False, antialias=True
+    )
     torch.testing.assert_close(PromptLoss()(logits, target), PromptLoss()(resized, target))
 
 
@@ -84,7 +95,10 @@ def test_absent_objects_may_be_left_out_of_dice():
     logits, target = torch.randn(2, 3, 8, 8, generator=generator), torch.zeros(2, 3, 8, 8)
     target[0, 0, 2:5, 3:4] = target[1, 2, 0, 0] = 1
     there = torch.tensor([[True, False, False], [False, False, True]])
-    parts, of_all = PromptLoss(absent_dice=False).parts(logits, target), PromptLoss().parts(logits, target)
+    parts, of_all = (
+        PromptLoss(absent_dice=False).parts(logits, target),
+        PromptLoss().parts(logits, target),
+    )
     torch.testing.assert_close(parts["dice"], PromptLoss().parts(logits, target, there)["dice"])
     assert parts["dice"] < of_all["dice"]
     torch.testing.assert_close(parts["bce"], of_all["bce"])  # it still is of every prompt
@@ -112,7 +126,12 @@ def test_half_precision_is_computed_in_single():
     [
         (torch.zeros(1, 2, 8, 8), torch.zeros(1, 3, 8, 8), None, "same images and prompts"),
         (torch.zeros(2, 8, 8), torch.zeros(1, 2, 8, 8), None, r"expected logits \(B, P, h, w\)"),
-        (torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8), torch.ones(1, 3).bool(), r"prompt_valid of shape \(1, 2\)"),
+        (
+            torch.zeros(1, 2, 8, 8),
+            torch.zeros(1, 2, 8, 8),
+            torch.ones(1, 3).bool(),
+            r"prompt_valid of shape \(1, 2\)",
+        ),
         ({"mask_logits": None}, torch.zeros(1, 2, 8, 8), None, "got None"),
     ],
 )

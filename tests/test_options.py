@@ -21,8 +21,23 @@ BOTH = f"['{TRAIN}','{OVERLAY}']"
     "arguments",
     [
         ["--config_file", TRAIN, "--learning_rate", "4e-5", "--epochs=20"],
-        ["run", "--config_file", TRAIN, "--train#handlers#2#max_norm", "0.5", "--validate::dataset::seed", "1"],
-        ["--config_file", BOTH, "--ddp_network#find_unused_parameters", "True", "--bundle_root", "b"],
+        [
+            "run",
+            "--config_file",
+            TRAIN,
+            "--train#handlers#2#max_norm",
+            "0.5",
+            "--validate::dataset::seed",
+            "1",
+        ],
+        [
+            "--config_file",
+            BOTH,
+            "--ddp_network#find_unused_parameters",
+            "True",
+            "--bundle_root",
+            "b",
+        ],
         [
             f"--config_file={TRAIN},{OVERLAY}",
             "--learning-rate",
@@ -33,7 +48,16 @@ BOTH = f"['{TRAIN}','{OVERLAY}']"
             "http://a",
         ],
         ["--config_file", EVALUATE, "--caches", "['--lr']", "--", "--trace"],
-        ["--config_file", TRAIN, "--_meta_#version", "2", "--properties_path", "p", "--run_name", "-_x"],
+        [
+            "--config_file",
+            TRAIN,
+            "--_meta_#version",
+            "2",
+            "--properties_path",
+            "p",
+            "--run_name",
+            "-_x",
+        ],
         ["--config_file", TRAIN, "--nohalf", "--resume", "False", "--noempty_slices"],
         [
             "--config_file",
@@ -55,7 +79,13 @@ def test_options_of_the_configs_pass(arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--epoch", "10"], "--epoch: expected an option of train.yaml, multi_gpu_train.yaml; did you mean --epochs"),
+        (
+            ["--epoch", "10"],
+            (
+                "--epoch: expected an option of train.yaml, multi_gpu_train.yaml; did you mean"
+                " --epochs"
+            ),
+        ),
         (["--epoch=10"], "--epoch: expected"),
         (["-epoch", "10"], "--epoch: expected"),
         (["---epoch", "10"], "--epoch: expected"),
@@ -92,7 +122,9 @@ def test_values_of_another_kind_are_refused():
     with pytest.raises(ValueError, match="half: expected True or False, received 'false'"):
         check_flags(half="false")
     for value in (-1, 1.0, True, "1"):
-        with pytest.raises(ValueError, match=f"epochs: expected a whole number, received {value!r}"):
+        with pytest.raises(
+            ValueError, match=f"epochs: expected a whole number, received {value!r}"
+        ):
             check_counts(epochs=value)
     for value in (float("nan"), float("inf"), False, "1"):
         with pytest.raises(ValueError, match=f"rate: expected a number, received {value!r}"):

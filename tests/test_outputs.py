@@ -1,4 +1,6 @@
-"""What an evaluation leaves behind: tables of all cases, of those that could be read, of those before an error."""
+"""What an evaluation leaves behind: tables of all cases, of those that could be read, of those
+before an error.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from torch.utils.data import DataLoader
 import boltzmed.outputs
 from boltzmed.data.studies import ReadableStudies
 from boltzmed.engines.batches import evaluate_readable
+from boltzmed.errors import InputError
 from boltzmed.outputs import ResultsWriter
 from boltzmed.results import read_results
-from boltzmed.volumes import VolumeError
 from tests.reports.test_evaluation import LESION, VOLUME
 
 
@@ -48,7 +50,9 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         SupervisedEvaluator(
             device=torch.device("cpu"),
             val_data_loader=DataLoader(
-                ReadableStudies(Studies(count, failing)), batch_size=1, collate_fn=lambda studies: studies
+                ReadableStudies(Studies(count, failing)),
+                batch_size=1,
+                collate_fn=lambda studies: studies,
             ),
             network=torch.nn.Identity(),
             inferer=lambda *_, **__: masks,
@@ -69,19 +73,24 @@ def list_files(tmp_path: Path) -> list[str]:
 
 def test_a_case_that_cannot_be_read_is_left_out(evaluate, tmp_path: Path) -> None:
     line = "case c1: expected image and label on one grid"
-    writer = evaluate(3, {1: VolumeError(line)})
+    writer = evaluate(3, {1: InputError(line)})
     assert [row.case for row in read_results(tmp_path / "out" / "results.csv")] == ["c0", "c2"]
     assert writer.excluded == [line]
     assert (tmp_path / "out" / "left_out.csv").read_text() == f"kind,line\nexcluded,{line}\n"
     with pytest.raises(ValueError, match="nothing could be scored; case c0"):
-        evaluate(1, {0: VolumeError("case c0: damaged")})
+        evaluate(1, {0: InputError("case c0: damaged")})
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
-def test_what_was_scored_before_an_error_is_kept(evaluate, tmp_path: Path, error: BaseException) -> None:
+def test_what_was_scored_before_an_error_is_kept(
+    evaluate, tmp_path: Path, error: BaseException
+) -> None:
     with pytest.raises(type(error)):
         evaluate(3, {2: error})
     assert list_files(tmp_path) == ["lesions.partial.csv", "results.partial.csv"]
-    assert [row.case for row in read_results(tmp_path / "out" / "results.partial.csv")] == ["c0", "c1"]
+    assert [row.case for row in read_results(tmp_path / "out" / "results.partial.csv")] == [
+        "c0",
+        "c1",
+    ]
     evaluate(3, {})
     assert list_files(tmp_path) == ["left_out.csv", "lesions.csv", "results.csv"]

@@ -41,19 +41,25 @@ SLICE = CaseResult(
     prediction_empty=False,
     presence_score=None,
 )
-VOLUME = dataclasses.replace(SLICE, level="volume", axis="", slice_index=None, dice=None, reference_empty=True)
+VOLUME = dataclasses.replace(
+    SLICE, level="volume", axis="", slice_index=None, dice=None, reference_empty=True
+)
 
 
 def test_columns_are_the_agreed_ones():
-    assert ",".join(COLUMNS) == (
-        "method,dataset,patient,case,level,axis,slice_index,target,prompt,seed,dice,area_fraction,volume_mm3,"
+    assert (
+        ",".join(COLUMNS)
+        == "method,dataset,patient,case,level,axis,slice_index,target,prompt,seed,dice,area_fraction,volume_mm3,"
         "reference_empty,prediction_empty,presence_score,iou,hd95_mm,assd_mm,nsd,nsd_tolerance_mm,"
         "prediction_volume_mm3,volume_difference_mm3,false_positive_mm3,false_negative_mm3,reference_lesions,"
         "predicted_lesions,matched_lesions,missed_lesions,false_lesions,detection_f1,panoptic_quality,"
         "lesion_rule"
     )
     assert FIRST_COLUMNS[-1] == "presence_score" and len(FIRST_COLUMNS) == 16
-    assert ",".join(LESION_COLUMNS) == ("method,dataset,patient,case,target,kind,lesion,volume_mm3,score,matched,iou")
+    assert (
+        ",".join(LESION_COLUMNS)
+        == "method,dataset,patient,case,target,kind,lesion,volume_mm3,score,matched,iou"
+    )
 
 
 @pytest.mark.parametrize("name", ["results.csv", "results.csv.gz"])
@@ -100,11 +106,24 @@ def test_a_table_may_end_before_the_later_columns(tmp_path):
 def test_lesions_are_written_whole(tmp_path):
     row = LesionResult("m", "d", "p", "c", "lung nodule", "reference", 1, 12.5, None, False, 0.0)
     path = tmp_path / "lesions.csv"
-    write_lesions(path, [row, dataclasses.replace(row, kind="prediction", score=0.25, matched=True, iou=1 / 3)])
+    write_lesions(
+        path,
+        [row, dataclasses.replace(row, kind="prediction", score=0.25, matched=True, iou=1 / 3)],
+    )
     table = pd.read_csv(path)
-    assert list(table.columns) == list(LESION_COLUMNS) and table.iou[1] == 1 / 3 and table.matched.tolist() == [0, 1]
+    assert (
+        list(table.columns) == list(LESION_COLUMNS)
+        and table.iou[1] == 1 / 3
+        and table.matched.tolist() == [0, 1]
+    )
     assert math.isnan(table.score[0]) and table.score[1] == 0.25
-    for changes in ({"kind": "other"}, {"lesion": 0}, {"iou": 1.5}, {"volume_mm3": -1.0}, {"score": math.inf}):
+    for changes in (
+        {"kind": "other"},
+        {"lesion": 0},
+        {"iou": 1.5},
+        {"volume_mm3": -1.0},
+        {"score": math.inf},
+    ):
         with pytest.raises(ValueError, match=f"{next(iter(changes))}: expected"):
             dataclasses.replace(row, **changes)
 
@@ -126,7 +145,9 @@ texts = st.text(st.characters(codec="utf-8"), min_size=1)
     later=st.fixed_dictionaries(
         {
             **dict.fromkeys(("iou", "nsd", "detection_f1", "panoptic_quality"), fractions),
-            **dict.fromkeys(("hd95_mm", "assd_mm", "nsd_tolerance_mm", "prediction_volume_mm3"), distances),
+            **dict.fromkeys(
+                ("hd95_mm", "assd_mm", "nsd_tolerance_mm", "prediction_volume_mm3"), distances
+            ),
             **dict.fromkeys(("false_positive_mm3", "false_negative_mm3"), distances),
             "volume_difference_mm3": st.none() | st.floats(-1e9, 1e9),
             **dict.fromkeys(("reference_lesions", "predicted_lesions", "matched_lesions"), counts),
@@ -185,14 +206,29 @@ def test_wrong_fields_are_refused(changes, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda text: text.replace("dice", "dsc", 1), "expected the columns .*these differ: dice, dsc"),
-        (lambda text: text.replace("method,dataset", "dataset,method", 1), "these differ: their order"),
+        (
+            lambda text: text.replace("dice", "dsc", 1),
+            "expected the columns .*these differ: dice, dsc",
+        ),
+        (
+            lambda text: text.replace("method,dataset", "dataset,method", 1),
+            "these differ: their order",
+        ),
         (lambda text: "", "expected the columns"),
         (lambda text: text + "a,b\n", "line 6: expected 33 cells, got 2"),
-        (lambda text: text.replace("axial,0", "axial,zero"), "line 3: slice_index: expected an integer, got 'zero'"),
-        (lambda text: text.replace(",7,0.33", ",7,x0.33"), "line 3: dice: expected a number, got 'x0.33"),
+        (
+            lambda text: text.replace("axial,0", "axial,zero"),
+            "line 3: slice_index: expected an integer, got 'zero'",
+        ),
+        (
+            lambda text: text.replace(",7,0.33", ",7,x0.33"),
+            "line 3: dice: expected a number, got 'x0.33",
+        ),
         (lambda text: text.replace(",7,0.33", ",7,1.33"), "line 3: dice: expected 0 to 1"),
-        (lambda text: text.replace("false,false", "False,false", 1), "line 3: reference_empty: expected true or false"),
+        (
+            lambda text: text.replace("false,false", "False,false", 1),
+            "line 3: reference_empty: expected true or false",
+        ),
         (lambda text: text[: text.index("small")], "line 2|unexpected end"),
     ],
 )
@@ -210,7 +246,9 @@ def test_unreadable_files_are_refused(tmp_path):
         read_results(tmp_path / "absent.csv")
     truncated = tmp_path / "results.csv.gz"
     truncated.write_bytes(gzip.compress(b"method" * 100)[:-12])
-    with pytest.raises(ValueError, match=r"results\.csv\.gz: cannot be read: not a text or complete gzip"):
+    with pytest.raises(
+        ValueError, match=r"results\.csv\.gz: cannot be read: not a text or complete gzip"
+    ):
         read_results(truncated)
 
 

@@ -1,4 +1,5 @@
-"""The architecture's rules, checked on the source: who imports whom, what stays out, names, sizes, randomness, words.
+"""The architecture's rules, checked on the source: who imports whom, what stays out, names, sizes,
+randomness, words.
 
 Every check collects lines "file:line: what", so that a failure reads as a list of places to mend.
 """
@@ -21,55 +22,28 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "boltzmed"
 
-MAY_IMPORT: dict[str, set[str]] = {
-    "geometry": set(),
-    "strata": set(),
-    "cards": set(),
-    "results": set(),
-    "volumes": {"geometry"},
-    "transforms": {"geometry", "cards", "volumes", "compat"},
-    "data": {"geometry", "cards", "strata", "volumes", "transforms"},
-    "networks": {"compat"},
-    "losses": set(),
-    "metrics": {"results", "strata"},
-    "engines": {"transforms", "metrics", "results"},
-    "evaluation": {"volumes", "cards", "metrics", "results"},
-    "nnunet": {"volumes", "cards", "data", "evaluation", "results"},
-    "export": {"networks"},
-    "compat": set(),
-    "reports": {"strata", "volumes", "metrics", "results"},
-}
-"""Room → the rooms it may import, the architecture's table."""
+ROOM_TABLE = REPOSITORY / "docs" / "architecture.md"
+"""The page that says which rooms there are, and what each may import."""
 
-ADDED: dict[str, set[str]] = {
-    "slugs": set(),  # file names made of prompts, for whoever writes or reads masks
-    "resources": set(),  # where bundles/ and datasets/ lie, in a checkout and in a wheel
-    "options": set(),  # what a bundle run's command line says, checked where no room looks at arguments
-    "card_fields": set(),  # how one field of a card is read, apart from what a card is
-    "card_rules": {"card_fields"},  # how a card tells cases, patients and parts apart
-    "cards": {"card_fields", "card_rules", "resources"},
-    "export": {"volumes"},  # which write files whole
-    "nnunet": {"geometry", "metrics"},  # a sheared grid is none of nnU-Net's; its Dice is held against ours
-    "data": {"slugs", "card_rules"},  # two studies of one name are told before the work; a card's rules are applied
-    "engines": {"strata"},  # validation Dice by object size
-    # A card tells whose cases are one patient's; pictures of cases are found, and cut as evaluation
-    # cuts them, nnU-Net's by the numbers of its dataset.json; a page says by which version it was made.
-    "reports": {"cards", "data", "geometry", "slugs", "transforms", ""},
-    # Slices are cut, voxels measured, files named, nnU-Net's dataset.json read in one place each.
-    "evaluation": {"data", "geometry", "transforms", "slugs"},
-}
-"""What the rooms need beyond that table, and why."""
 
-ALLOWED = {room: MAY_IMPORT.get(room, set()) | ADDED.get(room, set()) for room in (*MAY_IMPORT, *ADDED)}
+def read_rooms() -> dict[str, tuple[set[str], tuple[str, ...]]]:
+    """Room → (the rooms it may import, the outside packages that stay out), as the page's table has them."""
+    rooms = {}
+    for line in ROOM_TABLE.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if len(cells) == 4 and cells[0].startswith("`"):
+            room = cells[0].strip("`")
+            rooms[room] = (set(re.findall(r"`(\w+)`", cells[2])), _read_packages(cells[3]))
+    return rooms
 
-MAY_IMPORT_ALL_BUT: dict[str, set[str]] = {
-    "workflow": {"reports"},
-    "outputs": {"reports", "workflow"},  # what workflow's runs leave behind
-    "sampling": {"cli", "engines", "demo"},  # one slice of the line, recorded and drawn
-    "demo": {"cli", "networks", "engines"},  # the line as a user has it: only what they could call
-    "cli": set(),
-}
-"""The rooms that may import everything, or nearly."""
+
+def _read_packages(cell: str) -> tuple[str, ...]:
+    """Module names that a cell of the table's last column stands for."""
+    names: list[str] = []
+    for word in re.findall(r"`([\w.]+)`|([a-z][a-z ]+)", cell):
+        names += PACKAGE_GROUPS.get(word[1].strip(), ()) if word[1] else [word[0]]
+    return tuple(names)
+
 
 TORCH = ("torch", "torchvision", "monai", "ignite", "timm", "open_clip")
 MODELS = ("torch.nn", "torchvision", "timm", "open_clip")
@@ -82,29 +56,48 @@ PATHS = ("pathlib", "os", "glob", "tempfile", "shutil", "io")
 AFFINE_ARITHMETIC = ("nibabel.affines", "nibabel.orientations")
 """The parts of nibabel that know no file: arithmetic on affines, which is what geometry is for."""
 
-MAY_NOT_ENTER: dict[str, tuple[str, ...]] = {
-    "geometry": (*TORCH, *IMAGE_FILES),
-    "strata": TORCH,
-    "cards": TORCH,
-    "results": TORCH,
-    "volumes": (*MODELS, *RESAMPLING),
-    "networks": (*PATHS, *IMAGE_FILES, "numpy", "PIL", "open_clip.tokenizer"),
-    "metrics": (*PATHS, *IGNITE),
-    "engines": ARGUMENTS,
-    "evaluation": (*MODELS, *IGNITE),
-    "workflow": ARGUMENTS,
-    "reports": TORCH,
-}
-"""Room → external modules that stay out of it, the table's last column as far as imports show it."""
 
-LINES = 340
-"""A file has about 300 lines at most."""
+PACKAGE_GROUPS: dict[str, tuple[str, ...]] = {
+    "torch": TORCH,
+    "networks of others": MODELS,
+    "engines of others": IGNITE,
+    "image files": IMAGE_FILES,
+    "resampling": RESAMPLING,
+    "arguments": ARGUMENTS,
+    "paths": PATHS,
+}
+"""Words of the table's last column → the modules they stand for."""
+
+ALLOWED = read_rooms()
+"""Room → what it may import, and what stays out of it."""
+
+LINES = 500
+"""A file has at most as many lines."""
 
 FORBIDDEN_WORDS = ("utils", "helpers", "misc", "common")
 FORBIDDEN_ENDINGS = ("2", "_new", "_simple")
 TOP_LEVEL = {
-    *("boltzmed", "bundles", "datasets", "benchmarks", "docs", "notebooks", "tests", "setup.cfg", "pyproject.toml"),
-    *("Makefile", "README.md", "CHANGELOG.md", "LICENSE", "NOTICE", ".ci", ".gitignore", ".pre-commit-config.yaml"),
+    *(
+        "boltzmed",
+        "bundles",
+        "datasets",
+        "benchmarks",
+        "docs",
+        "notebooks",
+        "tests",
+        "setup.cfg",
+        "pyproject.toml",
+    ),
+    *(
+        "Makefile",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "NOTICE",
+        ".ci",
+        ".gitignore",
+        ".pre-commit-config.yaml",
+    ),
     "constraints.txt",
 }
 
@@ -114,7 +107,9 @@ class Import(NamedTuple):
 
     line: int
     name: str
-    at_start: bool  # run when the module is imported, not inside a function and not for the type checker
+    at_start: (
+        bool  # run when the module is imported, not inside a function and not for the type checker
+    )
 
 
 class Source(NamedTuple):
@@ -150,7 +145,9 @@ ROOMS = sorted({source.room for source in SOURCES} - {""})
 
 def list_imports(source: Source) -> list[Import]:
     """Every import of a file, wherever it stands."""
-    package = source.module if source.path.name == "__init__.py" else source.module.rpartition(".")[0]
+    package = (
+        source.module if source.path.name == "__init__.py" else source.module.rpartition(".")[0]
+    )
     return list(_walk_imports(source.tree, package, at_start=True))
 
 
@@ -163,7 +160,10 @@ def _walk_imports(node: ast.AST, package: str, *, at_start: bool) -> Iterator[Im
         yield from (Import(node.lineno, f"{origin}.{alias.name}", at_start) for alias in node.names)
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
         at_start = False
-    typing_only = isinstance(node, ast.If) and dotted_name(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+    typing_only = isinstance(node, ast.If) and dotted_name(node.test) in (
+        "TYPE_CHECKING",
+        "typing.TYPE_CHECKING",
+    )
     for child in ast.iter_child_nodes(node):
         yield from _walk_imports(child, package, at_start=at_start and not typing_only)
 
@@ -184,7 +184,9 @@ def is_among(name: str, modules: tuple[str, ...]) -> bool:
 
 
 def imported_room(name: str) -> str | None:
-    """The room of our own package that a name comes from, "" for the package itself; None for other packages."""
+    """The room of our own package that a name comes from, "" for the package itself; None for other
+    packages.
+    """
     parts = name.split(".")
     if parts[0] != "boltzmed":
         return None
@@ -196,13 +198,21 @@ def list_calls(source: Source) -> list[tuple[ast.Call, str]]:
     full: dict[str, str] = {}
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):
-            full |= {alias.asname or alias.name.split(".")[0]: alias.name for alias in node.names if alias.asname}
+            full |= {
+                alias.asname or alias.name.split(".")[0]: alias.name
+                for alias in node.names
+                if alias.asname
+            }
         elif isinstance(node, ast.ImportFrom):
-            full |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            full |= {
+                alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names
+            }
     calls = []
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Call):
-            first, dot, rest = (dotted_name(node.func) or f"?.{getattr(node.func, 'attr', '')}").partition(".")
+            first, dot, rest = (
+                dotted_name(node.func) or f"?.{getattr(node.func, 'attr', '')}"
+            ).partition(".")
             calls.append((node, full.get(first, first) + dot + rest))
     return calls
 
@@ -223,14 +233,13 @@ def in_room(room: str) -> list[Source]:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_rooms_are_in_the_table(room: str) -> None:
-    if room not in ALLOWED and room not in MAY_IMPORT_ALL_BUT:
-        pytest.fail(f"boltzmed/{room}: the architecture has no such room")
+    if room not in ALLOWED:
+        pytest.fail(f"boltzmed/{room}: {ROOM_TABLE.name} has no such room")
 
 
-@pytest.mark.parametrize("room", [room for room in ROOMS if room in {**ALLOWED, **MAY_IMPORT_ALL_BUT}])
+@pytest.mark.parametrize("room", sorted(set(ROOMS) & set(ALLOWED)))
 def test_rooms_import_what_the_table_allows(room: str) -> None:
-    everything = {*ROOMS, ""}  # "" is the package itself, for its version
-    allowed = everything - MAY_IMPORT_ALL_BUT[room] if room in MAY_IMPORT_ALL_BUT else {room, *ALLOWED[room]}
+    allowed = {room, "", *ALLOWED[room][0]}  # "" is the package itself, for its version
     places = [
         source.place(found.line, f"{room} imports {target or 'boltzmed'}")
         for source in in_room(room)
@@ -240,12 +249,26 @@ def test_rooms_import_what_the_table_allows(room: str) -> None:
     report(places)
 
 
-@pytest.mark.parametrize("room", sorted(set(MAY_NOT_ENTER) & set(ROOMS)))
+def test_the_table_has_no_room_that_is_not_there_and_no_import_that_nobody_uses() -> None:
+    places = [
+        f"{ROOM_TABLE.name}: {room} is not there" for room in sorted(set(ALLOWED) - set(ROOMS))
+    ]
+    for room in sorted(set(ALLOWED) & set(ROOMS)):
+        used = {
+            imported_room(found.name) for source in in_room(room) for found in list_imports(source)
+        }
+        unused = ALLOWED[room][0] - used
+        places += [f"{ROOM_TABLE.name}: {room} imports no {other}" for other in sorted(unused)]
+    report(places)
+
+
+@pytest.mark.parametrize("room", sorted(set(ROOMS) & set(ALLOWED)))
 def test_what_may_not_enter_stays_out(room: str) -> None:
     places = []
     for source in in_room(room):
-        kept_out = MAY_NOT_ENTER[room]
-        if source.module == "boltzmed.networks.weights":  # "paths other than checkpoints": these are the checkpoints
+        kept_out = ALLOWED[room][1]
+        if source.module == "boltzmed.networks.weights":
+            # "paths other than checkpoints": these are the checkpoints
             kept_out = tuple(name for name in kept_out if name not in PATHS)
         for found in list_imports(source):
             if is_among(found.name, kept_out) and not is_among(found.name, AFFINE_ARITHMETIC):
@@ -269,7 +292,9 @@ def test_volumes_are_the_only_door_to_disk_images() -> None:
 
 
 def test_ignite_lives_in_engines_only() -> None:
-    """And in the handlers that write a study's outputs, which may not be in engines: engines know no files."""
+    """And in the handlers that write a study's outputs, which may not be in engines: engines know
+    no files.
+    """
     report(list_imports_outside(("engines", "outputs"), IGNITE))
 
 
@@ -291,7 +316,8 @@ def test_engines_define_no_networks() -> None:
         source.place(node.lineno, f"{node.name} is a network")
         for source in in_room("engines")
         for node in ast.walk(source.tree)
-        if isinstance(node, ast.ClassDef) and any(dotted_name(base).endswith("nn.Module") for base in node.bases)
+        if isinstance(node, ast.ClassDef)
+        and any(dotted_name(base).endswith("nn.Module") for base in node.bases)
     ]
     report(places)
 
@@ -330,9 +356,13 @@ def load_at_start(module: str) -> dict[str, str]:
     return loaded
 
 
-@pytest.mark.parametrize("module", ["geometry", "strata", "cards", "results", "slugs", "resources", "cli"])
+@pytest.mark.parametrize(
+    "module", ["geometry", "strata", "cards", "results", "slugs", "resources", "cli"]
+)
 def test_light_modules_load_without_torch(module: str) -> None:
-    """The table keeps torch out of the first four; the command line imports heavy modules in the command."""
+    """The table keeps torch out of the first four; the command line imports heavy modules in the
+    command.
+    """
     loaded = load_at_start(f"boltzmed.{module}")
     report([chain for name, chain in loaded.items() if is_among(name, TORCH)])
 
@@ -354,12 +384,36 @@ def test_only_geometry_knows_the_flip_between_ras_and_lps() -> None:
 # Randomness and numbers
 
 TORCH_DRAWS = {
-    *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "normal", "multinomial"),
+    *(
+        "rand",
+        "randn",
+        "randint",
+        "randperm",
+        "rand_like",
+        "randn_like",
+        "randint_like",
+        "normal",
+        "multinomial",
+    ),
     *("bernoulli", "poisson"),
 }
-TENSOR_DRAWS = {"normal_", "uniform_", "random_", "bernoulli_", "exponential_", "geometric_", "cauchy_", "log_normal_"}
+TENSOR_DRAWS = {
+    "normal_",
+    "uniform_",
+    "random_",
+    "bernoulli_",
+    "exponential_",
+    "geometric_",
+    "cauchy_",
+    "log_normal_",
+}
 NUMPY_GENERATORS = {"default_rng", "Generator", "SeedSequence", "BitGenerator", "PCG64", "Philox"}
-GLOBAL_SEEDS = {"torch.manual_seed", "torch.seed", "torch.cuda.manual_seed", "torch.cuda.manual_seed_all"}
+GLOBAL_SEEDS = {
+    "torch.manual_seed",
+    "torch.seed",
+    "torch.cuda.manual_seed",
+    "torch.cuda.manual_seed_all",
+}
 
 
 def draws_from_global_stream(call: ast.Call, name: str) -> bool:
@@ -371,8 +425,11 @@ def draws_from_global_stream(call: ast.Call, name: str) -> bool:
     if first == "torch" and last in TORCH_DRAWS:
         return not keyed
     if first in ("np.random", "numpy.random"):
-        return last not in NUMPY_GENERATORS or (last == "default_rng" and not call.args and not call.keywords)
-    # Initial weights (torch.nn.init) are not drawn in training or inference, and torch's own layers draw theirs alike.
+        return last not in NUMPY_GENERATORS or (
+            last == "default_rng" and not call.args and not call.keywords
+        )
+    # Initial weights (torch.nn.init) are not drawn in training or inference, and torch's own layers
+    # draw theirs alike.
     return last in TENSOR_DRAWS and not first.endswith("nn.init") and not keyed
 
 
@@ -392,8 +449,13 @@ def test_weights_are_never_loaded_loosely() -> None:
         for node in ast.walk(source.tree):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "load_state_dict":
                 for keyword in node.keywords:
-                    if keyword.arg == "strict" and getattr(keyword.value, "value", None) is not True:
-                        places.append(source.place(node.lineno, "load_state_dict with strict=False"))
+                    if (
+                        keyword.arg == "strict"
+                        and getattr(keyword.value, "value", None) is not True
+                    ):
+                        places.append(
+                            source.place(node.lineno, "load_state_dict with strict=False")
+                        )
     report(places)
 
 
@@ -403,7 +465,8 @@ def test_nothing_warns() -> None:
         source.place(call.lineno, name)
         for source in SOURCES
         for call, name in list_calls(source)
-        if name in ("warnings.warn", "logging.warning") or name.endswith(("logger.warning", "log.warning"))
+        if name in ("warnings.warn", "logging.warning")
+        or name.endswith(("logger.warning", "log.warning"))
     ]
     report(places)
 
@@ -416,12 +479,19 @@ def test_callers_get_value_errors() -> None:
                 continue
             name = dotted_name(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
             kind = getattr(builtins, name, ValueError)
-            if isinstance(kind, type) and issubclass(kind, BaseException) and not issubclass(kind, ValueError):
+            if (
+                isinstance(kind, type)
+                and issubclass(kind, BaseException)
+                and not issubclass(kind, ValueError)
+            ):
                 places.append(source.place(node.lineno, f"raises {name}"))
         for node in ast.walk(source.tree):
             if isinstance(node, ast.ClassDef):
                 kinds = [getattr(builtins, dotted_name(base), ValueError) for base in node.bases]
-                if any(issubclass(kind, BaseException) and not issubclass(kind, ValueError) for kind in kinds):
+                if any(
+                    issubclass(kind, BaseException) and not issubclass(kind, ValueError)
+                    for kind in kinds
+                ):
                     places.append(source.place(node.lineno, f"{node.name} is no ValueError"))
     report(places)
 
@@ -430,7 +500,13 @@ def test_callers_get_value_errors() -> None:
 
 
 def test_files_are_short() -> None:
-    report([source.place(source.lines, f"{source.lines} lines") for source in SOURCES if source.lines > LINES])
+    report(
+        [
+            source.place(source.lines, f"{source.lines} lines")
+            for source in SOURCES
+            if source.lines > LINES
+        ]
+    )
 
 
 def test_names_say_what_they_name() -> None:
@@ -438,16 +514,22 @@ def test_names_say_what_they_name() -> None:
     for source in SOURCES:
         names = [(1, part) for part in source.module.split(".")]
         kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-        names += [(node.lineno, node.name) for node in ast.walk(source.tree) if isinstance(node, kinds)]
+        names += [
+            (node.lineno, node.name) for node in ast.walk(source.tree) if isinstance(node, kinds)
+        ]
         for line, name in names:
             words = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", name)
-            if any(word.lower() in FORBIDDEN_WORDS for word in words) or name.endswith(FORBIDDEN_ENDINGS):
+            if any(word.lower() in FORBIDDEN_WORDS for word in words) or name.endswith(
+                FORBIDDEN_ENDINGS
+            ):
                 places.append(source.place(line, name))
     report(places)
 
 
 def test_masks_are_called_prediction_and_reference() -> None:
-    """MONAI's `pred` and `label` stay at its boundary: keys of its dictionaries, the engines' handlers."""
+    """MONAI's `pred` and `label` stay at its boundary: keys of its dictionaries, the engines'
+    handlers.
+    """
     wrong = {"pred", "preds", "gt", "ground_truth", "y_pred", "y_true"}
     places = [
         source.place(node.lineno, f"a parameter named {node.arg}")
@@ -459,13 +541,19 @@ def test_masks_are_called_prediction_and_reference() -> None:
     report(places)
 
 
-def list_public(source: Source) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
+def list_public(
+    source: Source,
+) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
     """Public functions and classes of a file, and the classes' public methods."""
     for node in source.tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+        if isinstance(
+            node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        ) and not node.name.startswith("_"):
             yield node.name, node
             for member in node.body if isinstance(node, ast.ClassDef) else []:
-                if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef) and not member.name.startswith("_"):
+                if isinstance(
+                    member, ast.FunctionDef | ast.AsyncFunctionDef
+                ) and not member.name.startswith("_"):
                     yield f"{node.name}.{member.name}", member
 
 
@@ -482,9 +570,15 @@ def test_public_names_have_docstrings(room: str) -> None:
 
 
 def test_docstrings_are_in_google_style() -> None:
-    """Sections with a colon; no reStructuredText fields, no underlined sections, types in the signature alone."""
-    other_style = re.compile(r"^\s*:(param|type|returns?|rtype|raises)\b|^\s*(Parameters|Returns|Raises)\n\s*---", re.M)
-    typed = re.compile(r"^\s+\w+ \((int|float|str|bool|list|tuple|dict|optional|Tensor|np\.)[^)]*\):", re.M)
+    """Sections with a colon; no reStructuredText fields, no underlined sections, types in the
+    signature alone.
+    """
+    other_style = re.compile(
+        r"^\s*:(param|type|returns?|rtype|raises)\b|^\s*(Parameters|Returns|Raises)\n\s*---", re.M
+    )
+    typed = re.compile(
+        r"^\s+\w+ \((int|float|str|bool|list|tuple|dict|optional|Tensor|np\.)[^)]*\):", re.M
+    )
     places = []
     for source in SOURCES:
         for node in ast.walk(source.tree):
@@ -492,7 +586,11 @@ def test_docstrings_are_in_google_style() -> None:
                 continue
             text = ast.get_docstring(node)
             if text and (other_style.search(text) or typed.search(text)):
-                places.append(source.place(node.lineno, f"the docstring of {node.name} is not in Google style"))
+                places.append(
+                    source.place(
+                        node.lineno, f"the docstring of {node.name} is not in Google style"
+                    )
+                )
     report(places)
 
 
@@ -507,7 +605,11 @@ def test_public_functions_are_annotated() -> None:
             named = [*signature.posonlyargs, *signature.args, *signature.kwonlyargs]
             bare = [a.arg for a in named if a.annotation is None and a.arg not in ("self", "cls")]
             if bare or node.returns is None:
-                places.append(source.place(node.lineno, f"{name} lacks types: {', '.join(bare) or 'its result'}"))
+                places.append(
+                    source.place(
+                        node.lineno, f"{name} lacks types: {', '.join(bare) or 'its result'}"
+                    )
+                )
     report(places)
 
 
@@ -515,13 +617,19 @@ def test_public_functions_are_annotated() -> None:
 
 
 def test_bundles_and_datasets_hold_no_python_and_no_images() -> None:
-    wrong = [path for folder in ("bundles", "datasets") for path in (REPOSITORY / folder).rglob("*.py*")]
-    wrong += [path for path in (REPOSITORY / "datasets").iterdir() if path.suffix not in (".yaml", ".md")]
+    wrong = [
+        path for folder in ("bundles", "datasets") for path in (REPOSITORY / folder).rglob("*.py*")
+    ]
+    wrong += [
+        path for path in (REPOSITORY / "datasets").iterdir() if path.suffix not in (".yaml", ".md")
+    ]
     report([path.relative_to(REPOSITORY).as_posix() for path in wrong])
 
 
 def list_targets(value: Any) -> Iterator[str]:
-    """Every name of ours that a config speaks of: `_target_: boltzmed…` and `$from boltzmed… import name`."""
+    """Every name of ours that a config speaks of: `_target_: boltzmed…` and `$from boltzmed… import
+    name`.
+    """
     if isinstance(value, dict):
         for key, inner in value.items():
             if key == "_target_" and isinstance(inner, str) and inner.startswith("boltzmed."):
@@ -530,7 +638,9 @@ def list_targets(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from list_targets(inner)
-    elif isinstance(value, str) and (found := re.match(r"\$from (boltzmed\S*) import (\w+)", value)):
+    elif isinstance(value, str) and (
+        found := re.match(r"\$from (boltzmed\S*) import (\w+)", value)
+    ):
         yield f"{found[1]}.{found[2]}"
 
 
@@ -540,7 +650,9 @@ def test_bundles_name_classes_that_exist() -> None:
         for target in list_targets(yaml.safe_load(path.read_text(encoding="utf-8"))):
             module, _, name = target.rpartition(".")
             tree = MODULES[module].tree if module in MODULES else ast.Module([], [])
-            if name.startswith("_") or name not in {getattr(node, "name", None) for node in tree.body}:
+            if name.startswith("_") or name not in {
+                getattr(node, "name", None) for node in tree.body
+            }:
                 places.append(f"{path.relative_to(REPOSITORY).as_posix()}: {target}")
     report(places)
 
@@ -550,7 +662,9 @@ def test_benchmarks_use_public_names_only() -> None:
     for path in sorted((REPOSITORY / "benchmarks").rglob("*.py")):
         source = read_source(path)
         for found in list_imports(source):
-            private = is_among(found.name, ("boltzmed",)) and any(p.startswith("_") for p in found.name.split("."))
+            private = is_among(found.name, ("boltzmed",)) and any(
+                p.startswith("_") for p in found.name.split(".")
+            )
             if private or is_among(found.name, ("tests",)):
                 places.append(source.place(found.line, f"imports {found.name}"))
     report(places)
@@ -559,7 +673,9 @@ def test_benchmarks_use_public_names_only() -> None:
 def test_top_level_holds_no_more() -> None:
     if not (REPOSITORY / ".git").exists():
         pytest.skip("no git repository, so there is no list of its files")
-    listing = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(
+        ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
     report(sorted({line.split("/")[0] for line in listing.splitlines()} - TOP_LEVEL))
 
 
@@ -567,7 +683,7 @@ def test_settings_have_one_place() -> None:
     """pip needs pyproject.toml; it holds the build system and ruff, the rest is in setup.cfg."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     assert set(project) == {"build-system", "tool"} and set(project["tool"]) == {"ruff"}
-    assert project["tool"]["ruff"]["line-length"] <= 120
+    assert project["tool"]["ruff"]["line-length"] <= 100
     settings = configparser.ConfigParser()
     settings.read(REPOSITORY / "setup.cfg", encoding="utf-8")
     assert {"metadata", "options", "tool:pytest", "mypy"} <= set(settings)

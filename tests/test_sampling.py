@@ -8,9 +8,9 @@ import torch
 
 from boltzmed import sampling
 from boltzmed.cli import main
-from boltzmed.data.phantom import make_phantom
 from boltzmed.engines.metrics import PromptDice
 from boltzmed.networks.decoder import Decoder
+from boltzmed.phantom.study import make_phantom
 from boltzmed.resources import resource_folder
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import write_image
@@ -30,7 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
 
 def test_layers_are_drawn_as_the_decoder_sampled_them(folder, monkeypatch):
     drawn, sampled = {}, []
-    monkeypatch.setattr(sampling, "draw_sampling", lambda *given, **named: drawn.update(named, given=given))
+    monkeypatch.setattr(
+        sampling, "draw_sampling", lambda *given, **named: drawn.update(named, given=given)
+    )
     attend_image = Decoder.attend_image
 
     def watched(self, *given):
@@ -40,7 +42,9 @@ def test_layers_are_drawn_as_the_decoder_sampled_them(folder, monkeypatch):
 
     monkeypatch.setattr(Decoder, "attend_image", watched)
     settings = {"slice_index": 2, "query": 5, "reference": folder / "liver.nii", "modality": "CT"}
-    path = sampling.show_sampling(folder / "study.nii", "liver in abdomen CT", folder / "a.png", **settings)
+    path = sampling.show_sampling(
+        folder / "study.nii", "liver in abdomen CT", folder / "a.png", **settings
+    )
     seen, output = drawn["given"]
     assert path == output == folder / "a.png" and seen.image.shape == (512, 512) and seen.index == 2
     assert [layer.shape for layer in seen.attended] == [(12, 16, 16), (12, 32, 32), (12, 64, 64)]
@@ -58,7 +62,9 @@ def test_the_frame_is_the_one_that_inference_takes(folder, monkeypatch):
     assert main([*given, "--image-size", "96", "--min-side", "128"]) == 0
     frames = {"phantom": {"image_size": 32}}
     show = {"modality": "CT", "frames": frames}
-    sampling.show_sampling(folder / "study.nii", "liver in abdomen CT", folder / "small.png", **show)
+    sampling.show_sampling(
+        folder / "study.nii", "liver in abdomen CT", folder / "small.png", **show
+    )
     sampling.show_sampling(folder / "study.nii", "something else", folder / "small.png", **show)
     assert [slice_.image.shape for slice_ in seen] == [(96, 96), (32, 32), (512, 512)]
     rows = np.flatnonzero(seen[0].image.any(1))
@@ -67,9 +73,13 @@ def test_the_frame_is_the_one_that_inference_takes(folder, monkeypatch):
 
 def test_the_mask_has_the_threshold_asked_for(folder, monkeypatch):
     seen = []
-    monkeypatch.setattr(sampling, "draw_sampling", lambda given, *_, **__: seen.append(given.prediction))
+    monkeypatch.setattr(
+        sampling, "draw_sampling", lambda given, *_, **__: seen.append(given.prediction)
+    )
     for options in ({}, {"threshold": 0.5}, {"threshold": 0.001}, {"threshold": 0.999}):
-        sampling.show_sampling(folder / "study.nii", "spine", folder / "mask.png", modality="CT", **options)
+        sampling.show_sampling(
+            folder / "study.nii", "spine", folder / "mask.png", modality="CT", **options
+        )
     assert np.array_equal(seen[0], seen[1]) and seen[3].sum() < seen[0].sum() < seen[2].sum()
     assert not (seen[0] & ~seen[2]).any() and not (seen[3] & ~seen[0]).any()
 
@@ -86,11 +96,17 @@ def test_the_command_writes_the_same_file_twice(folder, capsys, ending):
 
 def test_a_sheet_shows_every_nth_slice_and_counts_on_the_label_asked_for(folder, monkeypatch):
     sheets = []
-    monkeypatch.setattr(sampling, "write_sampling_sheet", lambda slices, *_, **named: sheets.append((*slices, named)))
+    monkeypatch.setattr(
+        sampling,
+        "write_sampling_sheet",
+        lambda slices, *_, **named: sheets.append((*slices, named)),
+    )
     settings = {"step": 12, "reference": folder / "labels.nii", "label": 7, "modality": "CT"}
     sampling.show_sampling(folder / "study.nii", "liver", folder / "a.html", **settings)
-    (*slices, named) = sheets[0]
-    assert [seen.index for seen in slices] == list(range(0, 12 * len(slices), 12)) and len(slices) > 2
+    *slices, named = sheets[0]
+    assert [seen.index for seen in slices] == list(range(0, 12 * len(slices), 12)) and len(
+        slices
+    ) > 2
     assert any(seen.reference.any() for seen in slices)
     settings |= {"reference": folder / "liver.nii", "label": None}
     sampling.show_sampling(folder / "study.nii", "liver", folder / "a.html", **settings)
@@ -103,7 +119,11 @@ def test_a_sheet_shows_every_nth_slice_and_counts_on_the_label_asked_for(folder,
     ("option", "value", "message"),
     [
         ("--step", "2", "step: expected 1 or more, and a sheet (.html) if more, received 2"),
-        ("--output", "wrong.gif", "wrong.gif: expected a file .png (of one slice) or .html (of the whole study)"),
+        (
+            "--output",
+            "wrong.gif",
+            "wrong.gif: expected a file .png (of one slice) or .html (of the whole study)",
+        ),
         ("--slice", "99", "slice: expected 0 to "),
         ("--query", "12", "query: expected 0 to 11, received 12"),
         ("--reference", "other.nii", "other.nii: expected a mask on the grid of study.nii, ("),
@@ -128,12 +148,16 @@ def test_what_a_sheet_cannot_be_of_is_told(folder, given, message):
     if "reference" in given:
         given = given | {"reference": folder / given["reference"]}
     with pytest.raises(ValueError, match=message):
-        sampling.show_sampling(folder / "study.nii", "liver", folder / "wrong.html", modality="CT", **given)
+        sampling.show_sampling(
+            folder / "study.nii", "liver", folder / "wrong.html", modality="CT", **given
+        )
     assert not (folder / "wrong.html").exists()
 
 
 def make_item(index: int) -> dict:
-    """A validation item of 64 × 64 pixels: a bright square that is asked for, and something that is not drawn."""
+    """A validation item of 64 × 64 pixels: a bright square that is asked for, and something that is
+    not drawn.
+    """
     image = 255 * torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(index))
     label = torch.zeros(2, 64, 64)
     label[0, 8 + index : 40 + index, 16:48] = 1
@@ -150,12 +174,19 @@ def make_item(index: int) -> dict:
 
 def test_validation_sheets_show_what_validation_scores_and_leave_no_trace():
     torch.manual_seed(0)
-    network = build_network(resource_folder("bundles") / "boltzformer" / "configs" / "tiny.yaml").train()
+    network = build_network(
+        resource_folder("bundles") / "boltzformer" / "configs" / "tiny.yaml"
+    ).train()
     with torch.no_grad():  # some of an untrained network's masks, not none or all
-        output = [network.eval()(make_item(k)["image"][None], make_item(k)["input_ids"][None]) for k in range(10)]
+        output = [
+            network.eval()(make_item(k)["image"][None], make_item(k)["input_ids"][None])
+            for k in range(10)
+        ]
     network.train()
     items = {(0, k, 0): make_item(k) for k in range(10)}
-    sheets = sampling.ValidationSheets(items, [list(items)[:7], list(items)[7:]], network, count=4, query=2)
+    sheets = sampling.ValidationSheets(
+        items, [list(items)[:7], list(items)[7:]], network, count=4, query=2
+    )
     weights, drawn = {k: v.clone() for k, v in network.state_dict().items()}, torch.get_rng_state()
     figures = sheets("epoch 5")
     assert network.training and torch.equal(torch.get_rng_state(), drawn)
@@ -163,7 +194,9 @@ def test_validation_sheets_show_what_validation_scores_and_leave_no_trace():
 
     assert set(figures) == {"masks", "sampling"}
     panels = [ax.get_title().split("\n") for ax in figures["masks"].axes]
-    assert [name for name, _ in panels] == [f"liver, case slice {k}" for k in (0, 3, 6, 9)]  # of all batches
+    assert [name for name, _ in panels] == [
+        f"liver, case slice {k}" for k in (0, 3, 6, 9)
+    ]  # of all batches
     for (_, score), index in zip(panels, (0, 3, 6, 9), strict=True):
         metric, item = PromptDice(), items[(0, index, 0)]
         metric.update((output[index], item["label"][None], item["prompt_valid"][None]))
@@ -173,4 +206,6 @@ def test_validation_sheets_show_what_validation_scores_and_leave_no_trace():
         "image",
         *(f"layer {k}" for k in "123"),
     ]
-    assert len(sampling.ValidationSheets(items, [[(0, 4, 0)]], network)("epoch 1")["masks"].axes) == 1
+    assert (
+        len(sampling.ValidationSheets(items, [[(0, 4, 0)]], network)("epoch 1")["masks"].axes) == 1
+    )

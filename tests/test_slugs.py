@@ -28,7 +28,9 @@ def test_prompts_that_would_collide_or_lose_text_are_told_apart():
 
 
 def test_names_that_windows_reserves_are_avoided():
-    assert all(re.fullmatch(r"\w+-[0-9a-f]{8}", slug) for slug in slug_prompts(["CON", "nul.", "com1"]))
+    assert all(
+        re.fullmatch(r"\w+-[0-9a-f]{8}", slug) for slug in slug_prompts(["CON", "nul.", "com1"])
+    )
 
 
 def test_long_prompts_stay_short_and_different():

@@ -33,8 +33,11 @@ def test_every_bin_holds_its_lower_edge_and_not_its_upper():
 
 
 def test_known_sizes():
-    # One pixel of 1024 x 1024, a hundred thousandth of which the smallest bin is made; the whole image.
-    assert [AREA_BINS[i] for i in assign_area_bins([1 / 1024**2, 5e-4, 5e-3, 0.05, 1.0])] == list(AREA_BINS)
+    # One pixel of 1024 x 1024, a hundred thousandth of which the smallest bin is made; the whole
+    # image.
+    assert [AREA_BINS[i] for i in assign_area_bins([1 / 1024**2, 5e-4, 5e-3, 0.05, 1.0])] == list(
+        AREA_BINS
+    )
     # 1 % of a 100 x 100 image, counted in pixels, is no longer "0.1–1 %".
     assert AREA_BINS[int(assign_area_bins(100 / 100**2))] == "1–10 %"
 
@@ -66,9 +69,16 @@ def test_impossible_sizes_are_refused(value):
 
 
 def test_edges_of_ones_own_make_bins_and_their_names():
-    assert name_bins([0.5, 20, 1e6], "mm³") == ("<0.5 mm³", "0.5–20 mm³", "20–1000000 mm³", "≥1000000 mm³")
+    assert name_bins([0.5, 20, 1e6], "mm³") == (
+        "<0.5 mm³",
+        "0.5–20 mm³",
+        "20–1000000 mm³",
+        "≥1000000 mm³",
+    )
     assert assign_area_bins([0.001, 0.01, 0.5], edges=[0.01]).tolist() == [0, 1, 1]
-    strata = split_by_size("diameter", [0.0, np.nan, math.pi / 6 * 4**3, math.pi / 6 * 6**3], edges=[5.0])
+    strata = split_by_size(
+        "diameter", [0.0, np.nan, math.pi / 6 * 4**3, math.pi / 6 * 6**3], edges=[5.0]
+    )
     assert {name: inside.tolist() for name, inside in strata.items()} == {
         "<5 mm": [False, False, True, False],
         "≥5 mm": [False, False, False, True],
@@ -89,15 +99,22 @@ def test_a_bin_that_is_one_of_the_two_groups_is_a_bin():
     edges = [0.01, 0.1]
     assert list(split_by_size("area", [0.005], edges)) == ["<1 %", "1–10 %", "≥10 %", "≥1 %"]
     assert list_bins("area", edges) == ("<1 %", "1–10 %", "≥10 %")
-    assert list_bins("diameter", [5]) == ("<5 mm", "≥5 mm") and list_bins("volume", [5]) == ("<5 mm³", "≥5 mm³")
+    assert list_bins("diameter", [5]) == ("<5 mm", "≥5 mm") and list_bins("volume", [5]) == (
+        "<5 mm³",
+        "≥5 mm³",
+    )
 
 
-@pytest.mark.parametrize("edges", [[], [0.0, 1.0], [2.0, 1.0], [1.0, 1.0], [math.nan], [1.0, math.inf]])
+@pytest.mark.parametrize(
+    "edges", [[], [0.0, 1.0], [2.0, 1.0], [1.0, 1.0], [math.nan], [1.0, math.inf]]
+)
 def test_edges_that_are_none_are_refused(edges):
     with pytest.raises(ValueError, match="edges: expected ascending numbers above 0"):
         split_by_size("volume", [1.0], edges=edges)
 
 
 def test_an_unknown_size_is_refused():
-    with pytest.raises(ValueError, match="size: expected one of area, diameter, volume, got 'width'"):
+    with pytest.raises(
+        ValueError, match="size: expected one of area, diameter, volume, got 'width'"
+    ):
         split_by_size("width", [1.0])

@@ -1,8 +1,10 @@
-"""nnU-Net's own trainer, given minutes instead of epochs. It runs in nnU-Net's environment (`make nnunet-env`).
+"""nnU-Net's own trainer, given minutes instead of epochs. It runs in nnU-Net's environment (`make
+nnunet-env`).
 
-`nnUNet_extTrainer=benchmarks/nnunet NNUNET_MINUTES=25 nnUNetv2_train 11 2d 0 -tr BudgetTrainer -device cpu` trains like
-`nnUNetTrainer`, but the learning rate falls with the time spent, in the same curve to 0, and training ends with the
-epoch in which the time is up. nnU-Net looks for trainers by importing what lies in this folder.
+`nnUNet_extTrainer=benchmarks/nnunet NNUNET_MINUTES=25 nnUNetv2_train 11 2d 0 -tr BudgetTrainer
+-device cpu` trains like `nnUNetTrainer`, but the learning rate falls with the time spent, in the
+same curve to 0, and training ends with the epoch in which the time is up. nnU-Net looks for
+trainers by importing what lies in this folder.
 """
 
 import json
@@ -13,7 +15,10 @@ import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-_CURVES = (*("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice", "lrs"), "epoch_start_timestamps")
+_CURVES = (
+    *("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice", "lrs"),
+    "epoch_start_timestamps",
+)
 _UNREACHED = 1_000_000
 
 
@@ -33,22 +38,28 @@ class _SpentTime(PolyLRScheduler):
 
 
 class BudgetTrainer(nnUNetTrainer):
-    """Trains for NNUNET_MINUTES of wall-clock time, epochs of NNUNET_ITERATIONS (default 50), OMP_NUM_THREADS threads.
+    """Trains for NNUNET_MINUTES of wall-clock time, epochs of NNUNET_ITERATIONS (default 50),
+    OMP_NUM_THREADS threads.
 
-    The time runs from the first epoch on and includes validation within epochs and checkpoints; planning before and
-    the whole volumes' validation after are outside. Resumed by `--c`, it goes on with what its finished epochs left.
-    `budget.json` beside the checkpoint keeps the settings and the curves.
+    The time runs from the first epoch on and includes validation within epochs and checkpoints;
+    planning before and the whole volumes' validation after are outside. Resumed by `--c`, it goes
+    on with what its finished epochs left. `budget.json` beside the checkpoint keeps the settings
+    and the curves.
     """
 
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.budget_seconds = 60 * float(os.environ["NNUNET_MINUTES"])
         self.num_iterations_per_epoch = int(os.environ.get("NNUNET_ITERATIONS", "50"))
-        self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 5)  # nnU-Net's own proportion
+        self.num_val_iterations_per_epoch = max(
+            1, self.num_iterations_per_epoch // 5
+        )  # nnU-Net's own proportion
         self.num_epochs = _UNREACHED
         self.save_every = 5
         self.earlier_seconds, self.started = 0.0, None
-        if device.type == "cpu" and "OMP_NUM_THREADS" in os.environ:  # nnUNetv2_train takes all cores
+        if (
+            device.type == "cpu" and "OMP_NUM_THREADS" in os.environ
+        ):  # nnUNetv2_train takes all cores
             torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
     def spent_seconds(self):
@@ -58,7 +69,9 @@ class BudgetTrainer(nnUNetTrainer):
     def configure_optimizers(self):
         """nnU-Net's, with its schedule counting seconds."""
         optimizer, _ = super().configure_optimizers()
-        return optimizer, _SpentTime(optimizer, self.initial_lr, self.budget_seconds, self.spent_seconds)
+        return optimizer, _SpentTime(
+            optimizer, self.initial_lr, self.budget_seconds, self.spent_seconds
+        )
 
     def run_training(self):
         """Until the time is up."""
@@ -70,7 +83,10 @@ class BudgetTrainer(nnUNetTrainer):
     def on_train_start(self):
         """Starts the clock."""
         super().on_train_start()
-        times = [self.logger.get_value(name, None) for name in ("epoch_start_timestamps", "epoch_end_timestamps")]
+        times = [
+            self.logger.get_value(name, None)
+            for name in ("epoch_start_timestamps", "epoch_end_timestamps")
+        ]
         self.earlier_seconds = sum(end - start for start, end in zip(*times, strict=False))
         self.started = time()
 
@@ -95,7 +111,10 @@ class BudgetTrainer(nnUNetTrainer):
             "threads": torch.get_num_threads(),
             "device": str(self.device),
             "torch": torch.__version__,
-            "curves": {name: [float(value) for value in self.logger.get_value(name, None)] for name in _CURVES},
+            "curves": {
+                name: [float(value) for value in self.logger.get_value(name, None)]
+                for name in _CURVES
+            },
         }
         with open(os.path.join(self.output_folder, "budget.json"), "w", encoding="utf-8") as file:
             json.dump(content, file, indent=1)

@@ -1,4 +1,6 @@
-"""The command ``boltzmed``: parses, calls, prints. Heavy modules are imported by the command that needs them."""
+"""The command ``boltzmed``: parses, calls, prints. Heavy modules are imported by the command that
+needs them.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def _join_windows(arguments: Sequence[str]) -> list[str]:
 
 
 def _root_line(error: BaseException) -> str | None:
-    """The message of wrong input (the ValueError family), however deep MONAI has wrapped it; None for our own bugs."""
+    """The message of wrong input (the ValueError family), however deep MONAI has wrapped it; None
+    for our own bugs.
+    """
     while error.__cause__ is not None and not isinstance(error, ValueError):
         error = error.__cause__
     return str(error) if isinstance(error, ValueError) else None
@@ -59,15 +63,27 @@ def _root_line(error: BaseException) -> str | None:
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="boltzmed",
-        description="Finds and outlines things in CT and MRI from a sentence. Research software, not for clinical use.",
+        description=(
+            "Finds and outlines things in CT and MRI from a sentence. Research software, not for"
+            " clinical use."
+        ),
     )
     parser.add_argument("--version", action="version", version=f"boltzmed {boltzmed.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     predict = commands.add_parser("predict", help="segment studies by text prompts")
-    predict.add_argument("inputs", nargs="+", metavar="INPUT", help=".nii, .nii.gz, folder or zip with a DICOM series")
     predict.add_argument(
-        "--prompt", action="append", required=True, metavar="TEXT", help="what to find; may be repeated"
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help=".nii, .nii.gz, folder or zip with a DICOM series",
+    )
+    predict.add_argument(
+        "--prompt",
+        action="append",
+        required=True,
+        metavar="TEXT",
+        help="what to find; may be repeated",
     )
     predict.add_argument(
         "--output",
@@ -76,56 +92,103 @@ def _make_parser() -> argparse.ArgumentParser:
         help="masks go to DIR/<case>/<prompt>.nii.gz, instead of those of an earlier run",
     )
     _add_network_options(predict)
-    predict.add_argument("--presence-threshold", type=float, metavar="P", help="where a presence gate closes (0.5)")
     predict.add_argument(
-        "--presence-smoothing-mm", type=float, metavar="MM", help="smooth presence along the slices first (0)"
+        "--presence-threshold", type=float, metavar="P", help="where a presence gate closes (0.5)"
+    )
+    predict.add_argument(
+        "--presence-smoothing-mm",
+        type=float,
+        metavar="MM",
+        help="smooth presence along the slices first (0)",
     )
     predict.add_argument("--no-seg", action="store_true", help="write no DICOM SEG")
     predict.set_defaults(run=_predict)
 
-    demo = commands.add_parser("demo", help="make a phantom CT, segment it by text, score and draw it")
+    demo = commands.add_parser(
+        "demo", help="make a phantom CT, segment it by text, score and draw it"
+    )
     demo.add_argument("--output", default="demo_output", metavar="DIR")
     demo.set_defaults(run=_demo)
 
-    phantom = commands.add_parser("phantom", help="write phantom CTs with their masks, for training")
+    phantom = commands.add_parser(
+        "phantom", help="write phantom CTs with their masks, for training"
+    )
     phantom.add_argument("--output", required=True, metavar="DIR")
     phantom.add_argument("--count", type=int, default=10)
     phantom.add_argument("--first-seed", type=int, default=0)
     phantom.add_argument("--workers", type=int, default=1)
-    phantom.add_argument("--compress", action="store_true", help=".nii.gz, smaller but slow to train from")
+    phantom.add_argument(
+        "--compress", action="store_true", help=".nii.gz, smaller but slow to train from"
+    )
     phantom.set_defaults(run=_phantom)
 
-    prepare = commands.add_parser("prepare", help="turn a data set into a slice cache to train from")
-    prepare.add_argument("card", metavar="CARD", help="name of a dataset card, or a .yaml of your own")
+    prepare = commands.add_parser(
+        "prepare", help="turn a data set into a slice cache to train from"
+    )
+    prepare.add_argument(
+        "card", metavar="CARD", help="name of a dataset card, or a .yaml of your own"
+    )
     prepare.add_argument(
         "--source",
         required=True,
         metavar="DIR",
         help="as the publisher ships it; or a .csv or .json of files",
     )
-    prepare.add_argument("--cache", required=True, metavar="DIR", help="new folder, or one to complete")
     prepare.add_argument(
-        "--protocol", choices=["volume", "biomedparse"], help="which slices count; the card says by default"
+        "--cache", required=True, metavar="DIR", help="new folder, or one to complete"
     )
     prepare.add_argument(
-        "--plane", default="axial", choices=["axial", "coronal", "sagittal", "array"], help="how slices are cut"
+        "--protocol",
+        choices=["volume", "biomedparse"],
+        help="which slices count; the card says by default",
     )
-    prepare.add_argument("--workers", type=int, default=1, help="processes, each with one volume in memory (default 1)")
+    prepare.add_argument(
+        "--plane",
+        default="axial",
+        choices=["axial", "coronal", "sagittal", "array"],
+        help="how slices are cut",
+    )
+    prepare.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes, each with one volume in memory (default 1)",
+    )
     prepare.set_defaults(run=_prepare)
 
-    sampling = commands.add_parser("sampling", help="draw what the attention sampled, layer by layer")
-    sampling.add_argument("input", metavar="INPUT", help=".nii, .nii.gz, folder or zip with a DICOM series")
+    sampling = commands.add_parser(
+        "sampling", help="draw what the attention sampled, layer by layer"
+    )
+    sampling.add_argument(
+        "input", metavar="INPUT", help=".nii, .nii.gz, folder or zip with a DICOM series"
+    )
     sampling.add_argument("--prompt", required=True, metavar="TEXT", help="what to find")
     sampling.add_argument(
-        "--output", required=True, metavar="FILE.png|.html", help="one slice, or a sheet of the whole study"
+        "--output",
+        required=True,
+        metavar="FILE.png|.html",
+        help="one slice, or a sheet of the whole study",
     )
     sampling.add_argument(
-        "--slice", type=int, metavar="K", help="from feet to head, the first is 0; the middle one by default"
+        "--slice",
+        type=int,
+        metavar="K",
+        help="from feet to head, the first is 0; the middle one by default",
     )
-    sampling.add_argument("--step", type=int, default=1, metavar="N", help="of a sheet: every N-th slice (default 1)")
-    sampling.add_argument("--query", type=int, default=0, metavar="Q", help="the first is 0 (default)")
-    sampling.add_argument("--reference", metavar="MASK", help="a mask or label map on the study's grid, to be outlined")
-    sampling.add_argument("--label", type=int, metavar="N", help="its value that is inside; all but 0 by default")
+    sampling.add_argument(
+        "--step", type=int, default=1, metavar="N", help="of a sheet: every N-th slice (default 1)"
+    )
+    sampling.add_argument(
+        "--query", type=int, default=0, metavar="Q", help="the first is 0 (default)"
+    )
+    sampling.add_argument(
+        "--reference",
+        metavar="MASK",
+        help="a mask or label map on the study's grid, to be outlined",
+    )
+    sampling.add_argument(
+        "--label", type=int, metavar="N", help="its value that is inside; all but 0 by default"
+    )
     _add_network_options(sampling)
     sampling.set_defaults(run=_sampling)
 
@@ -141,21 +204,38 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _add_network_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--modality", choices=["CT", "MR"], help="for files that don't say")
-    command.add_argument("--window", metavar="NAME|LOW,HIGH", help="overrides the prompt's window; numbers in HU")
-    command.add_argument("--series-uid", metavar="UID", help="which DICOM series, where a folder holds several")
+    command.add_argument(
+        "--window", metavar="NAME|LOW,HIGH", help="overrides the prompt's window; numbers in HU"
+    )
+    command.add_argument(
+        "--series-uid", metavar="UID", help="which DICOM series, where a folder holds several"
+    )
     command.add_argument("--seed", type=int, default=0, help="of the attention's draws (default 0)")
-    command.add_argument("--checkpoint", metavar="FILE", help="weights: a file, or a name in the bundle's models")
     command.add_argument(
-        "--size", metavar="NAME", help="of the network: tiny, tiny_gated …; as the checkpoint has it by default"
+        "--checkpoint", metavar="FILE", help="weights: a file, or a name in the bundle's models"
     )
     command.add_argument(
-        "--card", action="append", metavar="CARD", help="what knows the prompts, instead of the general cards"
+        "--size",
+        metavar="NAME",
+        help="of the network: tiny, tiny_gated …; as the checkpoint has it by default",
     )
     command.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="of what the network sees, whatever the prompts' cards say"
+        "--card",
+        action="append",
+        metavar="CARD",
+        help="what knows the prompts, instead of the general cards",
     )
     command.add_argument(
-        "--min-side", type=int, metavar="PIXELS", help="pad smaller slices to it; equal to --image-size for true scale"
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="of what the network sees, whatever the prompts' cards say",
+    )
+    command.add_argument(
+        "--min-side",
+        type=int,
+        metavar="PIXELS",
+        help="pad smaller slices to it; equal to --image-size for true scale",
     )
 
 
@@ -195,7 +275,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _phantom(options: argparse.Namespace) -> int:
-    from boltzmed.data.phantom import write_phantoms
+    from boltzmed.phantom.study import write_phantoms
 
     seeds = range(options.first_seed, options.first_seed + options.count)
     print(write_phantoms(options.output, seeds, compress=options.compress, workers=options.workers))
@@ -211,7 +291,10 @@ def _prepare(options: argparse.Namespace) -> int:
         print(f"boltzmed: {reason}", file=sys.stderr)
     for part, (patients, cases) in done.parts.items():
         print(f"{part}: {cases} cases of {patients} patients")
-    print(f"{len(done.written)} cases written, {len(done.kept)} kept, {len(done.failed)} broken; {done.rows} objects")
+    print(
+        f"{len(done.written)} cases written, {len(done.kept)} kept, {len(done.failed)} broken;"
+        f" {done.rows} objects"
+    )
     print(done.cache)
     return 2 if done.failed else 0
 

@@ -15,7 +15,7 @@ import pandas as pd
 from boltzmed.cards import DatasetCard, load_card
 from boltzmed.data.case_file import SUFFIX, CaseFile
 from boltzmed.data.prepare import CASES, INDEX, MANIFEST
-from boltzmed.volumes import VolumeError
+from boltzmed.errors import InputError
 
 _TEXT = ("dataset", "case", "patient", "split", "target", "window")
 
@@ -44,29 +44,38 @@ class SliceCache:
         """Opens a cache; no case file is read yet.
 
         Raises:
-            VolumeError: it is unfinished, lacks a file, or its index is not the one that prepare wrote.
+            InputError: it is unfinished, lacks a file, or its index is not the one that prepare
+                wrote.
         """
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
-            raise VolumeError(f"{folder}: expected a finished cache, found no {MANIFEST}; run `boltzmed prepare`")
+            raise InputError(
+                f"{folder}: expected a finished cache, found no {MANIFEST}; run `boltzmed prepare`"
+            )
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             written = (folder / INDEX).read_bytes()
             if hashlib.sha256(written).hexdigest() != manifest["index_sha256"]:
                 raise ValueError(f"{INDEX} is not the one it was finished with")
-            index = pd.read_csv(io.BytesIO(written), dtype=dict.fromkeys(_TEXT, str), keep_default_na=False)
+            index = pd.read_csv(
+                io.BytesIO(written), dtype=dict.fromkeys(_TEXT, str), keep_default_na=False
+            )
             cases = {case["case"]: case for case in manifest["cases"]}
             card = load_card(folder / f"{manifest['card']}.yaml")
             made = cls(folder, card, manifest["protocol"], manifest["plane"], cases, index)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = getattr(error, "strerror", None) or (str(error) if type(error) is ValueError else "damaged tables")
-            raise VolumeError(
-                f"{folder}: expected a whole cache, found {reason}; run the same `boltzmed prepare` again"
+            reason = getattr(error, "strerror", None) or (
+                str(error) if type(error) is ValueError else "damaged tables"
+            )
+            raise InputError(
+                f"{folder}: expected a whole cache, found {reason}; run the same `boltzmed prepare`"
+                " again"
             ) from error
         if missing := [case for case in cases if not made.path(case).is_file()]:
-            raise VolumeError(
-                f"{folder}: expected a file for each of {len(cases)} cases, found none for {missing[0]}"
-                f"{' and others' if len(missing) > 1 else ''}; run the same `boltzmed prepare` again"
+            raise InputError(
+                f"{folder}: expected a file for each of {len(cases)} cases, found none for"
+                f" {missing[0]}{' and others' if len(missing) > 1 else ''}; run the same `boltzmed"
+                " prepare` again"
             )
         return made
 
@@ -75,13 +84,18 @@ class SliceCache:
         return self.folder / CASES / f"{case}{SUFFIX}"
 
     def case_file(self, case: str) -> CaseFile:
-        """Opens a case's file; VolumeError if it is damaged."""
+        """Opens a case's file; InputError if it is damaged."""
         return CaseFile(self.path(case))
 
     def list_part(self, part: str) -> list[str]:
         """Returns the cases of "train", "validation" or "test"; ValueError if there is none."""
         found = [case for case, facts in self.cases.items() if facts["split"] == part]
         if not found:
-            parts = ", ".join(sorted({facts["split"] for facts in self.cases.values()})) or "no case at all"
-            raise ValueError(f"{self.folder}: expected cases in part {part!r}, found none; it has {parts}")
+            parts = (
+                ", ".join(sorted({facts["split"] for facts in self.cases.values()}))
+                or "no case at all"
+            )
+            raise ValueError(
+                f"{self.folder}: expected cases in part {part!r}, found none; it has {parts}"
+            )
         return found

@@ -1,8 +1,9 @@
-"""One case of a slice cache: a safetensors file whose slices are read at random without decompressing anything.
+"""One case of a slice cache: a safetensors file whose slices are read at random without
+decompressing anything.
 
-Tensors: `image` (K,H,W) int16 or float32, the file's own intensities; `labels` (K,H,W) uint8; `pixels` (K,V) int32,
-how many pixels of each slice have each label value. Slices are cut as the network sees them (`SlicePlan`), at their
-original spacing; nothing is windowed or resampled.
+Tensors: `image` (K,H,W) int16 or float32, the file's own intensities; `labels` (K,H,W) uint8;
+`pixels` (K,V) int32, how many pixels of each slice have each label value. Slices are cut as the
+network sees them (`SlicePlan`), at their original spacing; nothing is windowed or resampled.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from safetensors.numpy import save
 
 from boltzmed.cards import Window
 from boltzmed.data.layouts.case import LabelledVolume
+from boltzmed.errors import InputError
+from boltzmed.files import whole_file
 from boltzmed.geometry import spacing_mm
 from boltzmed.transforms.slices import SlicePlan
 from boltzmed.transforms.window import measure_percentiles
-from boltzmed.volumes import VolumeError
-from boltzmed.volumes.output import whole_file
 
 FORMAT = 1
 SUFFIX = ".safetensors"
 _INT16 = np.iinfo(np.int16)
-# One key: the order in which safetensors writes several is not fixed, and a cache has to be equal bit by bit.
+# One key: the order in which safetensors writes several is not fixed, and a cache has to be equal
+# bit by bit.
 _KEY = "boltzmed"
 
 
@@ -48,7 +50,8 @@ class CaseFacts:
         label_values: what the columns of `pixels` count.
         targets: target -> its label values.
         findings: see `LabelledVolume`.
-        made_from: checksums of the source's files and of the recipe; the file is up to date while they stay.
+        made_from: checksums of the source's files and of the recipe; the file is up to date while
+            they stay.
     """
 
     case: str
@@ -66,7 +69,13 @@ class CaseFacts:
 
 
 def write_case(
-    path: Path, case: str, volume: LabelledVolume, *, plane: str, percentiles: bool, made_from: Mapping[str, str]
+    path: Path,
+    case: str,
+    volume: LabelledVolume,
+    *,
+    plane: str,
+    percentiles: bool,
+    made_from: Mapping[str, str],
 ) -> None:
     """Writes a case file, whole or not at all. The same volume gives the same bytes.
 
@@ -96,10 +105,17 @@ def write_case(
         findings=volume.findings,
         made_from=made_from,
     )
-    pixels = np.stack([np.bincount(slice_hw.reshape(-1), minlength=256)[used] for slice_hw in labels])
-    tensors = {"image": _smallest(plan.cut(voxels)), "labels": labels, "pixels": pixels.astype(np.int32)}
+    pixels = np.stack(
+        [np.bincount(slice_hw.reshape(-1), minlength=256)[used] for slice_hw in labels]
+    )
+    tensors = {
+        "image": _smallest(plan.cut(voxels)),
+        "labels": labels,
+        "pixels": pixels.astype(np.int32),
+    }
     with whole_file(path) as temporary:
-        # Not `save_file`: it writes through a temporary file of its own, which a kill would leave behind.
+        # Not `save_file`: it writes through a temporary file of its own, which a kill would leave
+        # behind.
         temporary.write_bytes(save(tensors, {_KEY: json.dumps(asdict(facts), sort_keys=True)}))
 
 
@@ -107,7 +123,7 @@ class CaseFile:
     """An open case file: its facts, and its slices by number.
 
     Raises:
-        VolumeError: the file is missing, broken, or of another format.
+        InputError: the file is missing, broken, or of another format.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,16 +131,20 @@ class CaseFile:
             self._file = safe_open(path, framework="numpy")
             content = json.loads(self._file.metadata()[_KEY])
             if content["format"] != FORMAT:
-                raise VolumeError(
-                    f"{path.name}: expected a case file of format {FORMAT}, got {content['format']}; prepare again"
+                raise InputError(
+                    f"{path.name}: expected a case file of format {FORMAT}, got"
+                    f" {content['format']}; prepare again"
                 )
             self.facts = _read_facts(content)
-            self._image, self._labels = self._file.get_slice("image"), self._file.get_slice("labels")
+            self._image, self._labels = (
+                self._file.get_slice("image"),
+                self._file.get_slice("labels"),
+            )
             self.pixels: NDArray[np.int32] = self._file.get_tensor("pixels")
         except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise VolumeError(
-                f"{path.name}: expected a whole case file of a slice cache, got one that does not read "
-                f"({type(error).__name__}); delete it and run `boltzmed prepare` again"
+            raise InputError(
+                f"{path.name}: expected a whole case file of a slice cache, got one that does not"
+                f" read ({type(error).__name__}); delete it and run `boltzmed prepare` again"
             ) from error
 
     def image_at(self, slice_index: int) -> NDArray[Any]:
@@ -136,7 +156,9 @@ class CaseFile:
         return self._labels[slice_index]
 
     def volume(self) -> LabelledVolume:
-        """The whole case as a volume (1,H,W,K) with labels (H,W,K): the voxels of the source, in slice order."""
+        """The whole case as a volume (1,H,W,K) with labels (H,W,K): the voxels of the source, in
+        slice order.
+        """
         facts = self.facts
         affine_ras = np.array(facts.affine_ras)[:, [1, 2, 0, 3]]
         voxels = np.moveaxis(self._file.get_tensor("image"), 0, -1).astype(np.float32)
@@ -151,7 +173,10 @@ class CaseFile:
 
 
 def _read_facts(content: Mapping[str, Any]) -> CaseFacts:
-    pairs = {name: tuple(content[name]) if content[name] else None for name in ("spacing_mm", "window", "percentiles")}
+    pairs = {
+        name: tuple(content[name]) if content[name] else None
+        for name in ("spacing_mm", "window", "percentiles")
+    }
     lists = {name: tuple(content[name]) for name in ("shape", "label_values")}
     targets = {name: tuple(values) for name, values in content["targets"].items()}
     return CaseFacts(**{**content, **pairs, **lists, "targets": targets})

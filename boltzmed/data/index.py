@@ -1,10 +1,10 @@
 """Which targets show on which slices of a prepared data set, by one of two protocols.
 
-`volume`: every slice of every case counts. `biomedparse`: as the published benchmark was made. Per volume and target a
-slice with fewer pixels than a tenth of the target's largest slice is dropped; a merged target (`all_labels`) is asked
-for only where each of its labels passes that rule by itself; a target with `extra_windows` shows its slices once more
-in each of them. What a protocol drops stays in the table with `used` 0: it is no positive, and as it is there, no
-negative either.
+`volume`: every slice of every case counts. `biomedparse`: as the published benchmark was made. Per
+volume and target a slice with fewer pixels than a tenth of the target's largest slice is dropped; a
+merged target (`all_labels`) is asked for only where each of its labels passes that rule by itself;
+a target with `extra_windows` shows its slices once more in each of them. What a protocol drops
+stays in the table with `used` 0: it is no positive, and as it is there, no negative either.
 """
 
 from __future__ import annotations
@@ -38,13 +38,17 @@ class MeasuredCase:
 
 
 def build_index(
-    cases: Iterable[MeasuredCase], members: Mapping[str, Membership], card: DatasetCard, protocol: str
+    cases: Iterable[MeasuredCase],
+    members: Mapping[str, Membership],
+    card: DatasetCard,
+    protocol: str,
 ) -> pd.DataFrame:
-    """Returns a row for every (case, slice, target, window) with at least one pixel, in the order of `COLUMNS`.
+    """Returns a row for every (case, slice, target, window) with at least one pixel, in the order
+    of `COLUMNS`.
 
-    `area_fraction` is the target's pixels over the area of the padded square at native size, `volume_mm3` the target's
-    volume in the whole case (empty for pictures, which have no spacing), `window` the card's name of the window, or its
-    two numbers.
+    `area_fraction` is the target's pixels over the area of the padded square at native size,
+    `volume_mm3` the target's volume in the whole case (empty for pictures, which have no spacing),
+    `window` the card's name of the window, or its two numbers.
 
     Raises:
         ValueError: an unknown protocol.
@@ -67,8 +71,11 @@ def build_index(
     return index.sort_values(["case", "slice_index"], kind="stable", ignore_index=True)
 
 
-def absent_pairs(index: pd.DataFrame, slice_counts: Mapping[str, int], targets: Sequence[str]) -> pd.DataFrame:
-    """Returns the (case, slice_index, target) of which an exhaustively annotated data set has no pixel at all.
+def absent_pairs(
+    index: pd.DataFrame, slice_counts: Mapping[str, int], targets: Sequence[str]
+) -> pd.DataFrame:
+    """Returns the (case, slice_index, target) of which an exhaustively annotated data set has no
+    pixel at all.
 
     Args:
         index: as `build_index` gives it, unused rows included.
@@ -76,14 +83,21 @@ def absent_pairs(index: pd.DataFrame, slice_counts: Mapping[str, int], targets: 
         targets: the names to look for.
     """
     every = pd.MultiIndex.from_tuples(
-        [(case, k, name) for case, count in slice_counts.items() for k in range(count) for name in targets],
+        [
+            (case, k, name)
+            for case, count in slice_counts.items()
+            for k in range(count)
+            for name in targets
+        ],
         names=["case", "slice_index", "target"],
     )
     present = pd.MultiIndex.from_frame(index[["case", "slice_index", "target"]].drop_duplicates())
     return every.difference(present, sort=False).to_frame(index=False)
 
 
-def _index_target(case: MeasuredCase, target: Target, values: Sequence[int], protocol: str) -> pd.DataFrame:
+def _index_target(
+    case: MeasuredCase, target: Target, values: Sequence[int], protocol: str
+) -> pd.DataFrame:
     facts = case.facts
     columns = [facts.label_values.index(value) for value in values]
     by_label = case.pixels[:, columns].astype(np.int64)
@@ -91,19 +105,27 @@ def _index_target(case: MeasuredCase, target: Target, values: Sequence[int], pro
     shown = np.flatnonzero(pixels)
     used = np.ones(len(pixels), dtype=bool)
     windows = [target.window_key]
-    if protocol == "biomedparse" and facts.window is None:  # published pictures went through all this
+    if (
+        protocol == "biomedparse" and facts.window is None
+    ):  # published pictures went through all this
         used = _is_large_enough(pixels)
         if target.all_labels:
             used &= np.all([_is_large_enough(label) for label in by_label.T], axis=0)
         windows += target.extra_windows
-    voxel_mm3 = None if facts.spacing_mm is None else abs(float(np.linalg.det(np.array(facts.affine_ras)[:3, :3])))
+    voxel_mm3 = (
+        None
+        if facts.spacing_mm is None
+        else abs(float(np.linalg.det(np.array(facts.affine_ras)[:3, :3])))
+    )
     table = pd.DataFrame(
         {
             "slice_index": shown,
             "target": target.name,
             "pixels": pixels[shown],
             "area_fraction": pixels[shown] / max(facts.shape[1:]) ** 2,
-            "volume_mm3": np.nan if voxel_mm3 is None else round(float(pixels.sum()) * voxel_mm3, 3),
+            "volume_mm3": (
+                np.nan if voxel_mm3 is None else round(float(pixels.sum()) * voxel_mm3, 3)
+            ),
             "used": used[shown].astype(int),
         }
     )

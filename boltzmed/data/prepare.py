@@ -1,8 +1,9 @@
-"""Publisher's files -> slice cache: `cases/*.safetensors`, `index.csv`, `manifest.json` and a copy of the card.
+"""Publisher's files -> slice cache: `cases/*.safetensors`, `index.csv`, `manifest.json` and a copy
+of the card.
 
-The work can be stopped at any moment. A case file appears whole or not at all, and the manifest only at the end, so
-that a cache without one is unfinished; the next run keeps the case files whose source and recipe have not changed.
-The same source gives the same cache, bit by bit.
+The work can be stopped at any moment. A case file appears whole or not at all, and the manifest
+only at the end, so that a cache without one is unfinished; the next run keeps the case files whose
+source and recipe have not changed. The same source gives the same cache, bit by bit.
 """
 
 from __future__ import annotations
@@ -34,10 +35,9 @@ from boltzmed.data.index import MeasuredCase, build_index
 from boltzmed.data.layouts import list_source_cases, read_source_case
 from boltzmed.data.layouts.case import SourceCase
 from boltzmed.data.splits import Membership, assign_parts, count_parts
+from boltzmed.errors import InputError, OutputError
+from boltzmed.files import check_writable, whole_file
 from boltzmed.transforms.slices import PLANES
-from boltzmed.volumes import VolumeError
-from boltzmed.volumes.errors import OutputError
-from boltzmed.volumes.output import check_writable, whole_file
 
 MANIFEST, INDEX, CASES = "manifest.json", "index.csv", "cases"
 _VERSIONS_OF = ("boltzmed", "monai", "nibabel", "numpy", "pydicom", "safetensors")
@@ -51,9 +51,10 @@ class Preparation:
 
     Attributes:
         cache: the folder.
-        written, kept: names of the cases whose files were made now, and of those that were still up to date.
-        failed: case -> why it is not in the cache. A file that an earlier run made of it stays, unlisted, until the
-            source can be read again.
+        written, kept: names of the cases whose files were made now, and of those that were still up
+            to date.
+        failed: case -> why it is not in the cache. A file that an earlier run made of it stays,
+            unlisted, until the source can be read again.
         parts: part -> (patients, cases), of the cases in the cache.
         rows: number of (slice, target) rows that the protocol uses.
     """
@@ -97,19 +98,26 @@ def prepare_cache(
         workers: processes; each holds one volume at a time.
 
     Raises:
-        ValueError: the card, source or settings are unusable, another run is at work on this cache, or it belongs to
-            another card or holds cases that the source no longer has. What single cases lack is reported instead.
+        ValueError: the card, source or settings are unusable, another run is at work on this cache,
+            or it belongs to another card or holds cases that the source no longer has. What single
+            cases lack is reported instead.
     """
     card_file = card_path(card)
     facts = load_card(card_file)
     source, cache = Path(source), Path(cache)
-    for name, given, known in (("protocol", protocol or facts.protocol, PROTOCOLS), ("plane", plane, PLANES)):
+    for name, given, known in (
+        ("protocol", protocol or facts.protocol, PROTOCOLS),
+        ("plane", plane, PLANES),
+    ):
         if given not in known:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, received {given!r}")
     if workers < 1:
         raise ValueError(f"workers: expected at least 1, received {workers}")
     if not source.exists():
-        raise ValueError(f"{source}: expected the data set's folder, or a .csv or .json of its files; found nothing")
+        raise ValueError(
+            f"{source}: expected the data set's folder, or a .csv or .json of its files; found"
+            " nothing"
+        )
     found = list_source_cases(source, facts)
     members = assign_parts(found, facts)
     check_writable(cache)
@@ -127,11 +135,15 @@ def prepare_cache(
         written = tuple(sorted(name for name, (state, _) in outcomes.items() if state == "written"))
         done = sorted({*written, *kept} - set(failed))
         members = {name: members[name] for name in done}
-        rows = _write_tables(cache, facts, card_file, protocol or facts.protocol, plane, members, failed)
+        rows = _write_tables(
+            cache, facts, card_file, protocol or facts.protocol, plane, members, failed
+        )
     return Preparation(cache, written, kept, failed, count_parts(members), rows)
 
 
-def _run(cases: Sequence[SourceCase], recipe: _Recipe, workers: int) -> Iterator[tuple[str, tuple[str, str]]]:
+def _run(
+    cases: Sequence[SourceCase], recipe: _Recipe, workers: int
+) -> Iterator[tuple[str, tuple[str, str]]]:
     """Yields (case, (state, reason)); a worker has one case at a time."""
     with tqdm(total=len(cases), desc="prepare", unit="case", disable=None) as progress:
         if workers == 1:
@@ -140,16 +152,20 @@ def _run(cases: Sequence[SourceCase], recipe: _Recipe, workers: int) -> Iterator
                 progress.update()
             return
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),))
+        pool = ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)
+        )
         try:
-            jobs: dict[Future, str] = {pool.submit(_prepare_case, found, recipe): found.case for found in cases}
+            jobs: dict[Future, str] = {
+                pool.submit(_prepare_case, found, recipe): found.case for found in cases
+            }
             for job in as_completed(jobs):
                 yield jobs[job], job.result()
                 progress.update()
         except BrokenProcessPool as error:
-            raise VolumeError(
-                "prepare: expected its workers to live, one was killed (for lack of memory, most likely); what is done "
-                "is kept: run the same command again with fewer --workers"
+            raise InputError(
+                "prepare: expected its workers to live, one was killed (for lack of memory, most"
+                " likely); what is done is kept: run the same command again with fewer --workers"
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -164,7 +180,8 @@ def _start_worker(parent: int) -> None:
             time.sleep(_PARENT_CHECK_S)
         os._exit(1)
 
-    # A killed parent cannot stop its workers, and they must not write into a cache that the next run works on.
+    # A killed parent cannot stop its workers, and they must not write into a cache that the next
+    # run works on.
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
@@ -182,28 +199,48 @@ def _prepare_case(found: SourceCase, recipe: _Recipe) -> tuple[str, str]:
         card = load_card(recipe.card)
         volume = read_source_case(found, card, recipe.source)
         percentiles = card.modality == "MR" and volume.window is None
-        write_case(path, found.case, volume, plane=recipe.plane, percentiles=percentiles, made_from=made_from)
+        write_case(
+            path,
+            found.case,
+            volume,
+            plane=recipe.plane,
+            percentiles=percentiles,
+            made_from=made_from,
+        )
     except OSError as error:
-        return "failed", f"case {found.case}: cannot be read ({error.strerror or type(error).__name__})"
+        return (
+            "failed",
+            f"case {found.case}: cannot be read ({error.strerror or type(error).__name__})",
+        )
     except MemoryError:
-        return "failed", f"case {found.case}: expected it to fit in memory, it did not; run with fewer --workers"
+        return (
+            "failed",
+            (
+                f"case {found.case}: expected it to fit in memory, it did not; run with fewer"
+                " --workers"
+            ),
+        )
     except OutputError:  # a full disk concerns every case
         raise
     except ValueError as error:
         reason = str(error)
-        return "failed", reason if reason.startswith(f"case {found.case}") else f"case {found.case}: {reason}"
+        return "failed", (
+            reason if reason.startswith(f"case {found.case}") else f"case {found.case}: {reason}"
+        )
     return "written", ""
 
 
 def _is_made_from(path: Path, made_from: dict[str, str]) -> bool:
     try:
         return CaseFile(path).facts.made_from == made_from
-    except VolumeError:
+    except InputError:
         return False
 
 
 def _checksum(paths: Sequence[Path]) -> str:
-    """SHA-256 of files with their names (a mask's says what it shows), and of all files of folders by content."""
+    """SHA-256 of files with their names (a mask's says what it shows), and of all files of folders
+    by content.
+    """
     whole = hashlib.sha256()
     for path in paths:
         whole.update(b"" if path.is_dir() else path.name.encode(errors="surrogateescape"))
@@ -218,7 +255,9 @@ def _recipe_checksum(card: DatasetCard, plane: str) -> str:
     targets = {name: target.labels for name, target in card.targets.items()}
     facts = [FORMAT, plane, card.modality, card.layout, sorted(card.labels.items()), targets]
     if card.layout.get("reader") == "biomedparse":  # whose files say what they show by any of these
-        facts += [sorted({*target.phrasings, *target.published_names}) for target in card.targets.values()]
+        facts += [
+            sorted({*target.phrasings, *target.published_names}) for target in card.targets.values()
+        ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -229,23 +268,29 @@ def _check_cache(cache: Path, card: DatasetCard, plane: str, names: set[str]) ->
             earlier = dict(json.loads((cache / MANIFEST).read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise ValueError(
-                f"{cache}: expected a cache's {MANIFEST}, found another file of that name; choose another --cache"
+                f"{cache}: expected a cache's {MANIFEST}, found another file of that name; choose"
+                " another --cache"
             ) from error
         for what, now in (("card", card.name), ("plane", plane)):
             if earlier.get(what) != now:
                 raise ValueError(
-                    f"{cache}: expected a cache of {what} {now}, found one of {earlier.get(what)}; choose another "
-                    "--cache"
+                    f"{cache}: expected a cache of {what} {now}, found one of {earlier.get(what)};"
+                    " choose another --cache"
                 )
-    elif cache.is_dir() and any(file.name != CASES and not file.name.startswith(".") for file in cache.iterdir()):
+    elif cache.is_dir() and any(
+        file.name != CASES and not file.name.startswith(".") for file in cache.iterdir()
+    ):
         files = {file.name for file in cache.iterdir() if not file.name.startswith(".")}
         if not files <= {CASES, INDEX, f"{card.name}.yaml"}:
-            raise ValueError(f"{cache}: expected a new folder or a cache, found other files; choose another --cache")
+            raise ValueError(
+                f"{cache}: expected a new folder or a cache, found other files; choose another"
+                " --cache"
+            )
     held = {file.name.removesuffix(SUFFIX) for file in _case_files(cache)}
     if gone := sorted(held - names):
         raise ValueError(
-            f"{cache}: holds {len(gone)} cases that the source does not have, {gone[0]} for one; choose another "
-            "--cache, or delete this one if the source has really changed"
+            f"{cache}: holds {len(gone)} cases that the source does not have, {gone[0]} for one;"
+            " choose another --cache, or delete this one if the source has really changed"
         )
 
 
@@ -268,7 +313,9 @@ def _only_run(cache: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise ValueError(f"{cache}: another `boltzmed prepare` is at work on it; wait for it") from error
+        raise ValueError(
+            f"{cache}: another `boltzmed prepare` is at work on it; wait for it"
+        ) from error
     try:
         yield
     finally:

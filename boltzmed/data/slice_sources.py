@@ -1,4 +1,5 @@
-"""Where training slices come from: NIfTI files of a datalist, mapped into memory, or prepared slice caches.
+"""Where training slices come from: NIfTI files of a datalist, mapped into memory, or prepared slice
+caches.
 
 Both give the same: entries, which say what each slice shows, and the slice itself with its labels.
 """
@@ -25,7 +26,9 @@ from boltzmed.transforms.window import Window, measure_percentiles
 from boltzmed.volumes import map_nifti
 
 MIN_PIXELS = 4
-"""Native pixels under which a target is too small to be asked for on a slice; being there, it is not absent either."""
+"""Native pixels under which a target is too small to be asked for on a slice; being there, it is
+not absent either.
+"""
 
 _OPEN_FILES = 64
 
@@ -36,8 +39,9 @@ class SliceEntry:
 
     Attributes:
         window: (low, high), None for the volume's percentiles.
-        area_fractions: target -> mask pixels over the padded square's pixels, 0 for one that is known to be absent. A
-            target of which neither is known, or that is too small, is left out.
+        area_fractions: target -> mask pixels over the padded square's pixels, 0 for one that is
+            known to be absent. A target of which neither is known, or that is too small, is left
+            out.
     """
 
     case: str
@@ -52,8 +56,12 @@ class SliceSource(Protocol):
     card: DatasetCard
     entries: list[SliceEntry]
 
-    def read(self, entry: SliceEntry, indices: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.uint8], Window]:
-        """Returns intensities (n,H,W) of the slices `indices`, labels (H,W) of the entry's own, and its window."""
+    def read(
+        self, entry: SliceEntry, indices: Sequence[int]
+    ) -> tuple[NDArray[Any], NDArray[np.uint8], Window]:
+        """Returns intensities (n,H,W) of the slices `indices`, labels (H,W) of the entry's own, and
+        its window.
+        """
 
     def count(self, case: str) -> int:
         """Returns the number of slices of a case."""
@@ -70,30 +78,41 @@ def read_datalist(path: str | Path | None, key: str = "training") -> list[dict[s
         key: The list to take.
 
     Raises:
-        ValueError: The file, the list or one of the named images is missing, or no file was named (None).
+        ValueError: The file, the list or one of the named images is missing, or no file was named
+            (None).
     """
     if path is None:
         raise ValueError(
-            "expected --datalist FILE.json, received none; `boltzmed phantom` writes images and such a list"
+            "expected --datalist FILE.json, received none; `boltzmed phantom` writes images and"
+            " such a list"
         )
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: expected a datalist JSON file, found none; write one with `boltzmed phantom`")
+        raise ValueError(
+            f"{path}: expected a datalist JSON file, found none; write one with `boltzmed phantom`"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: expected a datalist in JSON, received something else ({error})") from error
+        raise ValueError(
+            f"{path}: expected a datalist in JSON, received something else ({error})"
+        ) from error
     if not isinstance(content, dict) or not content.get(key):
         raise ValueError(f"{path}: expected a list named {key!r}, received {list(content)[:5]}")
     cases = []
     for record in content[key]:
         case = dict(record)
         if missing := {"image", "label", "case"} - set(case):
-            raise ValueError(f"{path}: expected image, label and case in every record, one lacks {min(missing)}")
+            raise ValueError(
+                f"{path}: expected image, label and case in every record, one lacks {min(missing)}"
+            )
         for field in ("image", "label"):
             file = path.parent / record[field]
             if not file.is_file():
-                raise ValueError(f"{path}: case {record.get('case')}: {field} {record[field]} does not exist beside it")
+                raise ValueError(
+                    f"{path}: case {record.get('case')}: {field} {record[field]} does not exist"
+                    " beside it"
+                )
             case[field] = str(file)
         cases.append(case)
     return cases
@@ -112,7 +131,8 @@ def open_sources(
 
     Args:
         datalist: see `read_datalist`; all its cases are taken.
-        caches: folders that `boltzmed prepare` made; their cases of `part` are taken, each by its cache's own card.
+        caches: folders that `boltzmed prepare` made; their cases of `part` are taken, each by its
+            cache's own card.
         card: of the datalist.
         empty_slices: see `CachedSlices`; a datalist's are not listed.
 
@@ -122,17 +142,22 @@ def open_sources(
     if (datalist is None) == (not caches):
         option = "--validation_datalist" if part == "validation" else "--datalist"
         raise ValueError(
-            f"expected {option} FILE.json (`boltzmed phantom` writes images and such a list) or --caches DIR "
-            f"(`boltzmed prepare` writes it), received {'neither' if datalist is None else 'both'}"
+            f"expected {option} FILE.json (`boltzmed phantom` writes images and such a list) or"
+            " --caches DIR (`boltzmed prepare` writes it), received"
+            f" {'neither' if datalist is None else 'both'}"
         )
     if datalist is not None:
         return [NiftiSlices(read_datalist(datalist), card, plane)]
     folders = [caches] if isinstance(caches, str | Path) else list(caches or ())
-    return [CachedSlices(folder, part=part, plane=plane, empty_slices=empty_slices) for folder in folders]
+    return [
+        CachedSlices(folder, part=part, plane=plane, empty_slices=empty_slices)
+        for folder in folders
+    ]
 
 
 class NiftiSlices:
-    """Slices of labelled NIfTI files. Uncompressed ones are memory-mapped; compressed ones work, slowly.
+    """Slices of labelled NIfTI files. Uncompressed ones are memory-mapped; compressed ones work,
+    slowly.
 
     Args:
         cases: Records with ``image``, ``label``, ``case`` (see :func:`read_datalist`).
@@ -157,13 +182,20 @@ class NiftiSlices:
         self._plans: dict[str, SlicePlan] = {}
         self.entries = [entry for case in cases for entry in self._index_case(case)]
         if not self.entries:
-            raise ValueError(f"card {self.card.name}: none of its targets is on any slice of {len(self.cases)} cases")
+            raise ValueError(
+                f"card {self.card.name}: none of its targets is on any slice of {len(self.cases)}"
+                " cases"
+            )
 
-    def read(self, entry: SliceEntry, indices: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.uint8], Window]:
+    def read(
+        self, entry: SliceEntry, indices: Sequence[int]
+    ) -> tuple[NDArray[Any], NDArray[np.uint8], Window]:
         """See `SliceSource`."""
         case, plan = self.cases[entry.case], self._plans[entry.case]
         volume, labels = map_nifti(case["image"])[0], map_nifti(case["label"])[0]
-        label = as_labels(entry.case, np.ascontiguousarray(plan.slice_at(labels, entry.slice_index)))
+        label = as_labels(
+            entry.case, np.ascontiguousarray(plan.slice_at(labels, entry.slice_index))
+        )
         return plan.slices_at(volume, indices), label, entry.window or measure_percentiles(volume)
 
     def count(self, case: str) -> int:
@@ -186,9 +218,16 @@ class NiftiSlices:
             by_window.setdefault(target.window, []).append(name)
         for slice_index, labels_hw in enumerate(slices):
             counts = np.bincount(labels_hw.reshape(-1), minlength=256)
-            pixels = {name: int(counts[list(target.labels)].sum()) for name, target in self.card.targets.items()}
+            pixels = {
+                name: int(counts[list(target.labels)].sum())
+                for name, target in self.card.targets.items()
+            }
             for window, names in by_window.items():
-                known = [n for n in names if pixels[n] >= self.min_pixels or (pixels[n] == 0 and self.card.exhaustive)]
+                known = [
+                    n
+                    for n in names
+                    if pixels[n] >= self.min_pixels or (pixels[n] == 0 and self.card.exhaustive)
+                ]
                 areas = {name: pixels[name] / max(slices.shape[1:]) ** 2 for name in known}
                 if any(areas.values()):
                     yield SliceEntry(case["case"], slice_index, window, areas)
@@ -207,15 +246,19 @@ class CachedSlices:
         ValueError: The cache is unfinished, damaged or cut otherwise, or has no case in this part.
     """
 
-    def __init__(self, folder: str | Path, *, part: str, plane: str = "axial", empty_slices: bool = False) -> None:
+    def __init__(
+        self, folder: str | Path, *, part: str, plane: str = "axial", empty_slices: bool = False
+    ) -> None:
         self.cache = SliceCache.open(folder)
         if self.cache.plane != plane:
             raise ValueError(
-                f"{folder}: expected slices of plane {plane}, found {self.cache.plane}; prepare another cache with "
-                f"--plane {plane}"
+                f"{folder}: expected slices of plane {plane}, found {self.cache.plane}; prepare"
+                f" another cache with --plane {plane}"
             )
         self.card = self.cache.card
-        self._counts = {case: self.cache.cases[case]["shape"][0] for case in self.cache.list_part(part)}
+        self._counts = {
+            case: self.cache.cases[case]["shape"][0] for case in self.cache.list_part(part)
+        }
         self.index = self.cache.index[self.cache.index["split"] == part]
         self._open = lru_cache(maxsize=_OPEN_FILES)(self.cache.case_file)
         self.entries = self._list_entries(empty_slices)
@@ -223,21 +266,28 @@ class CachedSlices:
             raise ValueError(f"{folder}: expected slices with targets in part {part!r}, found none")
 
     def absent(self) -> pd.DataFrame:
-        """Negatives: (case, slice_index, target) of this part without a pixel; none where that is not known.
+        """Negatives: (case, slice_index, target) of this part without a pixel; none where that is
+        not known.
 
-        Known it is of an exhaustively annotated data set whose masks are all there; published pictures had their
-        small masks taken out.
+        Known it is of an exhaustively annotated data set whose masks are all there; published
+        pictures had their small masks taken out.
         """
         known = self.card.exhaustive and self.card.layout.get("reader") != "biomedparse"
         return absent_pairs(self.index, self._counts if known else {}, list(self.card.targets))
 
-    def read(self, entry: SliceEntry, indices: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.uint8], Window]:
+    def read(
+        self, entry: SliceEntry, indices: Sequence[int]
+    ) -> tuple[NDArray[Any], NDArray[np.uint8], Window]:
         """See `SliceSource`."""
         file = self._open(entry.case)
         images = [file.image_at(index) for index in indices]
         window = file.facts.window or entry.window or file.facts.percentiles
         assert window is not None  # MR files carry percentiles
-        return np.stack(images) if len(images) > 1 else images[0][None], file.labels_at(entry.slice_index), window
+        return (
+            np.stack(images) if len(images) > 1 else images[0][None],
+            file.labels_at(entry.slice_index),
+            window,
+        )
 
     def count(self, case: str) -> int:
         """See `SliceSource`."""
@@ -258,7 +308,9 @@ class CachedSlices:
     def _list_entries(self, empty_slices: bool) -> list[SliceEntry]:
         shown: dict[tuple[str, int, str], dict[str, float]] = {}
         columns = ("case", "slice_index", "target", "window", "pixels", "area_fraction", "used")
-        for case, k, target, window, pixels, area, used in zip(*(self.index[name] for name in columns), strict=True):
+        for case, k, target, window, pixels, area, used in zip(
+            *(self.index[name] for name in columns), strict=True
+        ):
             if used and pixels >= MIN_PIXELS:
                 shown.setdefault((case, k, window), {})[target] = area
         targets, windows = self.card.targets, self.card.windows
@@ -267,7 +319,9 @@ class CachedSlices:
             absent.setdefault((case, k, targets[name].window_key), []).append(name)
         # In the card's order, as a datalist's entries are.
         rank = {name: place for place, name in enumerate(targets)}
-        order = [key for target in targets.values() for key in (target.window_key, *target.extra_windows)]
+        order = [
+            key for target in targets.values() for key in (target.window_key, *target.extra_windows)
+        ]
         entries = []
         keys = shown.keys() | absent.keys() if empty_slices else shown.keys()
         for key in sorted(keys, key=lambda key: (*key[:2], order.index(key[2]))):

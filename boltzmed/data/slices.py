@@ -1,7 +1,8 @@
 """Training and validation items: one slice, one window, up to P prompts.
 
-Every random number of an item is keyed by (seed, epoch, sample, purpose), so that an item is the same whatever
-worker, process or order made it. The sampler hands the epoch over with the index; no state is shared.
+Every random number of an item is keyed by (seed, epoch, sample, purpose), so that an item is the
+same whatever worker, process or order made it. The sampler hands the epoch over with the index; no
+state is shared.
 """
 
 from __future__ import annotations
@@ -39,25 +40,30 @@ def keyed_generator(seed: int, epoch: int, sample: int, purpose: str) -> np.rand
 class PromptSliceDataset(Dataset):
     """Slices of labelled volumes, each with up to ``prompts_per_image`` prompts of one window.
 
-    An item is ``{"image" (3,S,S) float32 in [0,255], "label" (P,S,S) float32 in {0,1}, "input_ids" (P,T) int64,
-    "prompt_valid" (P,) bool, "draw_key" () int64, "case" str, "slice_index" int, "target" list of P names}``. A prompt
-    of a target that is known to be absent from the slice has an empty mask.
+    An item is ``{"image" (3,S,S) float32 in [0,255], "label" (P,S,S) float32 in {0,1}, "input_ids"
+    (P,T) int64, "prompt_valid" (P,) bool, "draw_key" () int64, "case" str, "slice_index" int,
+    "target" list of P names}``. A prompt of a target that is known to be absent from the slice has
+    an empty mask.
 
     Args:
-        sources: Where slices come from (:func:`open_sources`), each with its own card for windows and prompts.
+        sources: Where slices come from (:func:`open_sources`), each with its own card for windows
+            and prompts.
         image_size: Side S of the square that the network sees, in pixels.
         prompts_per_image: P.
         channels: ``"repeat"`` or ``"neighbours"`` (see :func:`channel_indices`).
         seed: First part of every random key.
-        augment_probability: Share of items that get the augmentation of the paper's A.5; 0 switches it off.
-        quarter_turns: Whether that turns images, or shifts and scales them alone; or the names of the cards whose
-            images it turns.
-        negative_probability: Share of prompt slots given to a target absent from the slice (empty mask).
+        augment_probability: Share of items that get the augmentation of the paper's A.5; 0 switches
+            it off.
+        quarter_turns: Whether that turns images, or shifts and scales them alone; or the names of
+            the cards whose images it turns.
+        negative_probability: Share of prompt slots given to a target absent from the slice (empty
+            mask).
         phrasings: ``"random"`` draws among the card's prompts, ``"first"`` takes the first one.
-        frames: Card name → how its slices meet the network, one way or several that take turns; see :class:`Frame`.
-            Cards that are not named are magnified or reduced to ``image_size``.
-        foreign_probability: Share of items that ask for other cards' targets instead, of body regions that the card's
-            images do not show; all masks are empty. A lesson for the presence gate.
+        frames: Card name → how its slices meet the network, one way or several that take turns; see
+            :class:`Frame`. Cards that are not named are magnified or reduced to ``image_size``.
+        foreign_probability: Share of items that ask for other cards' targets instead, of body
+            regions that the card's images do not show; all masks are empty. A lesson for the
+            presence gate.
     """
 
     def __init__(
@@ -81,7 +87,10 @@ class PromptSliceDataset(Dataset):
         self.augment_probability = augment_probability
         self.negative_probability = negative_probability
         self.phrasings, self.foreign_probability = phrasings, foreign_probability
-        given = {"negative_probability": negative_probability, "foreign_probability": foreign_probability}
+        given = {
+            "negative_probability": negative_probability,
+            "foreign_probability": foreign_probability,
+        }
         for name, value in {**given, "augment_probability": augment_probability}.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}: expected 0 to 1, received {value}")
@@ -91,15 +100,23 @@ class PromptSliceDataset(Dataset):
         names = [source.card.name for source in self.sources]
         if unknown := set(asked) - set(names):
             raise ValueError(
-                f"frames: expected some of {', '.join(dict.fromkeys(names))}, received {', '.join(sorted(unknown))}"
+                f"frames: expected some of {', '.join(dict.fromkeys(names))}, received"
+                f" {', '.join(sorted(unknown))}"
             )
-        self.frames = {s.card.name: asked.get(s.card.name, (Frame(image_size),)) for s in self.sources}
+        self.frames = {
+            s.card.name: asked.get(s.card.name, (Frame(image_size),)) for s in self.sources
+        }
         self._turned = _turned_cards(quarter_turns, names)
         self._foreign = {s.card.name: _foreign_prompts(s.card, self.sources) for s in self.sources}
         self.entries = [entry for source in self.sources for entry in source.entries]
         self._source_of = [source for source in self.sources for _ in source.entries]
         cards = [source.card for source in self.sources]
-        prompts = {prompt for card in cards for target in card.targets.values() for prompt in target.prompts}
+        prompts = {
+            prompt
+            for card in cards
+            for target in card.targets.values()
+            for prompt in target.prompts
+        }
         self._tokens = {prompt: tokenize_prompts([prompt])[0] for prompt in sorted(prompts)}
 
     def __len__(self) -> int:
@@ -110,9 +127,10 @@ class PromptSliceDataset(Dataset):
 
         Args:
             small_weight: factor above 0 where a small target shows.
-            balance: of ``"target"`` and ``"size"``: groups of objects (a data set's target, an area bin, or both) that
-                shall be drawn equally often. An entry counts as the mean over its objects of one over the number of
-                objects in their group. Slices that show nothing keep the mean weight.
+            balance: of ``"target"`` and ``"size"``: groups of objects (a data set's target, an area
+                bin, or both) that shall be drawn equally often. An entry counts as the mean over
+                its objects of one over the number of objects in their group. Slices that show
+                nothing keep the mean weight.
 
         Raises:
             ValueError: A ``small_weight`` of 0 or less, or an unknown ``balance``.
@@ -120,19 +138,35 @@ class PromptSliceDataset(Dataset):
         if not small_weight > 0:
             raise ValueError(f"small_weight: expected a number above 0, received {small_weight!r}")
         if unknown := set(balance) - {"target", "size"}:
-            raise ValueError(f"balance: expected some of target, size, received {', '.join(sorted(unknown))}")
+            raise ValueError(
+                f"balance: expected some of target, size, received {', '.join(sorted(unknown))}"
+            )
         groups = [
             [
-                (source.card.name if "target" in balance else "", name if "target" in balance else "", size)
+                (
+                    source.card.name if "target" in balance else "",
+                    name if "target" in balance else "",
+                    size,
+                )
                 for name, size in self._sizes(entry, by_size="size" in balance)
             ]
             for entry, source in zip(self.entries, self._source_of, strict=True)
         ]
         counts = Counter(group for found in groups for group in found)
-        rare = np.array([np.mean([1 / counts[group] for group in found]) if found else np.nan for found in groups])
+        rare = np.array(
+            [
+                np.mean([1 / counts[group] for group in found]) if found else np.nan
+                for found in groups
+            ]
+        )
         shown = rare[~np.isnan(rare)]
-        weights = np.where(np.isnan(rare), 1.0, rare / shown.mean()) if shown.size else np.ones(len(rare))
-        small = [any(0 < a < SMALL_AREA_FRACTION for a in entry.area_fractions.values()) for entry in self.entries]
+        weights = (
+            np.where(np.isnan(rare), 1.0, rare / shown.mean()) if shown.size else np.ones(len(rare))
+        )
+        small = [
+            any(0 < a < SMALL_AREA_FRACTION for a in entry.area_fractions.values())
+            for entry in self.entries
+        ]
         return weights * np.where(small, small_weight, 1.0)
 
     def card_of(self, index: int) -> str:
@@ -140,7 +174,9 @@ class PromptSliceDataset(Dataset):
         return self._source_of[index].card.name
 
     def __getitem__(self, key: int | tuple[int, ...] | list[tuple[int, ...]]) -> Any:
-        """Return the item of an entry; its key may also be (epoch, entry) or (epoch, entry, frame); a list, a list."""
+        """Return the item of an entry; its key may also be (epoch, entry) or (epoch, entry, frame);
+        a list, a list.
+        """
         if isinstance(key, list):
             return [self[one] for one in key]
         epoch, index, turn = (*key, 0)[:3] if isinstance(key, tuple) else (0, key, 0)
@@ -159,7 +195,9 @@ class PromptSliceDataset(Dataset):
         indices = channel_indices(entry.slice_index, source.count(entry.case), self.channels)
         # Three equal channels are one until the end.
         slices, labels, window = source.read(entry, sorted(set(indices)))
-        image = WindowIntensity(window, keep_zeros=entry.window is None)(np.ascontiguousarray(slices, np.float32))
+        image = WindowIntensity(window, keep_zeros=entry.window is None)(
+            np.ascontiguousarray(slices, np.float32)
+        )
 
         grid = SquareGrid(labels.shape[0], labels.shape[1], frame.image_size, frame.min_side)
         image_t = grid.to_image(image[None])[0]
@@ -172,7 +210,9 @@ class PromptSliceDataset(Dataset):
         if len(image_t) == 1:
             image_t = image_t.expand(3, -1, -1)
         elif len(image_t) == 2:  # the outermost slice stands in for its missing neighbour
-            image_t = image_t[torch.tensor([sorted(set(indices)).index(position) for position in indices])]
+            image_t = image_t[
+                torch.tensor([sorted(set(indices)).index(position) for position in indices])
+            ]
 
         masks = np.zeros((self.prompts_per_image, frame.image_size, frame.image_size), np.float32)
         labels = labels_t[0].numpy()
@@ -185,7 +225,9 @@ class PromptSliceDataset(Dataset):
         return {
             "image": image_t,
             "label": torch.from_numpy(masks),
-            "input_ids": torch.stack([self._tokens[p] for p in prompts] + [self._tokens[prompts[0]]] * missing),
+            "input_ids": torch.stack(
+                [self._tokens[p] for p in prompts] + [self._tokens[prompts[0]]] * missing
+            ),
             "prompt_valid": torch.arange(self.prompts_per_image) < len(targets),
             "draw_key": torch.tensor(draw_key),
             "case": entry.case,
@@ -205,12 +247,19 @@ class PromptSliceDataset(Dataset):
             others.remove(chosen[0])
         while len(chosen) < self.prompts_per_image and (others or absent):
             negative = absent and (not others or generator.random() < self.negative_probability)
-            if chosen and negative and not others and generator.random() >= self.negative_probability:
+            if (
+                chosen
+                and negative
+                and not others
+                and generator.random() >= self.negative_probability
+            ):
                 break
             pool = absent if negative else others
             chosen.append(pool.pop(int(generator.integers(len(pool)))))
         phrasings = [source.card.targets[name].prompts for name in chosen]
-        drawn = [0 if self.phrasings == "first" else int(generator.integers(len(p))) for p in phrasings]
+        drawn = [
+            0 if self.phrasings == "first" else int(generator.integers(len(p))) for p in phrasings
+        ]
         return chosen, [p[i] for p, i in zip(phrasings, drawn, strict=True)]
 
     @staticmethod
@@ -225,9 +274,15 @@ def _turned_cards(quarter_turns: Any, names: Sequence[str]) -> set[str]:
     """Those of the cards whose images the augmentation turns."""
     if isinstance(quarter_turns, bool):
         return set(names) if quarter_turns else set()
-    if not isinstance(quarter_turns, Sequence) or isinstance(quarter_turns, str) or set(quarter_turns) - set(names):
+    if (
+        not isinstance(quarter_turns, Sequence)
+        or isinstance(quarter_turns, str)
+        or set(quarter_turns) - set(names)
+    ):
         known = ", ".join(dict.fromkeys(names))
-        raise ValueError(f"quarter_turns: expected True, False or some of {known}, received {quarter_turns!r}")
+        raise ValueError(
+            f"quarter_turns: expected True, False or some of {known}, received {quarter_turns!r}"
+        )
     return set(quarter_turns)
 
 

@@ -14,9 +14,11 @@ from boltzmed.transforms.square import Frame
 
 
 class PreparePromptBatch(PrepareBatch):
-    """Image, target and the network's prompts; the target carries which prompts are valid, for loss and metrics.
+    """Image, target and the network's prompts; the target carries which prompts are valid, for loss
+    and metrics.
 
-    Training draws by each sample's own key; evaluation draws by the network's seed, as inference does.
+    Training draws by each sample's own key; evaluation draws by the network's seed, as inference
+    does.
     """
 
     def __init__(self, *, keyed_draws: bool = True) -> None:
@@ -36,11 +38,20 @@ class PreparePromptBatch(PrepareBatch):
         extra = {"input_ids": moved["input_ids"], "prompt_valid": moved["prompt_valid"]}
         if self.keyed_draws:
             extra["draw_key"] = batchdata["draw_key"]
-        return moved["image"], {"mask": moved["label"], "prompt_valid": moved["prompt_valid"]}, (), extra
+        return (
+            moved["image"],
+            {"mask": moved["label"], "prompt_valid": moved["prompt_valid"]},
+            (),
+            extra,
+        )
 
 
-def evaluate_readable(engine: SupervisedEvaluator, batchdata: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """MONAI's step of an evaluator, but none for a study that could not be read (its item has a ``problem``)."""
+def evaluate_readable(
+    engine: SupervisedEvaluator, batchdata: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """MONAI's step of an evaluator, but none for a study that could not be read (its item has a
+    ``problem``).
+    """
     return {} if "problem" in batchdata[0] else engine._iteration(engine, batchdata)  # type: ignore[arg-type]
 
 
@@ -48,7 +59,8 @@ class PrepareStudy(PrepareBatch):
     """Hand a study (a batch of one, uncollated) and its prompts to a :class:`PromptSliceInferer`.
 
     Args:
-        frames: Card → how slices meet the network for its prompts; the inferer's own frame is for all others.
+        frames: Card → how slices meet the network for its prompts; the inferer's own frame is for
+            all others.
     """
 
     def __init__(self, frames: Mapping[str, Frame] | None = None) -> None:
@@ -65,4 +77,9 @@ class PrepareStudy(PrepareBatch):
         # The volume stays where it is: slices go to the device one batch at a time.
         windows = [prompt.window for prompt in study["prompts"]]
         frames = [self.frames.get(prompt.card) for prompt in study["prompts"]]
-        return study["image"], None, (), {"input_ids": study["input_ids"], "windows": windows, "frames": frames}
+        return (
+            study["image"],
+            None,
+            (),
+            {"input_ids": study["input_ids"], "windows": windows, "frames": frames},
+        )

@@ -23,7 +23,9 @@ _TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}|\.[0-9a-f]{12}\.model\.pt")
 
 
 class FiniteLoss:
-    """Stop training at a loss that is not a finite number, before the step it would spoil; names the cases."""
+    """Stop training at a loss that is not a finite number, before the step it would spoil; names
+    the cases.
+    """
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer that fires MONAI's iteration events."""
@@ -37,38 +39,46 @@ class FiniteLoss:
             if not found and idist.get_world_size() > 1:
                 where += ", or on those that another process names"
             raise ValueError(
-                f"epoch {engine.state.epoch}, iteration {engine.state.iteration}: expected a finite loss, "
-                f"received {loss.item()} on {where}; check those images or lower the rate"
+                f"epoch {engine.state.epoch}, iteration {engine.state.iteration}: expected a finite"
+                f" loss, received {loss.item()} on {where}; check those images or lower the rate"
             )
 
 
 def _find_cases(engine: Engine) -> tuple[list[str], list[str]]:
-    """The cases of this process's batch, and those among them with an image, target or logits that are not finite."""
+    """The cases of this process's batch, and those among them with an image, target or logits that
+    are not finite.
+    """
     output: dict[str, Any] = engine.state.output  # type: ignore[assignment]
     cases = list(engine.state.batch.get("case", ["unknown"]))  # type: ignore[union-attr]
     tensors = [output.get("image")]
     for part in (output.get("label"), output.get("pred")):
         tensors += part.values() if isinstance(part, Mapping) else [part]
     rows = [value for value in tensors if isinstance(value, Tensor) and len(value) == len(cases)]
-    return cases, [case for k, case in enumerate(cases) if not all(torch.isfinite(value[k]).all() for value in rows)]
+    return cases, [
+        case
+        for k, case in enumerate(cases)
+        if not all(torch.isfinite(value[k]).all() for value in rows)
+    ]
 
 
 class TrainingCheckpoints:
     """Save the whole training after every epoch, and go on from the newest save.
 
-    Files are ``checkpoint_epoch=N.pt``, written whole, then renamed (which MONAI's saver does not do); the two written
-    last are kept. The newest is the one written last, whatever its epoch; where it is damaged, the one before it stands
-    in, and a line says so.
+    Files are ``checkpoint_epoch=N.pt``, written whole, then renamed (which MONAI's saver does not
+    do); the two written last are kept. The newest is the one written last, whatever its epoch;
+    where it is damaged, the one before it stands in, and a line says so.
 
     Args:
         folder: Where they lie.
         state: Name → object with ``state_dict``; the trainer itself (epoch, iteration) is added.
         settings: What has to stay as it was for a training to go on, plain values by name.
-        resume: Whether to load the newest one when training starts; without any, training starts fresh.
+        resume: Whether to load the newest one when training starts; without any, training starts
+            fresh.
 
     Raises:
-        ValueError: ``resume`` is no boolean (on MONAI's command line ``false`` is a text, ``False`` is none); or, when
-            training starts, saves none of which can be read, or that were made with other settings.
+        ValueError: ``resume`` is no boolean (on MONAI's command line ``false`` is a text, ``False``
+            is none); or, when training starts, saves none of which can be read, or that were made
+            with other settings.
     """
 
     def __init__(
@@ -107,7 +117,9 @@ class TrainingCheckpoints:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._remove_older)
 
     def _find_cut_off(self) -> list[Path]:
-        """What a kill left of a checkpoint or ``model.pt``: a temporary name, and an archive's beginning or nothing."""
+        """What a kill left of a checkpoint or ``model.pt``: a temporary name, and an archive's
+        beginning or nothing.
+        """
         found = []
         for path in self.folder.glob("*"):
             if path.is_file() and _TEMPORARY.fullmatch(path.name):
@@ -117,13 +129,18 @@ class TrainingCheckpoints:
         return found
 
     def _find_saved(self) -> list[Path]:
-        return sorted(self.folder.glob("checkpoint_epoch=*.pt"), key=lambda path: path.stat().st_mtime_ns)
+        return sorted(
+            self.folder.glob("checkpoint_epoch=*.pt"), key=lambda path: path.stat().st_mtime_ns
+        )
 
     def _choose_saved(self, engine: Engine) -> Path | None:
-        """The newest save that is whole, as the first process sees it: all have to go on from the same one."""
+        """The newest save that is whole, as the first process sees it: all have to go on from the
+        same one.
+        """
         name = ""
         if idist.get_rank() == 0 and (saved := self._find_saved()):
-            # A crash of the machine may cut what was renamed already; such a file lacks the archive's end.
+            # A crash of the machine may cut what was renamed already; such a file lacks the
+            # archive's end.
             whole = [path for path in saved if is_zipfile(path)] or saved
             name = whole[-1].name
             for path in saved[saved.index(whole[-1]) + 1 :]:
@@ -131,8 +148,9 @@ class TrainingCheckpoints:
         name = str(idist.broadcast(name, src=0))
         if name and not (self.folder / name).is_file():
             raise ValueError(
-                f"{self.folder / name}: the first process goes on from it, process {idist.get_rank()} finds none; "
-                "output_dir has to be on storage that all processes share"
+                f"{self.folder / name}: the first process goes on from it, process"
+                f" {idist.get_rank()} finds none; output_dir has to be on storage that all"
+                " processes share"
             )
         return self.folder / name if name else None
 
@@ -171,11 +189,14 @@ class _Settings:
         for name, value in self.values.items():
             if name not in saved or saved[name] != value:
                 made_with = saved.get(name, "none")
-                raise _OtherSettingsError(f"expected a training with {name} {value}, got one with {made_with}")
+                raise _OtherSettingsError(
+                    f"expected a training with {name} {value}, got one with {made_with}"
+                )
 
 
 class EarlyStop(EarlyStopHandler):
-    """Stop a training after some epochs without a lower value; their count is part of the training's state.
+    """Stop a training after some epochs without a lower value; their count is part of the
+    training's state.
 
     Args:
         patience: Number of such epochs.
@@ -206,8 +227,9 @@ class EarlyStop(EarlyStopHandler):
             more = f" and {len(names) - 10} more" if len(names) > 10 else ""
             where = f"cases {', '.join(names[:10])}{more}" if names else "no case of this process"
             raise ValueError(
-                f"validation after epoch {engine.state.epoch}: expected a finite {self.metric}, received {value}; what "
-                f"is not finite is of {where}; check those images, or lower the rate where it is all of them"
+                f"validation after epoch {engine.state.epoch}: expected a finite {self.metric},"
+                f" received {value}; what is not finite is of {where}; check those images, or lower"
+                " the rate where it is all of them"
             )
         return -value
 
@@ -226,10 +248,12 @@ class EarlyStop(EarlyStopHandler):
 
 
 class BestCheckpoint:
-    """Write a checkpoint that inference can use whenever validation gives a new best value of its key metric.
+    """Write a checkpoint that inference can use whenever validation gives a new best value of its
+    key metric.
 
-    The best value is part of a training's state (give the handler to :class:`TrainingCheckpoints`), so that a training
-    that goes on does not overwrite a better file. With several processes the first one writes.
+    The best value is part of a training's state (give the handler to :class:`TrainingCheckpoints`),
+    so that a training that goes on does not overwrite a better file. With several processes the
+    first one writes.
 
     Args:
         path: The file, replaced whole.

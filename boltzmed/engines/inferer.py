@@ -1,7 +1,8 @@
-"""Slice-by-slice inference of a whole volume: windows, frames, thresholds on the native grid, bit-packed masks.
+"""Slice-by-slice inference of a whole volume: windows, frames, thresholds on the native grid,
+bit-packed masks.
 
-MONAI's ``SliceInferer`` drops extra network arguments and its sliding inferers keep a float volume per output; here a
-slice's probabilities live only until they are thresholded.
+MONAI's ``SliceInferer`` drops extra network arguments and its sliding inferers keep a float volume
+per output; here a slice's probabilities live only until they are thresholded.
 
 Array suffixes: P prompts, K slices, H W native pixels, I J K the file's own axes.
 """
@@ -26,17 +27,20 @@ from boltzmed.transforms.window import Window, WindowIntensity
 
 @dataclass(frozen=True)
 class PackedMasks:
-    """Masks of P prompts over one volume: a bit a voxel, and a byte of probability for each voxel of a mask.
+    """Masks of P prompts over one volume: a bit a voxel, and a byte of probability for each voxel
+    of a mask.
 
     Attributes:
         plan: How slices were cut; its ``stack`` brings them back to the file's array order.
         bits_PKHW: uint8 (P,K,H,ceil(W/8)), eight voxels a byte.
-        mask_probabilities: Per prompt and slice the probabilities of the mask's voxels in row order, uint8 in units of
-            1/255.
-        windows: Per prompt the window that was looked through, (low, high) in HU or in raw MR units.
+        mask_probabilities: Per prompt and slice the probabilities of the mask's voxels in row
+            order, uint8 in units of 1/255.
+        windows: Per prompt the window that was looked through, (low, high) in HU or in raw MR
+            units.
         frames: Per prompt how its slices met the network.
         presence_PK: Presence probabilities in [0,1]; None where the network has no presence head.
-        smoothed_PK: The same smoothed along the slices, which then decided; None where nothing was smoothed.
+        smoothed_PK: The same smoothed along the slices, which then decided; None where nothing was
+            smoothed.
     """
 
     plan: SlicePlan
@@ -68,17 +72,20 @@ class PromptSliceInferer(Inferer):
     """Run a prompted 2D network over every slice of a volume.
 
     Args:
-        image_size: Side of the square that the network sees, in pixels, divisible by 32, for prompts without a frame.
-        min_side: Native pixels to which slices are padded at least (see :class:`Frame`), for prompts without a frame.
+        image_size: Side of the square that the network sees, in pixels, divisible by 32, for
+            prompts without a frame.
+        min_side: Native pixels to which slices are padded at least (see :class:`Frame`), for
+            prompts without a frame.
         plane: Slice plane (see :class:`SlicePlan`); it must be the checkpoint's.
         channels: ``"repeat"`` or ``"neighbours"``; it must be the checkpoint's.
-        batch_size: Slices per forward pass, of ``image_size``. Where both a frame and the slice itself are smaller, as
-            many as have the same number of pixels.
+        batch_size: Slices per forward pass, of ``image_size``. Where both a frame and the slice
+            itself are smaller, as many as have the same number of pixels.
         threshold: Probability from which a voxel belongs to the mask.
-        presence_threshold: Presence probability below which a slice's mask is emptied, where the network has one; 0
-            empties none.
-        presence_smoothing_mm: Standard deviation of the Gaussian by which presence is smoothed along the slices before
-            that, in mm; 0 for none. Beyond the outermost slices their presence goes on.
+        presence_threshold: Presence probability below which a slice's mask is emptied, where the
+            network has one; 0 empties none.
+        presence_smoothing_mm: Standard deviation of the Gaussian by which presence is smoothed
+            along the slices before that, in mm; 0 for none. Beyond the outermost slices their
+            presence goes on.
         progress: Wraps the list of steps, as ``tqdm`` does; None shows nothing.
     """
 
@@ -97,16 +104,26 @@ class PromptSliceInferer(Inferer):
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1:
-            raise ValueError(f"mask threshold: expected a probability between 0 and 1, received {threshold}")
+            raise ValueError(
+                f"mask threshold: expected a probability between 0 and 1, received {threshold}"
+            )
         if batch_size < 1:
             raise ValueError(f"batch size: expected at least 1 slice, received {batch_size}")
         if not 0 <= presence_threshold <= 1:
-            raise ValueError(f"presence_threshold: expected a probability from 0 to 1, received {presence_threshold}")
+            raise ValueError(
+                "presence_threshold: expected a probability from 0 to 1, received"
+                f" {presence_threshold}"
+            )
         if not 0 <= presence_smoothing_mm < np.inf:
-            raise ValueError(f"presence_smoothing_mm: expected 0 or more mm, received {presence_smoothing_mm}")
+            raise ValueError(
+                f"presence_smoothing_mm: expected 0 or more mm, received {presence_smoothing_mm}"
+            )
         self.frame, self.plane, self.channels = Frame(image_size, min_side), plane, channels
         self.batch_size, self.threshold, self.progress = batch_size, threshold, progress
-        self.presence_threshold, self.presence_smoothing_mm = presence_threshold, presence_smoothing_mm
+        self.presence_threshold, self.presence_smoothing_mm = (
+            presence_threshold,
+            presence_smoothing_mm,
+        )
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -124,20 +141,27 @@ class PromptSliceInferer(Inferer):
             network: A BoltzFormer (``encode_image``, ``encode_text``, ``decode``).
             input_ids: (P,T) token ids.
             windows: A window per prompt, None for the volume's percentiles.
-            frames: A frame per prompt, None for the inferer's own. A slice is encoded once for each distinct pair of
-                window and frame.
+            frames: A frame per prompt, None for the inferer's own. A slice is encoded once for each
+                distinct pair of window and frame.
         """
         volume = np.asarray(inputs[0].cpu())
         device = next(network.parameters()).device
         plan = SlicePlan.from_affine(np.asarray(inputs.affine), volume.shape, self.plane)  # type: ignore[attr-defined]
         height, width = plan.slice_shape
-        chosen = [(frame or self.frame).around(height, width) for frame in frames or [None] * len(windows)]
+        chosen = [
+            (frame or self.frame).around(height, width) for frame in frames or [None] * len(windows)
+        ]
         groups: dict[tuple[Window | None, Frame], list[int]] = {}
         for prompt, group in enumerate(zip(windows, chosen, strict=True)):
             groups.setdefault(group, []).append(prompt)
-        measured = {window: WindowIntensity(window).measured_on(volume) for window in dict.fromkeys(windows)}
+        measured = {
+            window: WindowIntensity(window).measured_on(volume) for window in dict.fromkeys(windows)
+        }
         # Once per study: the text serves every slice.
-        texts = {group: network.encode_text(input_ids[None, members].to(device)) for group, members in groups.items()}
+        texts = {
+            group: network.encode_text(input_ids[None, members].to(device))
+            for group, members in groups.items()
+        }
 
         bits = np.zeros((len(windows), plan.count, height, (width + 7) // 8), np.uint8)
         probabilities = [[np.empty(0, np.uint8)] * plan.count for _ in windows]
@@ -184,8 +208,11 @@ class PromptSliceInferer(Inferer):
 
 
 def smooth_presence(presence_PK: NDArray[np.float32], deviation: float) -> NDArray[np.float32]:
-    """Smooth presence probabilities along the slices by a Gaussian of this standard deviation, in slices.
+    """Smooth presence probabilities along the slices by a Gaussian of this standard deviation, in
+    slices.
 
     Beyond the outermost slices their presence goes on, so that a curve that is constant stays so.
     """
-    return gaussian_filter1d(presence_PK.astype(np.float64), deviation, axis=-1, mode="nearest").astype(np.float32)
+    return gaussian_filter1d(
+        presence_PK.astype(np.float64), deviation, axis=-1, mode="nearest"
+    ).astype(np.float32)

@@ -1,4 +1,6 @@
-"""Metrics of validation, over all prompts of all processes: Dice, the loss, how often a presence gate is right."""
+"""Metrics of validation, over all prompts of all processes: Dice, the loss, how often a presence
+gate is right.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from torch import Tensor, nn
 from boltzmed.strata import AREA_BINS, assign_area_bins
 
 Output = tuple[Tensor | Mapping[str, Tensor | None], Tensor, Tensor]
-"""What they take: mask logits (B,P,h,w) or the network's output, target (B,P,H,W), prompt_valid (B,P)."""
+"""What they take: mask logits (B,P,h,w) or the network's output, target (B,P,H,W), prompt_valid
+(B,P).
+"""
 _PARTS = ("dice", "bce", "presence")
 """Of `boltzmed.losses.PromptLoss`."""
 
@@ -39,13 +43,16 @@ class _PromptMeans(Metric):
 
 
 class PromptDice(_PromptMeans):
-    """Mean Dice of prompts whose target is on the slice, over all and by the target's share of the image.
+    """Mean Dice of prompts whose target is on the slice, over all and by the target's share of the
+    image.
 
-    Dice = 2 |prediction ∩ reference| / (|prediction| + |reference|) at probability 0.5, on the target's grid; logits
-    of another size are resized to it (bilinear). Invalid and empty references don't count.
+    Dice = 2 |prediction ∩ reference| / (|prediction| + |reference|) at probability 0.5, on the
+    target's grid; logits of another size are resized to it (bilinear). Invalid and empty references
+    don't count.
 
     Args:
-        by_size: ``compute`` gives ``{"0.1–1 %": …}`` for the strata that hold an object instead of the mean of all.
+        by_size: ``compute`` gives ``{"0.1–1 %": …}`` for the strata that hold an object instead of
+            the mean of all.
         output_transform, device: As in every Ignite metric.
 
     Raises:
@@ -70,14 +77,24 @@ class PromptDice(_PromptMeans):
         logits, target, valid = output
         mask_logits = logits["mask_logits"] if isinstance(logits, Mapping) else logits
         assert mask_logits is not None
-        mask_logits = nn.functional.interpolate(mask_logits.detach().float(), target.shape[-2:], mode="bilinear")
+        mask_logits = nn.functional.interpolate(
+            mask_logits.detach().float(), target.shape[-2:], mode="bilinear"
+        )
         prediction, reference = mask_logits > 0, target > 0.5
         size = reference.sum((-2, -1))
         counted = valid & (size > 0)
-        dice = 2 * (prediction & reference).sum((-2, -1)) / (prediction.sum((-2, -1)) + size).clamp(min=1)
-        strata = assign_area_bins(size.cpu().numpy() / reference[0, 0].numel())  # float64: edges are exact
+        dice = (
+            2
+            * (prediction & reference).sum((-2, -1))
+            / (prediction.sum((-2, -1)) + size).clamp(min=1)
+        )
+        strata = assign_area_bins(
+            size.cpu().numpy() / reference[0, 0].numel()
+        )  # float64: edges are exact
         for index in range(len(AREA_BINS)):
-            self._add(index, dice[counted & torch.as_tensor(strata == index, device=counted.device)])
+            self._add(
+                index, dice[counted & torch.as_tensor(strata == index, device=counted.device)]
+            )
 
     @sync_all_reduce("_sums", "_counts")
     def compute(self) -> float | dict[str, float]:
@@ -94,7 +111,8 @@ class PromptDice(_PromptMeans):
 
 
 class MeanPromptLoss(_PromptMeans):
-    """The loss of a whole validation: each part is the mean over all prompts that it counts, however batches are cut.
+    """The loss of a whole validation: each part is the mean over all prompts that it counts,
+    however batches are cut.
 
     Args:
         loss: Has ``terms`` and ``total``, as `boltzmed.losses.PromptLoss` does.
@@ -127,14 +145,17 @@ class MeanPromptLoss(_PromptMeans):
         """The total of the parts' means."""
         if self._counts.sum() == 0:
             raise NotComputableError("MeanPromptLoss needs at least one valid prompt")
-        return float(self.loss.total(dict(zip(_PARTS, self._sums / self._counts.clamp(min=1), strict=True))))
+        return float(
+            self.loss.total(dict(zip(_PARTS, self._sums / self._counts.clamp(min=1), strict=True)))
+        )
 
 
 class PresenceRate(_PromptMeans):
-    """Share of prompts for which the gate is right, at probability 0.5: of those whose target is on the slice, or not.
+    """Share of prompts for which the gate is right, at probability 0.5: of those whose target is on
+    the slice, or not.
 
-    Prompts that are not valid don't count. An engine whose network has no gate, or that meets no such prompt, gets no
-    value.
+    Prompts that are not valid don't count. An engine whose network has no gate, or that meets no
+    such prompt, gets no value.
 
     Args:
         present: True gives the sensitivity, False the specificity.
@@ -168,7 +189,9 @@ class PresenceRate(_PromptMeans):
     def compute(self) -> float:
         """The share, 0 to 1."""
         if self._counts.sum() == 0:
-            raise NotComputableError("PresenceRate needs a gate, and a prompt whose target is there, or is not")
+            raise NotComputableError(
+                "PresenceRate needs a gate, and a prompt whose target is there, or is not"
+            )
         return float(self._sums.sum() / self._counts.sum())
 
     def completed(self, engine: Engine, name: str) -> None:

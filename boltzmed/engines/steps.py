@@ -1,4 +1,6 @@
-"""A step of training: the network in mixed precision, gradients accumulated and clipped, rate and average moved on."""
+"""A step of training: the network in mixed precision, gradients accumulated and clipped, rate and
+average moved on.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ from torch.optim.swa_utils import AveragedModel
 class MixedPrecisionInferer(SimpleInferer):
     """Call the network under autocast to bfloat16, on CPUs and GPUs alike.
 
-    MONAI's own ``amp`` is for CUDA alone, and scales losses for float16; bfloat16 has float32's range and needs no
-    scale. What has to stay in float32 (draws, attention's positions, the loss) switches autocast off by itself.
+    MONAI's own ``amp`` is for CUDA alone, and scales losses for float16; bfloat16 has float32's
+    range and needs no scale. What has to stay in float32 (draws, attention's positions, the loss)
+    switches autocast off by itself.
 
     Args:
         amp: False calls the network as it is.
@@ -36,14 +39,17 @@ class MixedPrecisionInferer(SimpleInferer):
             raise ValueError(f"amp: expected True or False, received {amp!r}")
         self.amp = amp
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         """The network's output; arguments as in MONAI's inferers."""
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.amp):
             return super().__call__(inputs, network, *args, **kwargs)
 
 
 def _batches_of_step(engine: Engine) -> int:
-    """Number of batches whose gradients the optimiser takes in this iteration; 0 where they go on accumulating.
+    """Number of batches whose gradients the optimiser takes in this iteration; 0 where they go on
+    accumulating.
 
     As MONAI's SupervisedTrainer counts them: the last step of an epoch takes what is left.
     """
@@ -62,11 +68,15 @@ def count_steps(batches: int, accumulate: int) -> int:
         ValueError: ``accumulate`` is no number from 1.
     """
     if not isinstance(accumulate, int) or accumulate < 1:
-        raise ValueError(f"accumulate: expected a number of batches from 1, received {accumulate!r}")
+        raise ValueError(
+            f"accumulate: expected a number of batches from 1, received {accumulate!r}"
+        )
     return -(-batches // accumulate)
 
 
-def build_schedule(optimizer: Optimizer, schedules: Mapping[str, Callable[..., LRScheduler]], name: str) -> LRScheduler:
+def build_schedule(
+    optimizer: Optimizer, schedules: Mapping[str, Callable[..., LRScheduler]], name: str
+) -> LRScheduler:
     """Return the optimiser's schedule of that name.
 
     Raises:
@@ -93,17 +103,20 @@ class StepSchedule(LrScheduleHandler):
 
 
 class GradientClipper:
-    """Scale gradients down to a largest norm, before every step of the optimiser; stop at one that is not finite.
+    """Scale gradients down to a largest norm, before every step of the optimiser; stop at one that
+    is not finite.
 
-    Where gradients accumulate, the trainer takes each batch's divided by the number of batches of a step. An epoch's
-    last step may have fewer: its gradients are multiplied up to their mean, so that it is a step of a smaller batch.
+    Where gradients accumulate, the trainer takes each batch's divided by the number of batches of a
+    step. An epoch's last step may have fewer: its gradients are multiplied up to their mean, so
+    that it is a step of a smaller batch.
 
     Args:
         network: Whose gradients; their L2 norm is taken over all parameters together.
         max_norm: The largest norm that passes unchanged.
 
     Raises:
-        ValueError: The norm is not finite, which the step would make of all weights; names the cases of its batches.
+        ValueError: The norm is not finite, which the step would make of all weights; names the
+            cases of its batches.
     """
 
     def __init__(self, network: nn.Module, max_norm: float) -> None:
@@ -123,12 +136,15 @@ class GradientClipper:
                 if parameter.grad is not None:
                     parameter.grad.mul_(full / batches)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
-        if not torch.isfinite(norm):  # several processes have the same gradient, and so stop together
+        if not torch.isfinite(
+            norm
+        ):  # several processes have the same gradient, and so stop together
             raise ValueError(
-                f"epoch {engine.state.epoch}, iteration {engine.state.iteration}: expected a finite gradient, received "
-                f"one of norm {norm.item()} from a finite loss on one or more of cases {', '.join(sorted(self._cases))}"
-                f"{' or of another process' if idist.get_world_size() > 1 else ''}; check those images or lower the "
-                "rate"
+                f"epoch {engine.state.epoch}, iteration {engine.state.iteration}: expected a finite"
+                f" gradient, received one of norm {norm.item()} from a finite loss on one or more"
+                " of cases"
+                f" {', '.join(sorted(self._cases))}{' or of another process' if idist.get_world_size() > 1 else ''};"
+                " check those images or lower the rate"
             )
         self._cases.clear()
 
@@ -136,8 +152,9 @@ class GradientClipper:
 class AverageWeights:
     """Exponential moving average of a network's weights, taken after every step of the optimiser.
 
-    After n steps an average keeps min(decay, (1 + n) / (10 + n)) of itself, so that the first weights are soon
-    forgotten. `module` is the averaged network, to validate and save. All of it is in the state dict.
+    After n steps an average keeps min(decay, (1 + n) / (10 + n)) of itself, so that the first
+    weights are soon forgotten. `module` is the averaged network, to validate and save. All of it is
+    in the state dict.
 
     Args:
         network: Which one; not wrapped for several processes, whose weights are equal anyway.
@@ -148,8 +165,11 @@ class AverageWeights:
         if not 0 <= decay < 1:
             raise ValueError(f"average_decay: expected 0 to below 1, received {decay}")
 
-        def average(averaged: Sequence[Tensor], newest: Sequence[Tensor], count: Tensor | int) -> None:
-            # The average's own count lies on the CPU; to read `count` would wait for all that a GPU has under way.
+        def average(
+            averaged: Sequence[Tensor], newest: Sequence[Tensor], count: Tensor | int
+        ) -> None:
+            # The average's own count lies on the CPU; to read `count` would wait for all that a GPU
+            # has under way.
             steps = float(self.averaged.n_averaged)
             kept = min(decay, (1 + steps) / (10 + steps))
             for mean, value in zip(averaged, newest, strict=True):

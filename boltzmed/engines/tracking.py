@@ -1,4 +1,6 @@
-"""What a training shows of itself and keeps: a bar or lines; curves and pictures, for TensorBoard or MLflow."""
+"""What a training shows of itself and keeps: a bar or lines; curves and pictures, for TensorBoard
+or MLflow.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +24,27 @@ if TYPE_CHECKING:
 class Tracking:
     """Show how a training goes, and track it; with several processes the first one alone does.
 
-    By iteration, as means since the point before: ``loss``, its parts ``loss_dice`` … and ``learning_rate``. By epoch:
-    ``epoch/loss`` …, ``epoch/learning_rate``, ``epoch/images_per_second`` (of training alone, all processes together),
-    and the validation's metrics under their own names, those of a dictionary as ``val_dice_by_size/0.1–1 %``. On a
-    terminal a bar shows the time left until the last epoch; elsewhere lines do. It changes nothing that is trained and
-    is no part of a training's state.
+    By iteration, as means since the point before: ``loss``, its parts ``loss_dice`` … and
+    ``learning_rate``. By epoch: ``epoch/loss`` …, ``epoch/learning_rate``,
+    ``epoch/images_per_second`` (of training alone, all processes together), and the validation's
+    metrics under their own names, those of a dictionary as ``val_dice_by_size/0.1–1 %``. On a
+    terminal a bar shows the time left until the last epoch; elsewhere lines do. It changes nothing
+    that is trained and is no part of a training's state.
 
     Args:
         folder: Of the training.
         evaluator: The validation's engine.
-        loss: The trainer's loss; its ``latest`` has the parts of the iteration by name, ``total`` among them.
-        tensorboard: Whether to write events into the folder. MLflow comes by :func:`take_over_mlflow`.
+        loss: The trainer's loss; its ``latest`` has the parts of the iteration by name, ``total``
+            among them.
+        tensorboard: Whether to write events into the folder. MLflow comes by
+            :func:`take_over_mlflow`.
         sheets: Draws pictures of validation slices: ``sheets(title)`` gives figures by name.
         sheet_interval: Epochs between two of them, the last epoch's come in any case; 0 for none.
         log_interval: Iterations between two points of a curve, or two lines.
 
     Raises:
-        ValueError: A switch that is no boolean (on MONAI's command line ``false`` is a text, ``False`` is none), or an
-            interval that is none.
+        ValueError: A switch that is no boolean (on MONAI's command line ``false`` is a text,
+            ``False`` is none), or an interval that is none.
     """
 
     def __init__(
@@ -85,7 +90,8 @@ class Tracking:
     def _start_epoch(self, engine: Engine) -> None:
         state = engine.state
         if self._bar is None:  # only now is it known where a training goes on
-            # Without smoothing, the time left counts what validation takes; disable=None: on a terminal alone.
+            # Without smoothing, the time left counts what validation takes; disable=None: on a
+            # terminal alone.
             self._bar = tqdm(
                 total=_count_iterations(engine),
                 initial=state.iteration,
@@ -123,8 +129,8 @@ class Tracking:
             self._bar.set_postfix(loss=f"{means['loss']:.4f}")
             if self._bar.disable:
                 self._print(
-                    f"Epoch: {state.epoch}/{state.max_epochs}, Iter: {place}/{state.epoch_length} -- "
-                    f"{_list(means)} time left: {self._time_left(engine)}"
+                    f"Epoch: {state.epoch}/{state.max_epochs}, Iter: {place}/{state.epoch_length}"
+                    f" -- {_list(means)} time left: {self._time_left(engine)}"
                 )
         if place == state.epoch_length:
             self._bar.clear()  # lines about the epoch follow
@@ -133,14 +139,24 @@ class Tracking:
         rates = {"learning_rate": self._rate, "images_per_second": self._images / self._seconds}
         means, epoch = self._epoch.take(), engine.state.epoch
         self._write({f"epoch/{name}": value for name, value in {**means, **rates}.items()}, epoch)
-        self._print(f"Epoch[{epoch}] Training -- {_list(means)} images/s: {rates['images_per_second']:.2f}")
+        self._print(
+            f"Epoch[{epoch}] Training -- {_list(means)} images/s: {rates['images_per_second']:.2f}"
+        )
 
     def _complete_validation(self, evaluator: Engine) -> None:
         epoch, metrics = evaluator.state.epoch, evaluator.state.metrics
         by_name = {name: value for name, value in metrics.items() if isinstance(value, Mapping)}
-        known = {key for values in by_name.values() for key in values}  # Ignite puts them among the metrics, too
-        values = {name: value for name, value in metrics.items() if name not in known and name not in by_name}
-        values |= {f"{name}/{key}": value for name, part in by_name.items() for key, value in part.items()}
+        known = {
+            key for values in by_name.values() for key in values
+        }  # Ignite puts them among the metrics, too
+        values = {
+            name: value
+            for name, value in metrics.items()
+            if name not in known and name not in by_name
+        }
+        values |= {
+            f"{name}/{key}": value for name, part in by_name.items() for key, value in part.items()
+        }
         self._write(values, epoch)
         if self.sheet_interval and epoch % self.sheet_interval == 0:
             self._draw(epoch)
@@ -179,18 +195,21 @@ class Tracking:
 def take_over_mlflow(handlers: Sequence[Any]) -> list[Any]:
     """Return an engine's handlers without MONAI's for MLflow, whose run `Tracking` uses instead.
 
-    ``monai.bundle run --tracking mlflow`` appends them. Alone they'd log the loss of decollated outputs only, and names
-    of metrics that MLflow refuses.
+    ``monai.bundle run --tracking mlflow`` appends them. Alone they'd log the loss of decollated
+    outputs only, and names of metrics that MLflow refuses.
     """
     kept = [handler for handler in handlers if not isinstance(handler, MLFlowHandler)]
     for tracking in kept:
         if isinstance(tracking, Tracking):
-            tracking.mlflow = next((handler for handler in handlers if isinstance(handler, MLFlowHandler)), None)
+            tracking.mlflow = next(
+                (handler for handler in handlers if isinstance(handler, MLFlowHandler)), None
+            )
     return kept
 
 
 def mlflow_uri(folder: str | Path) -> str:
-    """Return the address of a folder's MLflow database, ``sqlite:///FOLDER/mlflow.db``, for who is about to use it.
+    """Return the address of a folder's MLflow database, ``sqlite:///FOLDER/mlflow.db``, for who is
+    about to use it.
 
     Raises:
         ValueError: MLflow is not installed.
@@ -222,7 +241,9 @@ class _Means:
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
-            self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
+            self._sums[name] = (
+                self._sums[name] + value.detach() if name in self._sums else value.detach()
+            )
         self._count += 1
 
     def take(self) -> dict[str, float]:
@@ -266,7 +287,8 @@ class _MLflow:
     """MONAI's handler keeps the run: one that was interrupted goes on under its name."""
 
     def __init__(self, handler: MLFlowHandler, engine: Engine) -> None:
-        # Nothing of a training leaves the machine unasked; what asks is read now, since MONAI has imported MLflow.
+        # Nothing of a training leaves the machine unasked; what asks is read now, since MONAI has
+        # imported MLflow.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow.telemetry import set_telemetry_client
 
@@ -279,7 +301,9 @@ class _MLflow:
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
-        metrics = [Metric(self._spell(name), float(value), now_ms, step) for name, value in values.items()]
+        metrics = [
+            Metric(self._spell(name), float(value), now_ms, step) for name, value in values.items()
+        ]
         self._client.log_batch(self._run, metrics=metrics)
 
     def add_figure(self, name: str, figure: Figure, step: int) -> None:

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boltzmed.geometry import voxel_volume_mm3
-from boltzmed.metrics.lesions import CONNECTIVITIES, LesionMatch, match_lesions, number_lesions, read_rule
+from boltzmed.metrics.lesions import (
+    CONNECTIVITIES,
+    LesionMatch,
+    match_lesions,
+    number_lesions,
+    read_rule,
+)
 from boltzmed.metrics.overlap import bounding_box, count_voxels
 from boltzmed.metrics.surface import NSD_TOLERANCE_MM, compare_surfaces
 from boltzmed.results import LEVELS, CaseResult, LesionResult
@@ -28,8 +34,9 @@ class Scoring:
         tolerance_mm: of the normalised surface Dice.
         connectivity: neighbours that make one lesion: 6, 18 or 26; in slices 4 for 6, else 8.
         match: which lesions are found, see `boltzmed.metrics.lesions`: "overlap", or "iou:0.1".
-        miss_penalty_mm: the distance of rows where one mask alone is empty, in second means that tables show beside
-            those without such rows; the rows themselves stay without a distance. None: no such means.
+        miss_penalty_mm: the distance of rows where one mask alone is empty, in second means that
+            tables show beside those without such rows; the rows themselves stay without a distance.
+            None: no such means.
 
     Raises:
         ValueError: one of them is none of these.
@@ -46,7 +53,8 @@ class Scoring:
         for name, options in (("distances", DISTANCES), ("connectivity", CONNECTIVITIES)):
             if getattr(self, name) not in options:
                 raise ValueError(
-                    f"{name}: expected one of {', '.join(map(str, options))}, received {getattr(self, name)!r}"
+                    f"{name}: expected one of {', '.join(map(str, options))}, received"
+                    f" {getattr(self, name)!r}"
                 )
         for name in ("tolerance_mm", "miss_penalty_mm"):
             if (number := getattr(self, name)) is not None and not 0 <= number < np.inf:
@@ -76,8 +84,8 @@ def score_mask(
     Args:
         prediction, reference: (I,J,K) on one grid; not 0 is inside.
         affine_ras: Of that grid, to RAS mm.
-        identity: The fields of :class:`CaseResult` that say what was scored: ``method, dataset, patient, case,
-            target, prompt, seed``.
+        identity: The fields of :class:`CaseResult` that say what was scored: ``method, dataset,
+            patient, case, target, prompt, seed``.
         plane: How slices are cut.
         presence: Presence probability of each slice, if there is one.
         scoring: What is measured; distances of volumes alone by default.
@@ -86,7 +94,13 @@ def score_mask(
         ValueError: The masks are on different grids.
     """
     return score_target(
-        prediction, reference, affine_ras, identity=identity, plane=plane, presence=presence, scoring=scoring
+        prediction,
+        reference,
+        affine_ras,
+        identity=identity,
+        plane=plane,
+        presence=presence,
+        scoring=scoring,
     )[0]
 
 
@@ -106,18 +120,21 @@ def score_target(
 
     Args:
         levels: Which rows: "slice", "volume"; without "volume" no lesions are listed.
-        score_IJK: How sure the method was of each voxel of the prediction; a lesion takes its highest.
+        score_IJK: How sure the method was of each voxel of the prediction; a lesion takes its
+            highest.
     """
     if prediction.shape != reference.shape:
         raise ValueError(
-            f"{identity.get('case')}: expected prediction and reference on one grid, received "
-            f"{prediction.shape} and {reference.shape} voxels; segment the image that the reference belongs to"
+            f"{identity.get('case')}: expected prediction and reference on one grid, received"
+            f" {prediction.shape} and {reference.shape} voxels; segment the image that the"
+            " reference belongs to"
         )
     scoring = Scoring() if scoring is None else scoring
     plan = SlicePlan.from_affine(affine_ras, reference.shape, plane)
     if presence is not None and len(presence) != plan.count:
         raise ValueError(
-            f"{identity.get('case')}: expected a presence of each of {plan.count} slices, received {len(presence)}"
+            f"{identity.get('case')}: expected a presence of each of {plan.count} slices, received"
+            f" {len(presence)}"
         )
     voxel_mm3, side2 = voxel_volume_mm3(affine_ras), max(plan.slice_shape) ** 2
     steps = np.asarray(affine_ras)[:3, :3].T  # mm from a voxel to the next one, a row an axis
@@ -126,7 +143,13 @@ def score_target(
     rows: list[CaseResult] = []
     for index in range(plan.count) if "slice" in levels else ():
         measured, _ = _measure(
-            *(predicted_KHW[index], present_KHW[index], steps[list(plan.axes[1:])], voxel_mm3, scoring),
+            *(
+                predicted_KHW[index],
+                present_KHW[index],
+                steps[list(plan.axes[1:])],
+                voxel_mm3,
+                scoring,
+            ),
             distances=scoring.distances == "all",
         )
         rows.append(
@@ -172,7 +195,8 @@ def score_study(
 
     Args:
         study: An item of `boltzmed.data.studies.LabelledStudyDataset`.
-        masks, presence, score_IJK: The number of a prompt → its mask (I,J,K), and what `score_target` takes beside it.
+        masks, presence, score_IJK: The number of a prompt → its mask (I,J,K), and what
+            `score_target` takes beside it.
         method, seed: Of the rows.
         plane, scoring: See `score_target`.
     """
@@ -218,7 +242,13 @@ class _Lesions:
 
 
 def _measure(
-    prediction: NDArray, reference: NDArray, steps: NDArray, voxel_mm3: float, scoring: Scoring, *, distances: bool
+    prediction: NDArray,
+    reference: NDArray,
+    steps: NDArray,
+    voxel_mm3: float,
+    scoring: Scoring,
+    *,
+    distances: bool,
 ) -> tuple[dict[str, Any], _Lesions]:
     """The columns of a row that come from the masks alone."""
     shape, box = reference.shape, bounding_box(prediction, reference)
@@ -226,7 +256,9 @@ def _measure(
     counts = count_voxels(prediction, reference)
     numbered, voxels_P = number_lesions(prediction, scoring.connectivity)
     numbered_reference, voxels_R = number_lesions(reference, scoring.connectivity)
-    match = match_lesions(numbered, numbered_reference, voxels_P, voxels_R, read_rule(scoring.match))
+    match = match_lesions(
+        numbered, numbered_reference, voxels_P, voxels_R, read_rule(scoring.match)
+    )
     columns: dict[str, Any] = {
         "dice": counts.dice,
         "volume_mm3": counts.referenced * voxel_mm3,
@@ -248,8 +280,14 @@ def _measure(
     }
     if distances:
         if len(shape) == 3 and 1 in shape and counts.predicted + counts.referenced:
-            thin = shape.index(1)  # a volume of one slice has no surface above and below it, only an outline
-            prediction, reference, steps = prediction.take(0, thin), reference.take(0, thin), np.delete(steps, thin, 0)
+            thin = shape.index(
+                1
+            )  # a volume of one slice has no surface above and below it, only an outline
+            prediction, reference, steps = (
+                prediction.take(0, thin),
+                reference.take(0, thin),
+                np.delete(steps, thin, 0),
+            )
         surfaces = compare_surfaces(prediction, reference, steps, tolerance_mm=scoring.tolerance_mm)
         columns |= {**surfaces._asdict(), "nsd_tolerance_mm": float(scoring.tolerance_mm)}
     return columns, _Lesions(box, numbered, voxels_P, voxels_R, match)
@@ -258,7 +296,10 @@ def _measure(
 def _list_lesions(
     lesions: _Lesions, identity: Mapping[str, Any], voxel_mm3: float, score_IJK: NDArray | None
 ) -> list[LesionResult]:
-    match, whose = lesions.match, {name: identity[name] for name in ("method", "dataset", "patient", "case", "target")}
+    match, whose = (
+        lesions.match,
+        {name: identity[name] for name in ("method", "dataset", "patient", "case", "target")},
+    )
     scores: list[float | None] = [None] * len(lesions.prediction_voxels_P)
     if score_IJK is not None:
         inside = lesions.prediction > 0
@@ -266,11 +307,24 @@ def _list_lesions(
         np.maximum.at(highest, lesions.prediction[inside] - 1, score_IJK[lesions.box][inside])
         scores = [float(score) if np.isfinite(score) else None for score in highest]
     reference_scores = [
-        max((score for p in found_by if (score := scores[p]) is not None), default=None) for found_by in match.found_by
+        max((score for p in found_by if (score := scores[p]) is not None), default=None)
+        for found_by in match.found_by
     ]
     kinds = (
-        ("reference", lesions.reference_voxels_R, reference_scores, match.reference_matched_R, match.reference_iou_R),
-        ("prediction", lesions.prediction_voxels_P, scores, match.prediction_matched_P, match.prediction_iou_P),
+        (
+            "reference",
+            lesions.reference_voxels_R,
+            reference_scores,
+            match.reference_matched_R,
+            match.reference_iou_R,
+        ),
+        (
+            "prediction",
+            lesions.prediction_voxels_P,
+            scores,
+            match.prediction_matched_P,
+            match.prediction_iou_P,
+        ),
     )
     return [
         LesionResult(

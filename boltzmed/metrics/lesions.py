@@ -2,15 +2,18 @@
 
 Two rules say what is found.
 
-``overlap``: a reference lesion is matched if it shares a voxel with any predicted one; a predicted lesion is false if
-it shares no voxel with any of the reference. So two lesions merged into one prediction are both matched, and of a
-lesion predicted in two pieces, which is matched once, neither piece is false.
+``overlap``: a reference lesion is matched if it shares a voxel with any predicted one; a predicted
+lesion is false if it shares no voxel with any of the reference. So two lesions merged into one
+prediction are both matched, and of a lesion predicted in two pieces, which is matched once, neither
+piece is false.
 
-``iou:T``: pairs of an IoU of at least T are matched one to one, so that the sum of their IoUs is largest; whatever is
-left is missed or false. Of two lesions merged into one prediction one is missed, of two pieces one is false.
+``iou:T``: pairs of an IoU of at least T are matched one to one, so that the sum of their IoUs is
+largest; whatever is left is missed or false. Of two lesions merged into one prediction one is
+missed, of two pieces one is false.
 
-Counted are TP matched and FN missed lesions of the reference and FP false lesions of the prediction. Panoptic quality
-(Kirillov et al., CVPR 2019) has a rule of its own, IoU > 0.5, where a lesion has one partner at most.
+Counted are TP matched and FN missed lesions of the reference and FP false lesions of the
+prediction. Panoptic quality (Kirillov et al., CVPR 2019) has a rule of its own, IoU > 0.5, where a
+lesion has one partner at most.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ from scipy.ndimage import generate_binary_structure, label
 from scipy.optimize import linear_sum_assignment
 
 CONNECTIVITIES = (6, 18, 26)
-"""Neighbours that touch a voxel: by a face, an edge too, a corner too. In a slice 6 stands for 4, the others for 8."""
+"""Neighbours that touch a voxel: by a face, an edge too, a corner too. In a slice 6 stands for 4,
+the others for 8.
+"""
 
 FROC_RATES = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 """False positives per scan at which sensitivity is reported, as in LUNA16 (Setio et al., 2017)."""
@@ -37,12 +42,13 @@ class LesionMatch:
     """The lesions of a reference (R) and of a prediction (P), and who found whom.
 
     Attributes:
-        reference_matched_R, prediction_matched_P: True for a reference lesion that was found; for a predicted one that
-            is not false.
-        reference_iou_R, prediction_iou_P: IoU with the one it is matched with, else the largest with any.
+        reference_matched_R, prediction_matched_P: True for a reference lesion that was found; for a
+            predicted one that is not false.
+        reference_iou_R, prediction_iou_P: IoU with the one it is matched with, else the largest
+            with any.
         found_by: for each reference lesion the predicted ones, from 0, that count as finding it.
-        panoptic_quality: sum of the IoUs above 0.5 / (their number + half the number of all other lesions); None where
-            there is no lesion at all.
+        panoptic_quality: sum of the IoUs above 0.5 / (their number + half the number of all other
+            lesions); None where there is no lesion at all.
     """
 
     reference_matched_R: NDArray[np.bool_]
@@ -80,7 +86,9 @@ def detection_f1(matched: int, missed: int, false: int) -> float | None:
 
 
 def read_rule(text: str) -> float | None:
-    """Read "overlap" (None) or "iou:0.1" (0.1), the least IoU of a match; ValueError for anything else."""
+    """Read "overlap" (None) or "iou:0.1" (0.1), the least IoU of a match; ValueError for anything
+    else.
+    """
     name, _, number = text.partition(":")
     try:
         if name == "iou" and 0 < float(number) <= 1:
@@ -89,11 +97,16 @@ def read_rule(text: str) -> float | None:
         pass
     if text == "overlap":
         return None
-    raise ValueError(f"match: expected overlap, or iou:T with 0 < T ≤ 1 such as iou:0.1, received {text!r}")
+    raise ValueError(
+        f"match: expected overlap, or iou:T with 0 < T ≤ 1 such as iou:0.1, received {text!r}"
+    )
 
 
-def number_lesions(mask: NDArray, connectivity: int = 26) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Number the connected components of a mask, the largest 1; of equal ones, that whose first voxel comes first.
+def number_lesions(
+    mask: NDArray, connectivity: int = 26
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Number the connected components of a mask, the largest 1; of equal ones, that whose first
+    voxel comes first.
 
     Args:
         mask: (I,J,K) or (H,W); not 0 is inside.
@@ -104,7 +117,8 @@ def number_lesions(mask: NDArray, connectivity: int = 26) -> tuple[NDArray[np.in
     """
     if connectivity not in CONNECTIVITIES:
         raise ValueError(
-            f"connectivity: expected one of {', '.join(map(str, CONNECTIVITIES))}, received {connectivity}"
+            f"connectivity: expected one of {', '.join(map(str, CONNECTIVITIES))}, received"
+            f" {connectivity}"
         )
     reach = min(CONNECTIVITIES.index(connectivity) + 1, mask.ndim)
     found, count = label(mask != 0, structure=generate_binary_structure(mask.ndim, reach))
@@ -125,7 +139,8 @@ def match_lesions(
     """Match numbered lesions.
 
     Args:
-        prediction, reference: numbers of one shape, and the voxels of each, as `number_lesions` gives them.
+        prediction, reference: numbers of one shape, and the voxels of each, as `number_lesions`
+            gives them.
         least_iou: None for the rule ``overlap``, T for ``iou:T``.
     """
     count_R, count_P = len(reference_voxels_R), len(prediction_voxels_P)
@@ -149,18 +164,25 @@ def match_lesions(
     good = ious[ious > _PANOPTIC_IOU]
     quality = float(good.sum() / ((count_R + count_P) / 2)) if count_R + count_P else None
     return LesionMatch(
-        reference_matched, prediction_matched, reference_iou, prediction_iou, tuple(map(tuple, found_by)), quality
+        reference_matched,
+        prediction_matched,
+        reference_iou,
+        prediction_iou,
+        tuple(map(tuple, found_by)),
+        quality,
     )
 
 
 def find_sensitivities(
     found_scores: Sequence[float], missed: int, false_scores: Sequence[float], scans: int
 ) -> tuple[float, ...] | None:
-    """Return lesion sensitivity at each of `FROC_RATES` false positives per scan (FROC; Bunch et al. 1977).
+    """Return lesion sensitivity at each of `FROC_RATES` false positives per scan (FROC; Bunch et
+    al. 1977).
 
-    Lesions of a lower score than some limit are dropped, and the limit runs over all scores: at each rate stands the
-    best sensitivity whose false positives per scan do not exceed it, without interpolation. What no limit reaches,
-    since the method proposed nothing more, stays at the last value.
+    Lesions of a lower score than some limit are dropped, and the limit runs over all scores: at
+    each rate stands the best sensitivity whose false positives per scan do not exceed it, without
+    interpolation. What no limit reaches, since the method proposed nothing more, stays at the last
+    value.
 
     Args:
         found_scores: of each reference lesion that was found, the highest score of what found it.
@@ -174,11 +196,16 @@ def find_sensitivities(
     lesions = len(found_scores) + missed
     if not lesions:
         return None
-    found, false = np.sort(np.asarray(found_scores, float)), np.sort(np.asarray(false_scores, float))
+    found, false = (
+        np.sort(np.asarray(found_scores, float)),
+        np.sort(np.asarray(false_scores, float)),
+    )
     limits = np.unique(np.concatenate([found, false]))
     kept_found = len(found) - np.searchsorted(found, limits)
     kept_false = (len(false) - np.searchsorted(false, limits)) / scans
-    return tuple(float(kept_found[kept_false <= rate].max(initial=0)) / lesions for rate in FROC_RATES)
+    return tuple(
+        float(kept_found[kept_false <= rate].max(initial=0)) / lesions for rate in FROC_RATES
+    )
 
 
 def _assign(of_R: NDArray, of_P: NDArray, ious: NDArray, least_iou: float) -> NDArray[np.bool_]:

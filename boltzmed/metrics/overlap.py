@@ -33,7 +33,9 @@ class VoxelCounts(NamedTuple):
 
     @property
     def iou(self) -> float | None:
-        """|prediction ∩ reference| / |prediction ∪ reference| (Jaccard 1901); None where both are empty."""
+        """|prediction ∩ reference| / |prediction ∪ reference| (Jaccard 1901); None where both are
+        empty.
+        """
         union = self.both + self.prediction_only + self.reference_only
         return self.both / union if union else None
 
@@ -45,10 +47,14 @@ def count_voxels(prediction: NDArray, reference: NDArray) -> VoxelCounts:
         ValueError: The shapes differ.
     """
     if prediction.shape != reference.shape:
-        raise ValueError(f"expected masks of one shape, received {prediction.shape} and {reference.shape}")
+        raise ValueError(
+            f"expected masks of one shape, received {prediction.shape} and {reference.shape}"
+        )
     predicted, present = prediction != 0, reference != 0
     both = int(np.count_nonzero(predicted & present))
-    return VoxelCounts(both, int(np.count_nonzero(predicted)) - both, int(np.count_nonzero(present)) - both)
+    return VoxelCounts(
+        both, int(np.count_nonzero(predicted)) - both, int(np.count_nonzero(present)) - both
+    )
 
 
 def dice(prediction: NDArray, reference: NDArray) -> float | None:
@@ -67,7 +73,9 @@ def dice(prediction: NDArray, reference: NDArray) -> float | None:
 
 
 def bounding_box(*masks: NDArray) -> tuple[slice, ...]:
-    """Return the smallest box that holds every voxel of some masks of one shape; an empty one where there is none."""
+    """Return the smallest box that holds every voxel of some masks of one shape; an empty one where
+    there is none.
+    """
     box = []
     for axis in range(masks[0].ndim):
         others = tuple(other for other in range(masks[0].ndim) if other != axis)

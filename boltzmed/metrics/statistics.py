@@ -1,6 +1,8 @@
-"""Intervals, tests and effect sizes for scores that come in clusters: slices of one patient are no replicates.
+"""Intervals, tests and effect sizes for scores that come in clusters: slices of one patient are no
+replicates.
 
-Everything works on sums per patient. Shapes: P patients, C cells (a target, a size stratum …), R resamples.
+Everything works on sums per patient. Shapes: P patients, C cells (a target, a size stratum …), R
+resamples.
 """
 
 from __future__ import annotations
@@ -20,16 +22,23 @@ BLOCK = 1 << 22
 """How many draws (resamples times patients) are held at a time: 32 MiB."""
 
 ROUNDING = 1e-12
-"""Differences below this share of the largest score are none: thousands of rows add up to errors below it."""
+"""Differences below this share of the largest score are none: thousands of rows add up to errors
+below it.
+"""
 
 
 def make_generator(seed: int, *purpose: str) -> np.random.Generator:
-    """Return a generator of its own for each purpose, so that no result depends on what else is computed, or when."""
+    """Return a generator of its own for each purpose, so that no result depends on what else is
+    computed, or when.
+    """
     return np.random.default_rng([seed, *(zlib.crc32(word.encode()) for word in purpose)])
 
 
 def sum_by_patient(
-    values: NDArray[np.float64], patients: NDArray[np.integer], count: int, cells: Sequence[NDArray[np.bool_]]
+    values: NDArray[np.float64],
+    patients: NDArray[np.integer],
+    count: int,
+    cells: Sequence[NDArray[np.bool_]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the sums and numbers of rows (P,C) of each patient in each cell.
 
@@ -55,20 +64,23 @@ def resample_sums(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return each cell's sum and number of rows in every bootstrap sample, (R,C) both.
 
-    Whole patients are drawn (the cluster bootstrap: Davison & Hinkley 1997, section 3.8). Samples are drawn and added
-    up in blocks, so that memory does not grow with R times P.
+    Whole patients are drawn (the cluster bootstrap: Davison & Hinkley 1997, section 3.8). Samples
+    are drawn and added up in blocks, so that memory does not grow with R times P.
 
     Args:
         sums_PC: Sums of each patient's rows.
         counts_PC: Their numbers.
-        groups: Numbers of patients, P together; of each group (a data set) as many are drawn, with replacement.
+        groups: Numbers of patients, P together; of each group (a data set) as many are drawn, with
+            replacement.
         resamples: R.
         generator: Of the draws.
         block: How many numbers a block holds; the samples are the same whatever it is.
     """
 
     def draw() -> NDArray[np.int64]:
-        drawn = [np.bincount(generator.integers(count, size=count), minlength=count) for count in groups]
+        drawn = [
+            np.bincount(generator.integers(count, size=count), minlength=count) for count in groups
+        ]
         return np.concatenate(drawn)
 
     columns = np.concatenate([sums_PC, counts_PC], axis=1)
@@ -79,7 +91,9 @@ def resample_sums(
 def _add_drawn(
     draw: Callable[[], NDArray], columns_PC: NDArray[np.float64], resamples: int, block: int
 ) -> Iterator[NDArray[np.float64]]:
-    """Sums of the columns over patients, (B,C) of some resamples at a time; `draw` gives the P weights of one."""
+    """Sums of the columns over patients, (B,C) of some resamples at a time; `draw` gives the P
+    weights of one.
+    """
     drawn_BP = np.empty((max(1, min(resamples, block // len(columns_PC))), len(columns_PC)))
     for start in range(0, resamples, len(drawn_BP)):
         part = drawn_BP[: resamples - start]
@@ -89,24 +103,33 @@ def _add_drawn(
 
 
 def percentile_interval(values_RC: NDArray[np.float64], level: float = 0.95) -> NDArray[np.float64]:
-    """Return the percentile bootstrap interval (2,C): low, high (Efron & Tibshirani 1993, chapter 13).
+    """Return the percentile bootstrap interval (2,C): low, high (Efron & Tibshirani 1993, chapter
+    13).
 
-    Resamples without a value (NaN: none of the drawn patients is in the cell) are left out; without any it is NaN.
+    Resamples without a value (NaN: none of the drawn patients is in the cell) are left out; without
+    any it is NaN.
     """
     bounds = ((1 - level) / 2, (1 + level) / 2)
     columns = [column[~np.isnan(column)] for column in values_RC.T]
-    return np.array([np.quantile(column, bounds) if len(column) else (np.nan, np.nan) for column in columns]).T
+    return np.array(
+        [np.quantile(column, bounds) if len(column) else (np.nan, np.nan) for column in columns]
+    ).T
 
 
 def bootstrap_interval(
-    sums_RC: NDArray[np.float64], counts_RC: NDArray[np.float64], patients_C: NDArray[np.integer], level: float = 0.95
+    sums_RC: NDArray[np.float64],
+    counts_RC: NDArray[np.float64],
+    patients_C: NDArray[np.integer],
+    level: float = 0.95,
 ) -> NDArray[np.float64]:
-    """Return the interval (2,C) of each cell's mean over rows; NaN for a cell of fewer than two patients.
+    """Return the interval (2,C) of each cell's mean over rows; NaN for a cell of fewer than two
+    patients.
 
     Args:
         sums_RC: Of `resample_sums`. The mean is a ratio of two sums over patients, and both vary.
         counts_RC: Of the same.
-        patients_C: How many patients have rows in each cell; of several data sets the most of any one.
+        patients_C: How many patients have rows in each cell; of several data sets the most of any
+            one.
         level: Of the interval.
     """
     with np.errstate(invalid="ignore"):
@@ -115,10 +138,11 @@ def bootstrap_interval(
 
 
 def merge_rounding(values: ArrayLike, rounding: float) -> NDArray[np.float64]:
-    """Return the values with those made equal in size, and to 0, that differ by no more than `rounding` in it.
+    """Return the values with those made equal in size, and to 0, that differ by no more than
+    `rounding` in it.
 
-    Differences of the same scores come out otherwise in the last digits when they are added in another order, and tests
-    on ranks and signs would see differences and miss ties.
+    Differences of the same scores come out otherwise in the last digits when they are added in
+    another order, and tests on ranks and signs would see differences and miss ties.
 
     Args:
         values: (n,).
@@ -142,12 +166,14 @@ def permutation_p(
     rounding: float = 0.0,
     block: int = BLOCK,
 ) -> NDArray[np.float64]:
-    """Return the two-sided p of no difference (C,): the signs of whole patients' differences are flipped.
+    """Return the two-sided p of no difference (C,): the signs of whole patients' differences are
+    flipped.
 
-    The statistic is the mean difference over rows. If the two methods were exchangeable, each patient's rows could as
-    well have come with the methods swapped, all of them together (Good 2005). Up to `EXACT_PATIENTS`
-    patients p is exact, b / 2^P; for more it is (b + 1) / (R + 1) of R random flips (Phipson & Smyth 2010). b counts
-    the flips at least as far from 0 as what was seen, itself included where all are tried.
+    The statistic is the mean difference over rows. If the two methods were exchangeable, each
+    patient's rows could as well have come with the methods swapped, all of them together (Good
+    2005). Up to `EXACT_PATIENTS` patients p is exact, b / 2^P; for more it is (b + 1) / (R + 1) of
+    R random flips (Phipson & Smyth 2010). b counts the flips at least as far from 0 as what was
+    seen, itself included where all are tried.
 
     Args:
         sums_PC: Sums of the differences of each patient's rows.
@@ -166,7 +192,11 @@ def permutation_p(
         return np.where(np.unpackbits(bits, count=len(sums_PC)), 1.0, -1.0)
 
     # Flips that give the same difference in another order of summing are as far from 0.
-    seen = np.abs(sums_PC.sum(axis=0)) - 1e-12 * np.abs(sums_PC).sum(axis=0) - rounding * counts_PC.sum(axis=0)
+    seen = (
+        np.abs(sums_PC.sum(axis=0))
+        - 1e-12 * np.abs(sums_PC).sum(axis=0)
+        - rounding * counts_PC.sum(axis=0)
+    )
     patients = (counts_PC > 0).sum(axis=0)
     p = np.full(len(patients), np.nan)
     many = patients > EXACT_PATIENTS
@@ -182,10 +212,12 @@ def permutation_p(
 
 
 def wilcoxon_p(differences: ArrayLike) -> float:
-    """Return the two-sided p of Wilcoxon's signed-rank test (1945) on a difference a patient (see `merge_rounding`).
+    """Return the two-sided p of Wilcoxon's signed-rank test (1945) on a difference a patient (see
+    `merge_rounding`).
 
-    Differences of 0 are dropped, as Wilcoxon did; 1 where all are, NaN for fewer than two patients. SciPy takes the
-    exact distribution up to 50 patients without ties or 13 with, and the normal approximation else.
+    Differences of 0 are dropped, as Wilcoxon did; 1 where all are, NaN for fewer than two patients.
+    SciPy takes the exact distribution up to 50 patients without ties or 13 with, and the normal
+    approximation else.
     """
     values = np.asarray(differences, dtype=np.float64)
     if len(values) < 2:
@@ -197,8 +229,8 @@ def wilcoxon_p(differences: ArrayLike) -> float:
 def adjust_holm(p_values: ArrayLike) -> NDArray[np.float64]:
     """Return p-values adjusted for their number (Holm 1979), in the given order.
 
-    The i-th smallest of m becomes the largest of (m - j + 1) p_j for j ≤ i, at most 1. NaN is no test: it stays, and
-    does not count.
+    The i-th smallest of m becomes the largest of (m - j + 1) p_j for j ≤ i, at most 1. NaN is no
+    test: it stays, and does not count.
     """
     given = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full(given.shape, np.nan)
@@ -210,10 +242,11 @@ def adjust_holm(p_values: ArrayLike) -> NDArray[np.float64]:
 
 
 def rank_biserial(differences: ArrayLike) -> float:
-    """Return the matched-pairs rank-biserial correlation (W⁺ - W⁻) / (W⁺ + W⁻), -1 … 1 (Kerby 2014).
+    """Return the matched-pairs rank-biserial correlation (W⁺ - W⁻) / (W⁺ + W⁻), -1 … 1 (Kerby
+    2014).
 
-    W⁺ and W⁻ are the sums of Wilcoxon's ranks of the positive and the negative differences; 0 where all are 0, NaN
-    without any.
+    W⁺ and W⁻ are the sums of Wilcoxon's ranks of the positive and the negative differences; 0 where
+    all are 0, NaN without any.
     """
     values = np.asarray(differences, dtype=np.float64)
     if len(values) == 0:
@@ -226,7 +259,9 @@ def rank_biserial(differences: ArrayLike) -> float:
 
 
 def cohens_dz(differences: ArrayLike) -> float:
-    """Return mean over standard deviation (n - 1) of the differences (Cohen 1988, p. 48); NaN if that is 0."""
+    """Return mean over standard deviation (n - 1) of the differences (Cohen 1988, p. 48); NaN if
+    that is 0.
+    """
     values = np.asarray(differences, dtype=np.float64)
     if len(values) < 2 or np.ptp(values) == 0:
         return np.nan

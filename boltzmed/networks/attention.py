@@ -1,16 +1,19 @@
 """Attention restricted to sampled tokens: the literal form and two exact ways that compute less.
 
-* literal (`attend_reference`): every score, minus infinity outside the attended set, softmax, average. For tests.
-* fused (`attend_fused`): the same by torch's kernels on keys and values that are projected once for all prompts.
-* gathered (`MultiHeadAttention.attend_gathered`): reads the attended tokens alone, as they are, and projects the query
-  and the result instead of keys and values.
+* literal (`attend_reference`): every score, minus infinity outside the attended set, softmax,
+  average. For tests.
+* fused (`attend_fused`): the same by torch's kernels on keys and values that are projected once for
+  all prompts.
+* gathered (`MultiHeadAttention.attend_gathered`): reads the attended tokens alone, as they are, and
+  projects the query and the result instead of keys and values.
 
-Without gradient on a CPU, `boltzmed.networks.inference_attention` has two more for keys and values that are projected.
+Without gradient on a CPU, `boltzmed.networks.inference_attention` has two more for keys and values
+that are projected.
 
-Tensor suffixes: B batch, A heads, S query positions (prompts × queries in cross-attention, queries + text tokens in
-self-attention), N key positions, D width, E = D / A width of one head, H W rows and columns of a token grid, C = D / 2.
-Masks are named `attended`: True lets a query see a key (as in `scaled_dot_product_attention`, opposite to
-`nn.MultiheadAttention`).
+Tensor suffixes: B batch, A heads, S query positions (prompts × queries in cross-attention, queries
++ text tokens in self-attention), N key positions, D width, E = D / A width of one head, H W rows
+and columns of a token grid, C = D / 2. Masks are named `attended`: True lets a query see a key (as
+in `scaled_dot_product_attention`, opposite to `nn.MultiheadAttention`).
 """
 
 import math
@@ -27,14 +30,18 @@ from boltzmed.networks.inference_attention import attend_in_blocks, attend_share
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
-def attend_reference(query_BASE: Tensor, key_BANE: Tensor, value_BANE: Tensor, attended_BASN: Tensor | None) -> Tensor:
-    """Restricted attention as the formula says: all scores, minus infinity outside the attended set, softmax, average.
+def attend_reference(
+    query_BASE: Tensor, key_BANE: Tensor, value_BANE: Tensor, attended_BASN: Tensor | None
+) -> Tensor:
+    """Restricted attention as the formula says: all scores, minus infinity outside the attended
+    set, softmax, average.
 
     Scores are divided by √E, as in the published code (the paper prints a division by d).
 
     Args:
         query_BASE, key_BANE, value_BANE: projected and split into heads.
-        attended_BASN: bool, broadcastable to (B, A, S, N); None attends to everything. No row may be empty.
+        attended_BASN: bool, broadcastable to (B, A, S, N); None attends to everything. No row may
+            be empty.
 
     Returns:
         (B, A, S, E).
@@ -45,8 +52,12 @@ def attend_reference(query_BASE: Tensor, key_BANE: Tensor, value_BANE: Tensor, a
     return score_BASN.softmax(-1) @ value_BANE
 
 
-def attend_fused(query_BASE: Tensor, key_BANE: Tensor, value_BANE: Tensor, attended_BASN: Tensor | None) -> Tensor:
-    """The same function without (B, A, S, N) weights: by torch's fused kernels, or in blocks where these are faster."""
+def attend_fused(
+    query_BASE: Tensor, key_BANE: Tensor, value_BANE: Tensor, attended_BASN: Tensor | None
+) -> Tensor:
+    """The same function without (B, A, S, N) weights: by torch's fused kernels, or in blocks where
+    these are faster.
+    """
     if attended_BASN is not None and prefer_blocks(query_BASE, attended_BASN.shape[3]):
         result_BASE = attend_in_blocks(query_BASE, key_BANE, value_BANE, attended_BASN)
         if result_BASE is not None:
@@ -58,7 +69,9 @@ ATTEND: dict[str, Attend] = {"fused": attend_fused, "reference": attend_referenc
 
 
 class ImageTokens(NamedTuple):
-    """Image tokens of one scale. Values are `value_BND`; keys are values plus a position, of the row and the column."""
+    """Image tokens of one scale. Values are `value_BND`; keys are values plus a position, of the
+    row and the column.
+    """
 
     value_BND: Tensor
     """(B, H · W, D), row by row."""
@@ -73,15 +86,22 @@ class ImageTokens(NamedTuple):
 
 
 class _AverageAttended(torch.autograd.Function):
-    """Softmax-weighted mean of the attended image tokens, (B, S, A, D), for queries that live in the tokens' space.
+    """Softmax-weighted mean of the attended image tokens, (B, S, A, D), for queries that live in
+    the tokens' space.
 
-    A row at a time: gather its tokens, score, average. Only the weights of attended tokens are kept for the backward
-    pass, which gathers again: what was gathered would take D / A times their memory.
+    A row at a time: gather its tokens, score, average. Only the weights of attended tokens are kept
+    for the backward pass, which gathers again: what was gathered would take D / A times their
+    memory.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query_BSAD: Tensor, value_BND: Tensor, row_HC: Tensor, column_WC: Tensor, attended_BSN: Tensor
+        ctx: Any,
+        query_BSAD: Tensor,
+        value_BND: Tensor,
+        row_HC: Tensor,
+        column_WC: Tensor,
+        attended_BSN: Tensor,
     ) -> Tensor:
         positions, width = query_BSAD.shape[1], query_BSAD.shape[3]
         counts = attended_BSN.sum(-1).flatten().tolist()
@@ -113,7 +133,8 @@ class _AverageAttended(torch.autograd.Function):
     def backward(ctx: Any, grad_BSAD: Tensor) -> tuple[Tensor | None, ...]:
         query_BSAD, value_BND, row_HC, column_WC, token, weight_AT, mean_BSAD = ctx.saved_tensors
         positions, grid_columns = query_BSAD.shape[1], len(column_WC)
-        # Softmax: d score = weight · (d weight - Σ weight · d weight), and the sum is mean · d mean.
+        # Softmax: d score = weight · (d weight - Σ weight · d weight), and the sum is mean · d
+        # mean.
         offset_BSA = (grad_BSAD * mean_BSAD).sum(-1)
         grad_value_BND = torch.zeros_like(value_BND)
         grad_query_BSAD = torch.empty_like(query_BSAD)
@@ -133,18 +154,21 @@ class _AverageAttended(torch.autograd.Function):
             grad_row[b, s].index_add_(1, token_n // grid_columns, grad_score_An)
             grad_column[b, s].index_add_(1, token_n % grid_columns, grad_score_An)
             # One product for both ways a token acts: as what is averaged and as what is scored.
-            both_nD = torch.cat((weight_An, grad_score_An)).T @ torch.cat((grad_BSAD[b, s], query_BSAD[b, s]))
+            both_nD = torch.cat((weight_An, grad_score_An)).T @ torch.cat(
+                (grad_BSAD[b, s], query_BSAD[b, s])
+            )
             grad_value_BND[b].index_add_(0, token_n, both_nD)
         grad_query_BSAD += torch.cat((grad_row @ row_HC, grad_column @ column_WC), -1)
         return grad_query_BSAD, grad_value_BND, None, None, None
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention whose steps can be called apart, so that keys and values are projected once per image.
+    """Multi-head attention whose steps can be called apart, so that keys and values are projected
+    once per image.
 
-    Parameters are named and laid out as those of `nn.MultiheadAttention` (query, key and value rows stacked in
-    `in_proj_weight`), and initialised as published: Xavier-uniform weights (the stacked one as a single matrix), zero
-    biases.
+    Parameters are named and laid out as those of `nn.MultiheadAttention` (query, key and value rows
+    stacked in `in_proj_weight`), and initialised as published: Xavier-uniform weights (the stacked
+    one as a single matrix), zero biases.
 
     Args:
         width: D, of queries, keys, values and output.
@@ -155,7 +179,9 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, width: int, num_heads: int, attention: str = "fused") -> None:
         super().__init__()
         if width % num_heads:
-            raise ValueError(f"the width must be divisible by the number of heads, got {width} and {num_heads}")
+            raise ValueError(
+                f"the width must be divisible by the number of heads, got {width} and {num_heads}"
+            )
         if attention not in ATTEND:
             raise ValueError(f"attention must be one of {sorted(ATTEND)}, got {attention!r}")
         self.num_heads = num_heads
@@ -177,17 +203,29 @@ class MultiHeadAttention(nn.Module):
         """Keys and values split into heads, (B, A, N, E) each: what depends on the memory alone."""
         return self._project(key_BND, 1), self._project(value_BND, 2)
 
-    def forward(self, query_BSD: Tensor, memory: tuple[Tensor, Tensor], attended_BASN: Tensor | None = None) -> Tensor:
-        """(B, S, D) queries against `project_memory`'s result; the mask may have size 1 where it is shared."""
+    def forward(
+        self, query_BSD: Tensor, memory: tuple[Tensor, Tensor], attended_BASN: Tensor | None = None
+    ) -> Tensor:
+        """(B, S, D) queries against `project_memory`'s result; the mask may have size 1 where it is
+        shared.
+        """
         head_BASE = self.attend(self._project(query_BSD, 0), *memory, attended_BASN)
         return self.out_proj(head_BASE.transpose(1, 2).flatten(2))
 
     def attend_shared(
-        self, query_BPQD: Tensor, memory: tuple[Tensor, Tensor], attended_BPQN: Tensor, union_BQN: Tensor
+        self,
+        query_BPQD: Tensor,
+        memory: tuple[Tensor, Tensor],
+        attended_BPQN: Tensor,
+        union_BQN: Tensor,
     ) -> Tensor:
-        """The same function for prompts that attend to much the same tokens; see `inference_attention`."""
+        """The same function for prompts that attend to much the same tokens; see
+        `inference_attention`.
+        """
         query_BPQAE = (
-            self._project(query_BPQD.flatten(1, 2), 0).transpose(1, 2).view(*query_BPQD.shape[:3], self.num_heads, -1)
+            self._project(query_BPQD.flatten(1, 2), 0)
+            .transpose(1, 2)
+            .view(*query_BPQD.shape[:3], self.num_heads, -1)
         )
         key_BNAE, value_BNAE = (projected_BANE.transpose(1, 2) for projected_BANE in memory)
         head_BPQAE = attend_shared(query_BPQAE, key_BNAE, value_BNAE, attended_BPQN, union_BQN)
@@ -196,12 +234,16 @@ class MultiHeadAttention(nn.Module):
             return self(query_BPQD.flatten(1, 2), memory, attended_B1SN).view_as(query_BPQD)
         return self.out_proj(head_BPQAE.flatten(3))
 
-    def attend_gathered(self, query_BSD: Tensor, tokens: ImageTokens, attended_BASN: Tensor) -> Tensor:
-        """The same function of image tokens that are not projected: those a query attends to are gathered.
+    def attend_gathered(
+        self, query_BSD: Tensor, tokens: ImageTokens, attended_BASN: Tensor
+    ) -> Tensor:
+        """The same function of image tokens that are not projected: those a query attends to are
+        gathered.
 
-        With q a head's query, W_K its rows of the key projection and x a token, q · (W_K x) = (W_Kᵀ q) · x, and the
-        bias of the keys shifts all scores of a query alike; Σ w (W_V x + b) = W_V (Σ w x) + b. So the query goes to the
-        tokens' space, the average comes back from there, and no token is projected.
+        With q a head's query, W_K its rows of the key projection and x a token, q · (W_K x) = (W_Kᵀ
+        q) · x, and the bias of the keys shifts all scores of a query alike; Σ w (W_V x + b) = W_V
+        (Σ w x) + b. So the query goes to the tokens' space, the average comes back from there, and
+        no token is projected.
 
         Args:
             query_BSD: queries.
@@ -231,8 +273,8 @@ def sine_positions(
 ) -> tuple[Tensor, Tensor]:
     """Sine encoding of the rows and of the columns of a token grid.
 
-    Rows and columns are counted from 1, divided by their number and scaled to 2π; sines and cosines of geometrically
-    spaced frequencies (base 10000) alternate.
+    Rows and columns are counted from 1, divided by their number and scaled to 2π; sines and cosines
+    of geometrically spaced frequencies (base 10000) alternate.
 
     Args:
         height, width: of the grid, in tokens.
@@ -250,7 +292,11 @@ def sine_positions(
     frequency = 10000 ** (2 * (torch.arange(half, device=device) // 2) / half)
 
     def encode_axis(size: int) -> Tensor:
-        position = torch.arange(1, size + 1, dtype=torch.float32, device=device) / (size + 1e-6) * (2 * math.pi)
+        position = (
+            torch.arange(1, size + 1, dtype=torch.float32, device=device)
+            / (size + 1e-6)
+            * (2 * math.pi)
+        )
         angle = position[:, None] / frequency
         return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1)
 
@@ -258,7 +304,9 @@ def sine_positions(
 
 
 def join_positions(row_HC: Tensor, column_WC: Tensor) -> Tensor:
-    """Position of every token, (H · W, 2 C) row by row: half of the channels for its row, half for its column."""
+    """Position of every token, (H · W, 2 C) row by row: half of the channels for its row, half for
+    its column.
+    """
     height, width = len(row_HC), len(column_WC)
     row_HWC, column_HWC = row_HC[:, None].expand(-1, width, -1), column_WC.expand(height, -1, -1)
     return torch.cat((row_HWC, column_HWC), dim=-1).flatten(0, 1)

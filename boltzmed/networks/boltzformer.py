@@ -43,7 +43,8 @@ class TextFeatures(NamedTuple):
 class BoltzFormer(nn.Module):
     """The whole network, of parts that are built elsewhere (by the bundle's configs).
 
-    `encode_image` and `encode_text` are for keeping: one image meets many prompts, one prompt meets many slices.
+    `encode_image` and `encode_text` are for keeping: one image meets many prompts, one prompt meets
+    many slices.
 
     Tensor suffixes: B images, P prompts per image, T text tokens, H W pixels.
 
@@ -52,11 +53,12 @@ class BoltzFormer(nn.Module):
         pixel_decoder: these features → three scales and the semantic map.
         text_encoder: token ids (N, T) → tokens and which of them are valid.
         decoder: prompts and image features → queries and their masks.
-        pigma: the queries' mask embeddings, the semantic map and the image → one mask per prompt; built for the
-            decoder's number of queries.
+        pigma: the queries' mask embeddings, the semantic map and the image → one mask per prompt;
+            built for the decoder's number of queries.
         pixel_mean, pixel_std: of the three channels, on the scale 0 to 255.
         seed: decides every draw at inference; may be set later.
-        presence: the queries after the last layer (B, P, Q, D) → presence logits (B, P); None as published.
+        presence: the queries after the last layer (B, P, Q, D) → presence logits (B, P); None as
+            published.
     """
 
     def __init__(
@@ -95,7 +97,8 @@ class BoltzFormer(nn.Module):
         Args:
             image: (B, 3, H, W), 0 to 255, H and W divisible by 32.
             input_ids: (B, P, T) token ids, or (1, P, T) for the same prompts in every image.
-            prompt_valid: (B, P) bool, False for prompts that only fill the batch; None: all are valid.
+            prompt_valid: (B, P) bool, False for prompts that only fill the batch; None: all are
+                valid.
             draw_key: see `decode`.
 
         Returns:
@@ -113,24 +116,33 @@ class BoltzFormer(nn.Module):
         `draw_key` (B,) int64 is for training alone, where the encoder may drop blocks at random.
         """
         if image_BCHW.ndim != 4 or image_BCHW.shape[1] != len(self.pixel_mean):
-            raise ValueError(f"expected images (B, {len(self.pixel_mean)}, H, W), got {tuple(image_BCHW.shape)}")
+            raise ValueError(
+                f"expected images (B, {len(self.pixel_mean)}, H, W), got {tuple(image_BCHW.shape)}"
+            )
         height, width = image_BCHW.shape[2:]
         if height % STRIDE or width % STRIDE or not height or not width:
-            raise ValueError(f"expected images with height and width divisible by {STRIDE}, got {height}×{width}")
+            raise ValueError(
+                f"expected images with height and width divisible by {STRIDE}, got {height}×{width}"
+            )
         normalised = self.normalise(image_BCHW)
         scales, semantic_map = self.pixel_decoder(self.image_encoder(normalised, draw_key))
         return ImageFeatures(scales, semantic_map, normalised)
 
     def keep_for_prompts(self, features: ImageFeatures) -> ImageFeatures:
-        """The same features with all that prompts share, for an image that is asked again and again.
+        """The same features with all that prompts share, for an image that is asked again and
+        again.
 
-        `decode` prepares it at every call, for all prompts of the call, and keeps none of it: at 1024×1024 pixels keys
-        and values of nine layers take 0.26 GB in the published sizes.
+        `decode` prepares it at every call, for all prompts of the call, and keeps none of it: at
+        1024×1024 pixels keys and values of nine layers take 0.26 GB in the published sizes.
         """
-        return features._replace(levels=self.decoder.keep_levels(features.scales, features.semantic_map))
+        return features._replace(
+            levels=self.decoder.keep_levels(features.scales, features.semantic_map)
+        )
 
     def normalise(self, image_BCHW: Tensor) -> Tensor:
-        """(image - mean) / standard deviation, channel by channel: what the image encoder and PiGMA see."""
+        """(image - mean) / standard deviation, channel by channel: what the image encoder and PiGMA
+        see.
+        """
         mean = torch.tensor(self.pixel_mean, device=image_BCHW.device)[:, None, None]
         std = torch.tensor(self.pixel_std, device=image_BCHW.device)[:, None, None]
         return (image_BCHW - mean) / std
@@ -159,9 +171,11 @@ class BoltzFormer(nn.Module):
             image_features: of B images.
             text_features: of the images' prompts; with B = 1 they serve every image.
             prompt_valid: (B, P) or (1, P) bool. Masks of prompts that are not valid hold no object.
-            draws: a table per layer, as `Decoder.prepare_draws` makes them; come before everything below.
-            draw_key: (B,) int64, for training: every image draws by its own key, whatever stands beside it. None, for
-                inference: one table of uniforms (layer, query, token), made from `seed`, serves every image and prompt.
+            draws: a table per layer, as `Decoder.prepare_draws` makes them; come before everything
+                below.
+            draw_key: (B,) int64, for training: every image draws by its own key, whatever stands
+                beside it. None, for inference: one table of uniforms (layer, query, token), made
+                from `seed`, serves every image and prompt.
             trace: see `Decoder.forward`.
 
         Returns:
@@ -173,7 +187,9 @@ class BoltzFormer(nn.Module):
         # A size, unlike len(), stays symbolic in a program that is exported.
         batch, texts = image_features.image.shape[0], text_features.tokens.shape[0]
         if texts not in (1, batch):
-            raise ValueError(f"expected the prompts of {batch} images or of one, got prompts of {texts}")
+            raise ValueError(
+                f"expected the prompts of {batch} images or of one, got prompts of {texts}"
+            )
         if draws is None:
             draws = self._draw(image_features, draw_key)
         queries = self.decoder(
@@ -190,7 +206,10 @@ class BoltzFormer(nn.Module):
         mask_logits = self.pigma(embedding, image_features.semantic_map, image_features.image)
         if prompt_valid is not None:
             if prompt_valid.shape not in ((batch, queries.shape[1]), (1, queries.shape[1])):
-                raise ValueError(f"expected prompt_valid {tuple(queries.shape[:2])}, got {tuple(prompt_valid.shape)}")
+                raise ValueError(
+                    f"expected prompt_valid {tuple(queries.shape[:2])}, got"
+                    f" {tuple(prompt_valid.shape)}"
+                )
             blocked = ~prompt_valid.bool()
             mask_logits = mask_logits.masked_fill(blocked[:, :, None, None], INVALID_LOGIT)
             if presence_logits is not None:
@@ -205,15 +224,27 @@ class BoltzFormer(nn.Module):
         if draw_key is not None:
             if draw_key.shape != (len(image_features.image),):
                 raise ValueError(
-                    f"expected one draw key per image ({len(image_features.image)}), got {tuple(draw_key.shape)}"
+                    f"expected one draw key per image ({len(image_features.image)}), got"
+                    f" {tuple(draw_key.shape)}"
                 )
             tables = [draw_uniforms(key, shapes) for key in draw_key.tolist()]
             stacked = [torch.stack(layer) for layer in zip(*tables, strict=True)]
-            return [draw.to(device, non_blocking=True) for draw in self.decoder.prepare_draws(stacked)]
-        cache_key = (self.seed, tuple(shapes), device, type(self.decoder), self.decoder.sample_ratio)
+            return [
+                draw.to(device, non_blocking=True) for draw in self.decoder.prepare_draws(stacked)
+            ]
+        cache_key = (
+            self.seed,
+            tuple(shapes),
+            device,
+            type(self.decoder),
+            self.decoder.sample_ratio,
+        )
         draws = self._tables.get(cache_key)
         if draws is None:
-            draws = [draw.to(device) for draw in self.decoder.prepare_draws(draw_uniforms(self.seed, shapes))]
+            draws = [
+                draw.to(device)
+                for draw in self.decoder.prepare_draws(draw_uniforms(self.seed, shapes))
+            ]
             if self.decoder.keeps_draws:
                 while len(self._tables) >= _CACHED_TABLES:
                     del self._tables[next(iter(self._tables))]

@@ -1,4 +1,5 @@
-"""A decoder layer's parts; attention among latent queries and text tokens is the prior's, too (Eq. 4, Eq. 6).
+"""A decoder layer's parts; attention among latent queries and text tokens is the prior's, too (Eq.
+4, Eq. 6).
 
 Tensor suffixes: B images, P prompts, Q queries, T text tokens, S = Q + T, D width.
 """
@@ -36,7 +37,11 @@ class QueryTextAttention(nn.Module):
         self.feed_forward = FeedForward(width, feedforward_dim)
 
     def forward(
-        self, queries_BPQD: Tensor, text_BPTD: Tensor, position_BPSD: Tensor, attended_BPS: Tensor | None
+        self,
+        queries_BPQD: Tensor,
+        text_BPTD: Tensor,
+        position_BPSD: Tensor,
+        attended_BPS: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Updates queries and text.
 
@@ -48,13 +53,22 @@ class QueryTextAttention(nn.Module):
         x = joined_BPSD.flatten(0, 1)
         positioned = (joined_BPSD + position_BPSD).flatten(0, 1)
         attended = None if attended_BPS is None else attended_BPS.flatten(0, 1)[:, None, None]
-        x = self.norm(x + self.self_attention(positioned, self.self_attention.project_memory(positioned, x), attended))
-        queries_BPQD, text_BPTD = x.view_as(joined_BPSD).split((queries_BPQD.shape[2], text_BPTD.shape[2]), dim=2)
+        x = self.norm(
+            x
+            + self.self_attention(
+                positioned, self.self_attention.project_memory(positioned, x), attended
+            )
+        )
+        queries_BPQD, text_BPTD = x.view_as(joined_BPSD).split(
+            (queries_BPQD.shape[2], text_BPTD.shape[2]), dim=2
+        )
         return self.feed_forward(queries_BPQD), text_BPTD
 
 
 class DecoderLayer(nn.Module):
-    """Boltzmann attention to the image, then inter-query attention (steps 2 and 3 of section 3.2.2)."""
+    """Boltzmann attention to the image, then inter-query attention (steps 2 and 3 of section
+    3.2.2).
+    """
 
     def __init__(self, width: int, num_heads: int, feedforward_dim: int, attention: str) -> None:
         super().__init__()

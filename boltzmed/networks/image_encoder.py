@@ -1,7 +1,9 @@
-"""Normalised images → features at strides 4, 8, 16 and 32: SAM 2's Hiera with its neck, or FocalNet (Figure 1, A.1).
+"""Normalised images → features at strides 4, 8, 16 and 32: SAM 2's Hiera with its neck, or FocalNet
+(Figure 1, A.1).
 
-The backbones are timm's, which carry the published weights (see weights.py); the neck and the output norms are ours.
-Fresh weights are drawn as the published code draws them: torch's defaults, not timm's, and empty position tables.
+The backbones are timm's, which carry the published weights (see weights.py); the neck and the
+output norms are ours. Fresh weights are drawn as the published code draws them: torch's defaults,
+not timm's, and empty position tables.
 """
 
 from collections.abc import Sequence
@@ -19,20 +21,24 @@ from timm.models.focalnet import FocalNet, FocalNetBlock
 from timm.models.hieradet_sam2 import HieraDet
 
 _DROP_PATH = -1
-"""Tells the draws of stochastic depth from those of the decoder's layers, which are numbered from 0."""
+"""Tells the draws of stochastic depth from those of the decoder's layers, which are numbered from
+0.
+"""
 
 
 def _check_four(**per_stage: Sequence[int]) -> None:
     for name, values in per_stage.items():
         if len(values) != 4:
-            raise ValueError(f"expected {name} of four stages (strides 4, 8, 16, 32), got {tuple(values)}")
+            raise ValueError(
+                f"expected {name} of four stages (strides 4, 8, 16, 32), got {tuple(values)}"
+            )
 
 
 class FeaturePyramidNeck(nn.Module):
     """SAM 2's neck: every level to one width by a 1×1 convolution, then coarse added to fine.
 
-    Only strides 16 and 32 take part in the top-down pass: stride 16 receives stride 32 (nearest, twice the size);
-    strides 4 and 8 are their 1×1 convolutions alone.
+    Only strides 16 and 32 take part in the top-down pass: stride 16 receives stride 32 (nearest,
+    twice the size); strides 4 and 8 are their 1×1 convolutions alone.
 
     Args:
         in_channels: of the four levels, stride 4 first.
@@ -41,11 +47,15 @@ class FeaturePyramidNeck(nn.Module):
 
     def __init__(self, in_channels: Sequence[int], width: int) -> None:
         super().__init__()
-        self.laterals = nn.ModuleList(nn.Conv2d(channels, width, kernel_size=1) for channels in in_channels)
+        self.laterals = nn.ModuleList(
+            nn.Conv2d(channels, width, kernel_size=1) for channels in in_channels
+        )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Features at strides 4, 8, 16, 32 → the same four, each with `width` channels."""
-        res2, res3, res4, res5 = (lateral(level) for lateral, level in zip(self.laterals, features, strict=True))
+        res2, res3, res4, res5 = (
+            lateral(level) for lateral, level in zip(self.laterals, features, strict=True)
+        )
         return [res2, res3, res4 + F.interpolate(res5, scale_factor=2.0, mode="nearest"), res5]
 
 
@@ -55,11 +65,14 @@ class HieraEncoder(nn.Module):
     Args:
         embed_dim, num_heads: of the first stage; both double from stage to stage.
         stages: blocks of each of the four stages.
-        global_att_blocks: blocks, counted from 0, with attention over the whole image instead of windows.
-        window_spec: window side of each stage, in tokens; maps that don't divide into windows are padded with zeros.
+        global_att_blocks: blocks, counted from 0, with attention over the whole image instead of
+            windows.
+        window_spec: window side of each stage, in tokens; maps that don't divide into windows are
+            padded with zeros.
         global_pos_size: size of the learned position table, resized to the image.
         neck_channels: width of the four outputs; 256 in SAM 2.
-        position_std: spread of the position table's initial values; 0 as published, where trained weights replace it.
+        position_std: spread of the position table's initial values; 0 as published, where trained
+            weights replace it.
 
     Raises:
         ValueError: Sizes that don't fit together.
@@ -79,10 +92,15 @@ class HieraEncoder(nn.Module):
         super().__init__()
         _check_four(stages=stages, window_spec=window_spec)
         if embed_dim % num_heads:
-            raise ValueError(f"expected embed_dim divisible by num_heads, got {embed_dim} and {num_heads}")
+            raise ValueError(
+                f"expected embed_dim divisible by num_heads, got {embed_dim} and {num_heads}"
+            )
         outside = [block for block in global_att_blocks if not 0 <= block < sum(stages)]
         if outside:
-            raise ValueError(f"expected global_att_blocks among the {sum(stages)} blocks of stages, got {outside}")
+            raise ValueError(
+                f"expected global_att_blocks among the {sum(stages)} blocks of stages, got"
+                f" {outside}"
+            )
         self.trunk = HieraDet(
             num_classes=0,
             embed_dim=embed_dim,
@@ -102,7 +120,8 @@ class HieraEncoder(nn.Module):
         self.out_channels = [neck_channels] * 4
 
     def forward(self, image: Tensor, draw_key: Tensor | None = None) -> list[Tensor]:
-        """(B,3,H,W), H and W divisible by 32 → four maps (B,neck_channels,H/s,W/s), s = 4, 8, 16, 32.
+        """(B,3,H,W), H and W divisible by 32 → four maps (B,neck_channels,H/s,W/s), s = 4, 8, 16,
+        32.
 
         Nothing here is random, so the draw key takes no part.
         """
@@ -110,10 +129,11 @@ class HieraEncoder(nn.Module):
 
 
 class KeyedDropPath(nn.Module):
-    """Stochastic depth: in training a block adds nothing to a sample with probability `rate`, else 1/(1 - rate)-fold.
+    """Stochastic depth: in training a block adds nothing to a sample with probability `rate`, else
+    1/(1 - rate)-fold.
 
-    timm's own draws from the stream that all code shares; here every sample's uniform comes in from outside, as
-    `uniform_B` (B,) before each forward in training.
+    timm's own draws from the stream that all code shares; here every sample's uniform comes in from
+    outside, as `uniform_B` (B,) before each forward in training.
     """
 
     def __init__(self, rate: float) -> None:
@@ -126,7 +146,9 @@ class KeyedDropPath(nn.Module):
         if not self.training:
             return x
         if self.uniform_B is None or len(self.uniform_B) != len(x):
-            raise ValueError(f"stochastic depth in training: expected a draw key for each of {len(x)} images")
+            raise ValueError(
+                f"stochastic depth in training: expected a draw key for each of {len(x)} images"
+            )
         kept = (self.uniform_B >= self.rate).to(x) / (1 - self.rate)
         return x * kept.view(-1, *[1] * (x.ndim - 1))
 
@@ -137,7 +159,8 @@ class FocalEncoder(nn.Module):
     Args:
         embed_dim: channels of the first stage; they double from stage to stage.
         depths: blocks of each of the four stages.
-        focal_levels, focal_windows: per stage; the depth-wise kernels grow by 2 from the window's size.
+        focal_levels, focal_windows: per stage; the depth-wise kernels grow by 2 from the window's
+            size.
         drop_path_rate: stochastic depth of the last block in training, rising linearly from 0.
         layerscale_value: initial scale of each block's contribution.
 
@@ -174,7 +197,9 @@ class FocalEncoder(nn.Module):
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 module.reset_parameters()
         self.out_channels = [embed_dim * 2**stage for stage in range(4)]
-        self.norms = nn.ModuleList(nn.LayerNorm(channels, eps=1e-5) for channels in self.out_channels)
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(channels, eps=1e-5) for channels in self.out_channels
+        )
         for block in [module for module in self.modules() if isinstance(module, FocalNetBlock)]:
             for name in ("drop_path1", "drop_path2"):
                 if isinstance(path := getattr(block, name), DropPath):
@@ -185,8 +210,8 @@ class FocalEncoder(nn.Module):
 
         Args:
             image: normalised.
-            draw_key: (B,) int64, needed in training where `drop_path_rate` is not 0: what a sample drops depends on
-                its key alone.
+            draw_key: (B,) int64, needed in training where `drop_path_rate` is not 0: what a sample
+                drops depends on its key alone.
 
         Raises:
             ValueError: no such keys, or not one per image.
@@ -194,7 +219,9 @@ class FocalEncoder(nn.Module):
         paths = [module for module in self.modules() if isinstance(module, KeyedDropPath)]
         for i, path in enumerate(paths if self.training else ()):
             keys = [] if draw_key is None else draw_key.tolist()
-            uniforms = [torch.rand((), generator=keyed_generator(key, _DROP_PATH, i)) for key in keys]
+            uniforms = [
+                torch.rand((), generator=keyed_generator(key, _DROP_PATH, i)) for key in keys
+            ]
             path.uniform_B = torch.stack(uniforms).to(image.device) if uniforms else None
         features, x = [], self.stem(image)
         for stage, norm in zip(self.stages, self.norms, strict=True):

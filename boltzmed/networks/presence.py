@@ -1,7 +1,7 @@
 """The presence gate: one logit per prompt that says whether its target is in the image at all.
 
-It is no part of the published network. Its input is what the published network ends with, so that a network without
-it computes exactly the same masks.
+It is no part of the published network. Its input is what the published network ends with, so that a
+network without it computes exactly the same masks.
 """
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 class PresenceGate(nn.Module):
     """Queries after the last layer → a logit per prompt.
 
-    Every query votes; the mean and the strongest vote are joined, for a small target may have convinced one query only.
+    Every query votes; the mean and the strongest vote are joined, for a small target may have
+    convinced one query only.
 
     Args:
         hidden_dim: D, width of the queries.

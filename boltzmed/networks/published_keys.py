@@ -1,4 +1,6 @@
-"""How the tensors of published checkpoints are named here: BoltzFormer's own code, SAM 2, SEEM and X-Decoder."""
+"""How the tensors of published checkpoints are named here: BoltzFormer's own code, SAM 2, SEEM and
+X-Decoder.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,18 @@ _HIERA: KeyMap = [
     (r"trunk\.(.+)\.mlp\.layers\.1\.(.+)", r"trunk.\1.mlp.fc2.\2"),
     (r"trunk\.(.+)", r"trunk.\1"),
     # The published neck counts its levels from the coarsest.
-    *[(rf"neck\.convs\.{level}\.conv\.(.+)", rf"neck.laterals.{3 - level}.\1") for level in range(4)],
+    *[
+        (rf"neck\.convs\.{level}\.conv\.(.+)", rf"neck.laterals.{3 - level}.\1")
+        for level in range(4)
+    ],
 ]
 _FOCAL: KeyMap = [
     (r"patch_embed\.(.+)", r"stem.\1"),
     # Downsampling closes a stage there and opens the next one here.
-    *[(rf"layers\.{stage}\.downsample\.(.+)", rf"stages.{stage + 1}.downsample.\1") for stage in range(3)],
+    *[
+        (rf"layers\.{stage}\.downsample\.(.+)", rf"stages.{stage + 1}.downsample.\1")
+        for stage in range(3)
+    ],
     (r"layers\.(\d+)\.blocks\.(\d+)\.gamma_([12])", r"stages.\1.blocks.\2.ls\3.gamma"),
     (r"layers\.(\d+)\.blocks\.(\d+)\.norm([12])\.(.+)", r"stages.\1.blocks.\2.norm\3_post.\4"),
     (r"layers\.(\d+)\.blocks\.(.+)", r"stages.\1.blocks.\2"),
@@ -42,9 +50,15 @@ _DECODER: KeyMap = [
     (r"initial_self_attention_layer\.self_attn\.(.+)", r"prior.self_attention.\1"),
     (r"initial_self_attention_layer\.norm\.(.+)", r"prior.norm.\1"),
     (r"initial_ffn_layer\.(.+)", r"prior.feed_forward.\1"),
-    (r"transformer_cross_attention_layers\.(\d+)\.multihead_attn\.(.+)", r"layers.\1.cross_attention.\2"),
+    (
+        r"transformer_cross_attention_layers\.(\d+)\.multihead_attn\.(.+)",
+        r"layers.\1.cross_attention.\2",
+    ),
     (r"transformer_cross_attention_layers\.(\d+)\.norm\.(.+)", r"layers.\1.norm.\2"),
-    (r"transformer_self_attention_layers\.(\d+)\.self_attn\.(.+)", r"layers.\1.query_text.self_attention.\2"),
+    (
+        r"transformer_self_attention_layers\.(\d+)\.self_attn\.(.+)",
+        r"layers.\1.query_text.self_attention.\2",
+    ),
     (r"transformer_self_attention_layers\.(\d+)\.norm\.(.+)", r"layers.\1.query_text.norm.\2"),
     (r"transformer_ffn_layers\.(\d+)\.(.+)", r"layers.\1.query_text.feed_forward.\2"),
     (r"decoder_norm\.(.+)", r"mask_norm.\1"),
@@ -66,8 +80,9 @@ def _prefixed(theirs: str, ours: str, keys: KeyMap) -> KeyMap:
 class Published(NamedTuple):
     """How one kind of published file fills a network.
 
-    Every key of the file that begins with ``scope`` must find its place, and every tensor of the network whose name
-    begins with ``fills`` must be found; ``unused`` names keys within the scope that have no place, and why.
+    Every key of the file that begins with ``scope`` must find its place, and every tensor of the
+    network whose name begins with ``fills`` must be found; ``unused`` names keys within the scope
+    that have no place, and why.
     """
 
     keys: KeyMap
@@ -77,7 +92,14 @@ class Published(NamedTuple):
 
     def rename(self, key: str) -> str | None:
         """Our name of a published key, None where the map has none."""
-        return next((match.expand(ours) for theirs, ours in self.keys if (match := re.fullmatch(theirs, key))), None)
+        return next(
+            (
+                match.expand(ours)
+                for theirs, ours in self.keys
+                if (match := re.fullmatch(theirs, key))
+            ),
+            None,
+        )
 
 
 _PREDICTOR = "sem_seg_head.predictor."
@@ -96,5 +118,11 @@ UPSTREAM = Published(
         _PREDICTOR + "language_encoder.logit_scale": "the published code never uses it",
     },
 )
-SAM2 = Published(_prefixed("image_encoder.", "image_encoder.", _HIERA), scope="image_encoder.", fills="image_encoder.")
-SEEM = Published(_prefixed("backbone.", "image_encoder.", _FOCAL), scope="backbone.", fills="image_encoder.")
+SAM2 = Published(
+    _prefixed("image_encoder.", "image_encoder.", _HIERA),
+    scope="image_encoder.",
+    fills="image_encoder.",
+)
+SEEM = Published(
+    _prefixed("backbone.", "image_encoder.", _FOCAL), scope="backbone.", fills="image_encoder."
+)

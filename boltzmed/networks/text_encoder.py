@@ -1,4 +1,6 @@
-"""Text prompts as token ids → text tokens, by open_clip's causal transformer (section 3.1: "text embeddings T")."""
+"""Text prompts as token ids → text tokens, by open_clip's causal transformer (section 3.1: "text
+embeddings T").
+"""
 
 from functools import partial
 
@@ -17,8 +19,8 @@ NORM_EPSILON = 1e-12
 class TextEncoder(nn.Module):
     """CLIP's text transformer with a linear projection of every token.
 
-    Pre-norm layers with QuickGELU, learned positions, causal attention: a token sees those before it only, hence tokens
-    after the end token change nothing before them and are cut away.
+    Pre-norm layers with QuickGELU, learned positions, causal attention: a token sees those before
+    it only, hence tokens after the end token change nothing before them and are cut away.
 
     Tensor suffixes: N prompts, T tokens.
 
@@ -31,7 +33,8 @@ class TextEncoder(nn.Module):
         context_length: largest number of tokens of a prompt, start and end token included.
         end_id: id of the end token, which also pads.
         projection_std: spread of the projection's initial weights; 1 as published.
-        whole_context: True computes what stands after the end token, too, as published, and cuts it away then.
+        whole_context: True computes what stands after the end token, too, as published, and cuts it
+            away then.
     """
 
     def __init__(
@@ -54,7 +57,9 @@ class TextEncoder(nn.Module):
         self.whole_context = whole_context
         self.token_embedding = nn.Embedding(vocabulary_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
-        self.transformer = Transformer(width, num_layers, num_heads, act_layer=QuickGELU, norm_layer=norm_layer)
+        self.transformer = Transformer(
+            width, num_layers, num_heads, act_layer=QuickGELU, norm_layer=norm_layer
+        )
         self.ln_final = norm_layer(width)
         self.projection = nn.Parameter(torch.empty(width, output_dim))
         self._initialise(projection_std)
@@ -75,25 +80,29 @@ class TextEncoder(nn.Module):
         """Encodes prompts.
 
         Args:
-            input_ids_NT: (N, T) int64, T ≤ context_length: start token, words, end token, then anything.
+            input_ids_NT: (N, T) int64, T ≤ context_length: start token, words, end token, then
+                anything.
 
         Returns:
-            tokens (N, T', output_dim), valid (N, T') bool: True through the first end token. T' is the length of the
-            longest prompt; what stands at positions that are not valid has no meaning.
+            tokens (N, T', output_dim), valid (N, T') bool: True through the first end token. T' is
+            the length of the longest prompt; what stands at positions that are not valid has no
+            meaning.
 
         Raises:
-            ValueError: if the shape is not (N, T), the prompts are too long, an id is outside the vocabulary, or a
-                prompt has no end token.
+            ValueError: if the shape is not (N, T), the prompts are too long, an id is outside the
+                vocabulary, or a prompt has no end token.
         """
         if input_ids_NT.ndim != 2 or not 0 < input_ids_NT.shape[1] <= self.context_length:
             raise ValueError(
-                f"expected token ids (N, T) with T from 1 to {self.context_length}, got {tuple(input_ids_NT.shape)}"
+                f"expected token ids (N, T) with T from 1 to {self.context_length}, got"
+                f" {tuple(input_ids_NT.shape)}"
             )
         ended_NT = (input_ids_NT == self.end_id).cumsum(1) > 0
         valid_NT = torch.cat((torch.ones_like(ended_NT[:, :1]), ~ended_NT[:, :-1]), dim=1)
         longest = input_ids_NT.shape[1]
         if not torch.compiler.is_compiling():
-            # Each check waits for the device; an exported program takes the ids as they come, at full length.
+            # Each check waits for the device; an exported program takes the ids as they come, at
+            # full length.
             self._check_ids(input_ids_NT, ended_NT)
             longest = int(valid_NT.any(0).sum())
             if not self.whole_context:
@@ -101,7 +110,8 @@ class TextEncoder(nn.Module):
 
         length = input_ids_NT.shape[1]
         hidden_NTD = self.token_embedding(input_ids_NT) + self.positional_embedding[:length]
-        # open_clip wants an additive mask: minus infinity above the diagonal hides the later tokens.
+        # open_clip wants an additive mask: minus infinity above the diagonal hides the later
+        # tokens.
         causal_TT = torch.full((length, length), -torch.inf, device=hidden_NTD.device).triu(1)
         hidden_NTD = self.transformer(hidden_NTD, attn_mask=causal_TT)
         return (self.ln_final(hidden_NTD) @ self.projection)[:, :longest], valid_NT[:, :longest]
@@ -112,8 +122,8 @@ class TextEncoder(nn.Module):
         smallest, largest = int(input_ids_NT.min()), int(input_ids_NT.max())
         if smallest < 0 or largest >= self.vocabulary_size:
             raise ValueError(
-                f"expected token ids from 0 to {self.vocabulary_size - 1}, got {smallest} to {largest}; "
-                "the tokenizer and the checkpoint do not fit together"
+                f"expected token ids from 0 to {self.vocabulary_size - 1}, got {smallest} to"
+                f" {largest}; the tokenizer and the checkpoint do not fit together"
             )
         if not bool(ended_NT[:, -1].all()):
             raise ValueError(

@@ -1,7 +1,8 @@
 """Weights in and out: our checkpoints, and the published ones by the maps of published_keys.py.
 
-Every load is strict about the modules it promises: a tensor that is missing, too many or of another shape is an error
-before any weight changes. What a file holds beyond those modules is reported as not taken.
+Every load is strict about the modules it promises: a tensor that is missing, too many or of another
+shape is an error before any weight changes. What a file holds beyond those modules is reported as
+not taken.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ TOKENIZER = "open_clip/bpe_simple_vocab_16e6"
 
 
 NEW_PARTS = ("presence.",)
-"""What no published network has: it may stay fresh where weights of one without it start a training."""
+"""What no published network has: it may stay fresh where weights of one without it start a
+training.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,10 @@ class LoadReport:
         lines = [f"{self.source}: taken: {_count_modules(self.taken)}"]
         for reason in dict.fromkeys(self.not_taken.values()):
             keys = [key for key, value in self.not_taken.items() if value == reason]
-            lines.append(f"not taken ({reason}): {_count_modules(keys) if len(keys) > 4 else ', '.join(keys)}")
+            lines.append(
+                f"not taken ({reason}):"
+                f" {_count_modules(keys) if len(keys) > 4 else ', '.join(keys)}"
+            )
         if self.missing:
             lines.append(f"not in such a file, left as they were: {_count_modules(self.missing)}")
         return "\n".join(lines)
@@ -70,27 +76,37 @@ def load_upstream(network: nn.Module, source: str | Path | Mapping[str, Any]) ->
 
     Args:
         network: A BoltzFormer of the same sizes.
-        source: A file (``.pt``, ``.pth``, ``.safetensors``) or the state dict itself. It may be wrapped in ``model``
-            or ``state_dict``, and its keys may begin with ``model.`` or ``module.``.
+        source: A file (``.pt``, ``.pth``, ``.safetensors``) or the state dict itself. It may be
+            wrapped in ``model`` or ``state_dict``, and its keys may begin with ``model.`` or
+            ``module.``.
 
     Raises:
-        ValueError: The file can't be read; or a tensor of the network is missing in it or of another shape, or it
-            holds one that the network has no place for. The network is then unchanged.
+        ValueError: The file can't be read; or a tensor of the network is missing in it or of
+            another shape, or it holds one that the network has no place for. The network is then
+            unchanged.
     """
     return _load_published(network, source, UPSTREAM)
 
 
-def load_sam2_image_encoder(network: nn.Module, source: str | Path | Mapping[str, Any]) -> LoadReport:
-    """Fill a Hiera image encoder (trunk and neck) from a SAM 2 checkpoint; else as :func:`load_upstream`."""
+def load_sam2_image_encoder(
+    network: nn.Module, source: str | Path | Mapping[str, Any]
+) -> LoadReport:
+    """Fill a Hiera image encoder (trunk and neck) from a SAM 2 checkpoint; else as
+    :func:`load_upstream`.
+    """
     return _load_published(network, source, SAM2)
 
 
 def load_seem_backbone(network: nn.Module, source: str | Path | Mapping[str, Any]) -> LoadReport:
-    """Fill a FocalNet image encoder from a SEEM or X-Decoder checkpoint; else as :func:`load_upstream`."""
+    """Fill a FocalNet image encoder from a SEEM or X-Decoder checkpoint; else as
+    :func:`load_upstream`.
+    """
     return _load_published(network, source, SEEM)
 
 
-def _load_published(network: nn.Module, source: str | Path | Mapping[str, Any], published: Published) -> LoadReport:
+def _load_published(
+    network: nn.Module, source: str | Path | Mapping[str, Any], published: Published
+) -> LoadReport:
     name = "state dict" if isinstance(source, Mapping) else Path(source).name
     content = source if isinstance(source, Mapping) else _read(source)
     for wrapper in ("model", "state_dict"):
@@ -113,7 +129,8 @@ def _load_published(network: nn.Module, source: str | Path | Mapping[str, Any], 
         renamed = published.rename(bare)
         if renamed is None or renamed not in ours:
             raise ValueError(
-                f"{name}: holds {key}, for which this network has no place; it is a checkpoint of another kind or size"
+                f"{name}: holds {key}, for which this network has no place; it is a checkpoint of"
+                " another kind or size"
             )
         if renamed in found:
             raise ValueError(f"{name}: expected {key} once, received it under two prefixes")
@@ -140,15 +157,17 @@ def save_checkpoint(
     Args:
         path: Ends in ``.pt``; missing folders are made.
         network: Its ``state_dict`` is kept.
-        config: What the network was built from (plain values only): the ``network_def`` of its size and its image size.
+        config: What the network was built from (plain values only): the ``network_def`` of its size
+            and its image size.
         orientation: Slice plane the network was trained on.
         channels: ``"repeat"`` or ``"neighbours"``.
         tokenizer: Vocabulary that made its token ids.
-        half: Store floating point weights in 16 bits, about half the file; they are 32 bits again when loaded.
+        half: Store floating point weights in 16 bits, about half the file; they are 32 bits again
+            when loaded.
 
     Raises:
-        ValueError: The config holds more than plain values, a weight is not finite (or not in 16 bits), or the file
-            can't be written.
+        ValueError: The config holds more than plain values, a weight is not finite (or not in 16
+            bits), or the file can't be written.
     """
     target = Path(path)
     model = {}
@@ -157,8 +176,10 @@ def save_checkpoint(
         model[key] = value.half() if half and value.is_floating_point() else value.clone()
         if not model[key].isfinite().all():
             raise ValueError(
-                f"{target.name}: {key}: expected finite weights{' of at most 65504 for 16 bits' if half else ''}, "
-                f"received up to {value.abs().max():g}; {'save without half' if half else 'the training has diverged'}"
+                f"{target.name}: {key}: expected finite"
+                f" weights{' of at most 65504 for 16 bits' if half else ''}, received up to"
+                f" {value.abs().max():g};"
+                f" {'save without half' if half else 'the training has diverged'}"
             )
     content = {
         "model": model,
@@ -176,8 +197,8 @@ def save_checkpoint(
         os.replace(temporary, target)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"{target.name}: expected to write into folder {target.parent}, got {_first_line(error)}; "
-            "free space there or choose another folder"
+            f"{target.name}: expected to write into folder {target.parent}, got"
+            f" {_first_line(error)}; free space there or choose another folder"
         ) from error
     finally:
         with suppress(OSError):
@@ -194,61 +215,81 @@ def load_checkpoint(
     tokenizer: str | None = TOKENIZER,
     start: bool = False,
 ) -> dict[str, Any]:
-    """Fill a network from our own checkpoint, after comparing what it was trained as with what is asked of it.
+    """Fill a network from our own checkpoint, after comparing what it was trained as with what is
+    asked of it.
 
     Args:
         path: A file of :func:`save_checkpoint`.
         network: Of the checkpoint's sizes.
-        config, orientation, channels, tokenizer: What the run expects; None accepts anything. Of ``config`` the given
-            entries are compared, each in full.
-        start: The weights are the start of a training: ``NEW_PARTS`` that the file lacks stay fresh.
+        config, orientation, channels, tokenizer: What the run expects; None accepts anything. Of
+            ``config`` the given entries are compared, each in full.
+        start: The weights are the start of a training: ``NEW_PARTS`` that the file lacks stay
+            fresh.
 
     Returns:
         Everything the checkpoint holds besides the weights.
 
     Raises:
-        ValueError: The file is missing, corrupt, of another layout or size, or differs from what is expected. One line.
+        ValueError: The file is missing, corrupt, of another layout or size, or differs from what is
+            expected. One line.
     """
     name = Path(path).name
     content = _read(path, check_sums=True)
     fields = ("model", "config", "orientation", "channels", "tokenizer", "version")
-    missing = [field for field in fields if not isinstance(content, Mapping) or field not in content]
+    missing = [
+        field for field in fields if not isinstance(content, Mapping) or field not in content
+    ]
     if missing:
-        raise ValueError(f"{name}: expected a boltzmed checkpoint, received a file without {', '.join(missing)}")
+        raise ValueError(
+            f"{name}: expected a boltzmed checkpoint, received a file without {', '.join(missing)}"
+        )
     if content["version"] != CHECKPOINT_VERSION:
         raise ValueError(
-            f"{name}: version: this boltzmed reads version {CHECKPOINT_VERSION}, received {content['version']!r}; "
-            "use the boltzmed that wrote it or another checkpoint"
+            f"{name}: version: this boltzmed reads version {CHECKPOINT_VERSION}, received"
+            f" {content['version']!r}; use the boltzmed that wrote it or another checkpoint"
         )
     for field in ("model", "config"):
         if not isinstance(content[field], Mapping):
-            raise ValueError(f"{name}: {field}: expected a mapping, received a {type(content[field]).__name__}")
+            raise ValueError(
+                f"{name}: {field}: expected a mapping, received a {type(content[field]).__name__}"
+            )
     expected = {"orientation": orientation, "channels": channels, "tokenizer": tokenizer}
-    pairs = [(field, value, content[field]) for field, value in expected.items() if value is not None]
-    pairs += [(f"config.{key}", value, content["config"].get(key)) for key, value in (config or {}).items()]
+    pairs = [
+        (field, value, content[field]) for field, value in expected.items() if value is not None
+    ]
+    pairs += [
+        (f"config.{key}", value, content["config"].get(key))
+        for key, value in (config or {}).items()
+    ]
     for field, wanted, received in pairs:
         plain = (_plain(value, f"{name}: {field}") for value in (wanted, received))
         if difference := _first_difference(field, *plain):
             label, wanted, received = difference
             raise ValueError(
-                f"{name}: {label}: this run expects {_shorten(wanted)}, the checkpoint was trained with "
-                f"{_shorten(received)}; use the checkpoint's own settings or another checkpoint"
+                f"{name}: {label}: this run expects {_shorten(wanted)}, the checkpoint was trained"
+                f" with {_shorten(received)}; use the checkpoint's own settings or another"
+                " checkpoint"
             )
     _fill(network, content["model"], name, "", keep_all=not start)
     return {key: value for key, value in content.items() if key != "model"}
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """Return what one of our checkpoints records of its training: ``config``, ``orientation`` and ``channels`` of
-    ``save_checkpoint`` in one mapping. Its weights stay unread.
+    """Return what one of our checkpoints records of its training: ``config``, ``orientation`` and
+    ``channels`` of ``save_checkpoint`` in one mapping. Its weights stay unread.
 
     Raises:
         ValueError: The file is missing, can't be read, or is none of ours. One line.
     """
     content = _read(path, lazy=True)
     if not isinstance(content, Mapping) or not isinstance(content.get("config"), Mapping):
-        raise ValueError(f"{Path(path).name}: expected a boltzmed checkpoint, received a file without config")
-    return {**content["config"], **{name: content[name] for name in ("orientation", "channels") if name in content}}
+        raise ValueError(
+            f"{Path(path).name}: expected a boltzmed checkpoint, received a file without config"
+        )
+    return {
+        **content["config"],
+        **{name: content[name] for name in ("orientation", "channels") if name in content},
+    }
 
 
 def _first_line(error: Exception) -> str:
@@ -263,14 +304,20 @@ def _plain(value: Any, label: str) -> Any:
         return [_plain(entry, f"{label}.{i}") for i, entry in enumerate(value)]
     if value is None or type(value) in (str, int, float, bool):
         return value
-    raise ValueError(f"{label}: expected numbers, texts, lists and mappings, received a {type(value).__name__}")
+    raise ValueError(
+        f"{label}: expected numbers, texts, lists and mappings, received a {type(value).__name__}"
+    )
 
 
 def _first_difference(label: str, wanted: Any, received: Any) -> tuple[str, Any, Any] | None:
-    """Where two plain values differ first, down to the entry of a mapping; None where they are equal."""
+    """Where two plain values differ first, down to the entry of a mapping; None where they are
+    equal.
+    """
     if isinstance(wanted, dict) and isinstance(received, dict):
         keys = dict.fromkeys((*wanted, *received))
-        entries = (_first_difference(f"{label}.{key}", wanted.get(key), received.get(key)) for key in keys)
+        entries = (
+            _first_difference(f"{label}.{key}", wanted.get(key), received.get(key)) for key in keys
+        )
         return next(filter(None, entries), None)
     return None if wanted == received else (label, wanted, received)
 
@@ -297,35 +344,47 @@ def _read(source: str | Path, *, check_sums: bool = False, lazy: bool = False) -
         return torch.load(path, map_location="cpu", weights_only=True, mmap=lazy)
     except Exception as error:  # what damaged bytes raise has no common family
         raise ValueError(
-            f"{path.name}: expected a checkpoint of tensors, received a file that can't be read as one "
-            f"({type(error).__name__}); it may be cut off or hold code, fetch it again"
+            f"{path.name}: expected a checkpoint of tensors, received a file that can't be read as"
+            f" one ({type(error).__name__}); it may be cut off or hold code, fetch it again"
         ) from error
 
 
-def _fill(network: nn.Module, tensors: Mapping[str, Any], name: str, fills: str, *, keep_all: bool = False) -> None:
-    """Copy tensors into a network if all that begin with `fills` are there and fit; change nothing otherwise.
+def _fill(
+    network: nn.Module, tensors: Mapping[str, Any], name: str, fills: str, *, keep_all: bool = False
+) -> None:
+    """Copy tensors into a network if all that begin with `fills` are there and fit; change nothing
+    otherwise.
 
     `NEW_PARTS` may stay as they are, unless all is wanted.
     """
     ours = network.state_dict()
     wanted = [key for key in ours if key.startswith(fills)]
-    if not any(key.startswith(NEW_PARTS) for key in tensors):  # a file from before them leaves them fresh
+    if not any(
+        key.startswith(NEW_PARTS) for key in tensors
+    ):  # a file from before them leaves them fresh
         wanted = [key for key in wanted if keep_all or not key.startswith(NEW_PARTS)]
     if not wanted:
-        raise ValueError(f"{name}: expected a network with {fills.rstrip('.')}, received one without; nothing to fill")
+        raise ValueError(
+            f"{name}: expected a network with {fills.rstrip('.')}, received one without; nothing to"
+            " fill"
+        )
     missing = [key for key in wanted if key not in tensors]
     if missing:
         raise ValueError(
-            f"{name}: expected {len(wanted)} tensors for this network, {len(missing)} are missing, the first is "
-            f"{missing[0]}; the checkpoint is of another kind or size"
+            f"{name}: expected {len(wanted)} tensors for this network, {len(missing)} are missing,"
+            f" the first is {missing[0]}; the checkpoint is of another kind or size"
         )
     for key, value in tensors.items():
         if key not in ours:
-            raise ValueError(f"{name}: holds {key}, for which this network has no place; it is of another size")
+            raise ValueError(
+                f"{name}: holds {key}, for which this network has no place; it is of another size"
+            )
         received = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         if received != tuple(ours[key].shape):
             raise ValueError(
                 f"{name}: {key}: expected shape {tuple(ours[key].shape)}, received {received}; "
                 "the checkpoint is of another size"
             )
-    network.load_state_dict({**ours, **{key: value.to(ours[key].dtype) for key, value in tensors.items()}})
+    network.load_state_dict(
+        {**ours, **{key: value.to(ours[key].dtype) for key, value in tensors.items()}}
+    )

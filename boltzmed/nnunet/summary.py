@@ -14,11 +14,14 @@ DICE_TOLERANCE = 1e-4
 """A mask's Dice may differ by this much at most."""
 
 Summary = Mapping[str, Mapping[frozenset[int], float | None]]
-"""File name without its ending -> label values -> Dice, None where neither mask nor reference has them."""
+"""File name without its ending -> label values -> Dice, None where neither mask nor reference has
+them.
+"""
 
 
 def read_summary(path: Path, ending: str) -> Summary:
-    """Reads each case's Dice. nnU-Net writes the bare token `NaN` where TP + FP + FN = 0, and a region as "(1, 2)".
+    """Reads each case's Dice. nnU-Net writes the bare token `NaN` where TP + FP + FN = 0, and a
+    region as "(1, 2)".
 
     Raises:
         ValueError: No JSON, of another form, the same prediction twice, or a Dice outside 0 to 1.
@@ -30,18 +33,23 @@ def read_summary(path: Path, ending: str) -> Summary:
             name = re.split(r"[\\/]", entry["prediction_file"])[-1].removesuffix(ending)
             if name in found:
                 raise ValueError(f"{name} twice")
-            found[name] = {_read_values(key): _read_dice(name, m["Dice"]) for key, m in entry["metrics"].items()}
+            found[name] = {
+                _read_values(key): _read_dice(name, m["Dice"])
+                for key, m in entry["metrics"].items()
+            }
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(
-            f"{path}: expected metric_per_case with a Dice of 0 to 1 or NaN for each prediction, found {what}; "
-            "run nnUNetv2_evaluate_folder again"
+            f"{path}: expected metric_per_case with a Dice of 0 to 1 or NaN for each prediction,"
+            f" found {what}; run nnUNetv2_evaluate_folder again"
         ) from error
     return found
 
 
 def disagree(ours: float | None, theirs: float | None) -> bool:
-    """Whether two Dice of one mask differ by more than `DICE_TOLERANCE`, or only one of them is defined."""
+    """Whether two Dice of one mask differ by more than `DICE_TOLERANCE`, or only one of them is
+    defined.
+    """
     if ours is None or theirs is None:
         return ours is not theirs
     return abs(ours - theirs) > DICE_TOLERANCE

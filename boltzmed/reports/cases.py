@@ -1,4 +1,6 @@
-"""Pictures of scored cases: image, reference and every method's mask, found in folders and cut as evaluation cuts."""
+"""Pictures of scored cases: image, reference and every method's mask, found in folders and cut as
+evaluation cuts.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,12 @@ from boltzmed.cards import DatasetCard, Target, Window
 from boltzmed.data.cache import SliceCache
 from boltzmed.data.layouts.label_maps import list_values
 from boltzmed.data.nnunet_labels import find_predicted_dataset
+from boltzmed.errors import InputError
 from boltzmed.geometry import describe_grid, is_same_grid, orientation_codes, spacing_mm
 from boltzmed.reports.patients import find_card
 from boltzmed.slugs import slug_prompts
 from boltzmed.transforms.slices import SlicePlan
-from boltzmed.volumes import VolumeError, read_volume
+from boltzmed.volumes import read_volume
 
 Spacing = tuple[float, float, float]
 
@@ -70,17 +73,19 @@ class ScoredObject:
 class PictureFolders:
     """Where images, references and masks lie.
 
-    A case's image is `CASE.nii.gz`, `CASE_0000.nii.gz` (nnU-Net's) or a folder `CASE` with its DICOM series. A mask is
-    `CASE/PROMPT.nii.gz` as `boltzmed predict` writes it, `CASE/TARGET.nii.gz`, `CASE_TARGET.nii.gz`, or a label map
-    `CASE.nii.gz` whose values the data set's card explains, or nnU-Net's `dataset.json` where it lies in the folder or
-    up to two above. `.nii` does as well.
+    A case's image is `CASE.nii.gz`, `CASE_0000.nii.gz` (nnU-Net's) or a folder `CASE` with its
+    DICOM series. A mask is `CASE/PROMPT.nii.gz` as `boltzmed predict` writes it,
+    `CASE/TARGET.nii.gz`, `CASE_TARGET.nii.gz`, or a label map `CASE.nii.gz` whose values the data
+    set's card explains, or nnU-Net's `dataset.json` where it lies in the folder or up to two above.
+    `.nii` does as well.
 
     Attributes:
         images: Folder, or None.
         cache: A prepared slice cache, which holds images and references; instead of `images`.
         references: Folder; None with a cache, whose labels are the references.
         predictions: method -> folder.
-        window: (low, high) for all; the card's for the target, or the image's percentiles, by default.
+        window: (low, high) for all; the card's for the target, or the image's percentiles, by
+            default.
         cards: data set's name in the tables -> its card, where there is one.
     """
 
@@ -100,10 +105,10 @@ class PictureFolders:
         """Read one object's picture; methods without a folder are left out.
 
         Raises:
-            VolumeError: A file is missing or broken, or a mask does not fit its image. One line.
+            InputError: A file is missing or broken, or a mask does not fit its image. One line.
         """
         if Path(shown.case).name != shown.case:
-            raise VolumeError(f"{shown.case}: expected a case's name to look for, got a path")
+            raise InputError(f"{shown.case}: expected a case's name to look for, got a path")
         card = self.cards.get(shown.dataset)
         if self.cache is not None:
             card, plane = self.cache.card, self.cache.plane
@@ -126,7 +131,11 @@ class PictureFolders:
             reference=reference,
             predictions=predictions,
             spacing_mm=grid.spacing_mm,
-            directions=CasePicture.directions if grid.affine_ras is None else orientation_codes(grid.affine_ras),
+            directions=(
+                CasePicture.directions
+                if grid.affine_ras is None
+                else orientation_codes(grid.affine_ras)
+            ),
         )
 
     @staticmethod
@@ -134,13 +143,16 @@ class PictureFolders:
         cache: SliceCache, shown: ScoredObject
     ) -> tuple[NDArray[Any], NDArray[np.bool_], _Grid, Window | None]:
         if shown.case not in cache.cases:
-            raise VolumeError(
-                f"{shown.case}: expected a case of the cache {cache.folder.name}, found none of that name"
+            raise InputError(
+                f"{shown.case}: expected a case of the cache {cache.folder.name}, found none of"
+                " that name"
             )
         file = cache.case_file(shown.case)
         volume, facts = file.volume(), file.facts
         if shown.target not in facts.targets:
-            raise VolumeError(f"{shown.case}: expected a target of the cache's card, got {shown.target}")
+            raise InputError(
+                f"{shown.case}: expected a target of the cache's card, got {shown.target}"
+            )
         reference = np.isin(np.moveaxis(volume.labels, -1, 0), facts.targets[shown.target])
         # Pictures have no spacing, and went through their window already.
         grid = _Grid(tuple(facts.shape), np.array(facts.affine_ras) if facts.spacing_mm else None)
@@ -158,21 +170,28 @@ def open_pictures(
     """Check where pictures are said to lie, and find the cards of the data sets.
 
     Raises:
-        VolumeError: A folder is not there, or what is given cannot make a picture: images without references or with a
-            cache, references or masks without images, a window that is none.
+        InputError: A folder is not there, or what is given cannot make a picture: images without
+            references or with a cache, references or masks without images, a window that is none.
     """
     folders = {"images": images, "references": references, **(predictions or {})}
     for name, folder in folders.items():
         if folder is not None and not Path(folder).is_dir():
-            raise VolumeError(f"{name}: expected a folder, got {folder}, which is none; check it")
-    if (images is None) == (cache is None) and (images is not None or references is not None or predictions):
-        raise VolumeError(
-            "pictures: expected --images DIR and --references DIR, or --cache DIR alone, to draw masks on"
+            raise InputError(f"{name}: expected a folder, got {folder}, which is none; check it")
+    if (images is None) == (cache is None) and (
+        images is not None or references is not None or predictions
+    ):
+        raise InputError(
+            "pictures: expected --images DIR and --references DIR, or --cache DIR alone, to draw"
+            " masks on"
         )
     if (images is None) != (references is None):
-        raise VolumeError("pictures: expected --images DIR and --references DIR together (a cache has both)")
+        raise InputError(
+            "pictures: expected --images DIR and --references DIR together (a cache has both)"
+        )
     if window is not None and not (len(window) == 2 and window[0] < window[1]):
-        raise VolumeError(f"window: expected LOW,HIGH, got {','.join(f'{value:g}' for value in window)}")
+        raise InputError(
+            f"window: expected LOW,HIGH, got {','.join(f'{value:g}' for value in window)}"
+        )
     cards = {dataset: find_card(dataset) for dataset in datasets}
     return PictureFolders(
         images=None if images is None else Path(images),
@@ -185,7 +204,9 @@ def open_pictures(
 
 
 class _Grid(NamedTuple):
-    """Where slices lie: their shape (K,H,W), and the affine from (k, h, w) to RAS mm; None for pictures."""
+    """Where slices lie: their shape (K,H,W), and the affine from (k, h, w) to RAS mm; None for
+    pictures.
+    """
 
     shape: tuple[int, ...]
     affine_ras: NDArray[np.float64] | None
@@ -208,55 +229,79 @@ def _read_slices(path: Path, plane: str) -> tuple[NDArray[Any], NDArray[np.float
 
 
 def _read_mask(
-    folder: Path | None, whose: str, shown: ScoredObject, card: DatasetCard | None, plane: str, grid: _Grid
+    folder: Path | None,
+    whose: str,
+    shown: ScoredObject,
+    card: DatasetCard | None,
+    plane: str,
+    grid: _Grid,
 ) -> NDArray[np.bool_]:
     slugs = [slug_prompts([text])[0] for text in (shown.prompt, shown.target) if text.strip()]
-    names = [f"{shown.case}/{slug}" for slug in slugs] + [f"{shown.case}_{slug}" for slug in slugs] + [shown.case]
+    names = (
+        [f"{shown.case}/{slug}" for slug in slugs]
+        + [f"{shown.case}_{slug}" for slug in slugs]
+        + [shown.case]
+    )
     path = _find_file(folder, names)
     if path is None:
-        raise VolumeError(f"{shown.case}, {shown.target}: expected a mask among the {whose}, found none")
+        raise InputError(
+            f"{shown.case}, {shown.target}: expected a mask among the {whose}, found none"
+        )
     mask, affine_ras = _read_slices(path, plane)
     if mask.shape != grid.shape:
-        raise VolumeError(
-            f"{path.name} of {whose}: expected the image's {grid.shape} slices, rows and columns, got {mask.shape}"
+        raise InputError(
+            f"{path.name} of {whose}: expected the image's {grid.shape} slices, rows and columns,"
+            f" got {mask.shape}"
         )
-    if grid.affine_ras is not None and not is_same_grid(grid.shape, grid.affine_ras, mask.shape, affine_ras):
-        raise VolumeError(
-            f"{path.name} of {whose}: expected the image's grid, {describe_grid(grid.shape, grid.affine_ras)}, got "
-            f"{describe_grid(mask.shape, affine_ras)}"
+    if grid.affine_ras is not None and not is_same_grid(
+        grid.shape, grid.affine_ras, mask.shape, affine_ras
+    ):
+        raise InputError(
+            f"{path.name} of {whose}: expected the image's grid,"
+            f" {describe_grid(grid.shape, grid.affine_ras)}, got"
+            f" {describe_grid(mask.shape, affine_ras)}"
         )
     found = {float(value) for value in np.unique(mask)} - {0.0}
     target = card.targets.get(shown.target) if card else None
     if card is None or target is None or not target.labels:
         if len(found) < 2:
             return mask != 0
-        raise VolumeError(
-            f"{path.name} of {whose}: expected a mask, got a label map of {len(found)} values without a card that "
-            f"says which is {shown.target}"
+        raise InputError(
+            f"{path.name} of {whose}: expected a mask, got a label map of {len(found)} values"
+            f" without a card that says which is {shown.target}"
         )
     is_map = path.parent == folder and path.name.startswith(f"{shown.case}.nii")
-    values, known = _find_values(path.parent, card, target) if is_map else (target.labels, card.labels)
-    # A map of several labels may hold one alone, which need not be the target's; of one label it is a mask.
+    values, known = (
+        _find_values(path.parent, card, target) if is_map else (target.labels, card.labels)
+    )
+    # A map of several labels may hold one alone, which need not be the target's; of one label it is
+    # a mask.
     if len(found) < 2 and (not is_map or len({*known, 0}) < 3):
         return mask != 0
     if is_map and (odd := found - {*known}):
         named = ", ".join(f"{value:g}" for value in sorted(odd)[:9])
-        raise VolumeError(f"{path.name} of {whose}: expected the labels {list_values(known)}, got {named}")
+        raise InputError(
+            f"{path.name} of {whose}: expected the labels {list_values(known)}, got {named}"
+        )
     return np.isin(mask, list(values))
 
 
-def _find_values(folder: Path, card: DatasetCard, target: Target) -> tuple[Collection[int], Collection[int]]:
+def _find_values(
+    folder: Path, card: DatasetCard, target: Target
+) -> tuple[Collection[int], Collection[int]]:
     """The values of a folder's label maps that are the target's, and all that they may hold.
 
-    nnU-Net numbers the classes of its data set from 1, whatever the card has; its `dataset.json` says how.
+    nnU-Net numbers the classes of its data set from 1, whatever the card has; its `dataset.json`
+    says how.
     """
     try:
         numbered = find_predicted_dataset(folder, card)
     except ValueError as error:
-        raise VolumeError(str(error)) from error
+        raise InputError(str(error)) from error
     if target.name not in numbered.targets:
-        raise VolumeError(
-            f"{folder}: expected masks of {target.name}, got those of {', '.join(numbered.targets)} by its dataset.json"
+        raise InputError(
+            f"{folder}: expected masks of {target.name}, got those of {', '.join(numbered.targets)}"
+            " by its dataset.json"
         )
     return numbered.targets[target.name], numbered.values
 
@@ -266,16 +311,22 @@ def _find_image(folder: Path, case: str) -> Path:
     if found is None and (folder / case).is_dir():
         return folder / case
     if found is None:
-        raise VolumeError(f"{case}: expected an image of that name among the images, found none")
+        raise InputError(f"{case}: expected an image of that name among the images, found none")
     return found
 
 
 def _find_file(folder: Path | None, names: Sequence[str]) -> Path | None:
-    paths = [folder / f"{name}{suffix}" for name in names for suffix in _SUFFIXES] if folder is not None else []
+    paths = (
+        [folder / f"{name}{suffix}" for name in names for suffix in _SUFFIXES]
+        if folder is not None
+        else []
+    )
     return next((path for path in paths if path.is_file()), None)
 
 
 def _measure_window(slices: NDArray[Any]) -> Window:
-    """What shows most of an image of unknown kind: percentiles of all its voxels, air and bone included."""
+    """What shows most of an image of unknown kind: percentiles of all its voxels, air and bone
+    included.
+    """
     low, high = np.percentile(slices[:: max(1, len(slices) // 32)], _PERCENTILES)
     return float(low), float(max(high, low + 1e-3))

@@ -1,4 +1,6 @@
-"""Methods against one of them, on the objects that both were scored on: differences, intervals, tests, effect sizes."""
+"""Methods against one of them, on the objects that both were scored on: differences, intervals,
+tests, effect sizes.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,27 @@ from boltzmed.reports.scores import (
     read_scores,
     select_rows,
 )
-from boltzmed.reports.summary import ALL_DATASETS, ALL_SIZES, ALL_TARGETS, format_interval, list_notes, list_targets
+from boltzmed.reports.summary import (
+    ALL_DATASETS,
+    ALL_SIZES,
+    ALL_TARGETS,
+    format_interval,
+    list_notes,
+    list_targets,
+)
 from boltzmed.reports.tables import format_tables, write_tables
 from boltzmed.strata import split_by_size
 
 TESTS = ("wilcoxon", "permutation")
 
-_LOWER_IS_BETTER = "Of {} the lower number is the better one: a negative difference, r and d_z speak for the method."
-_ZERO_IS_BEST = "Of {} 0 is the best: difference, r and d_z say which method's is larger, not which one is better."
+_LOWER_IS_BETTER = (
+    "Of {} the lower number is the better one: a negative difference, r and d_z speak for the"
+    " method."
+)
+_ZERO_IS_BEST = (
+    "Of {} 0 is the best: difference, r and d_z say which method's is larger, not which one is"
+    " better."
+)
 
 
 @dataclass(frozen=True)
@@ -52,10 +67,10 @@ class Comparison:
     """Differences of one score.
 
     Attributes:
-        cells: A row per method, dataset and target (of all sizes) or stratum (of all targets): n rows and patients in
-            both, reference_mean and mean (the two methods'), difference (method - reference method) with low and high
-            (95 % interval), wilcoxon_p, permutation_p and both after Holm (wilcoxon_holm, permutation_holm),
-            rank_biserial, cohens_dz.
+        cells: A row per method, dataset and target (of all sizes) or stratum (of all targets): n
+            rows and patients in both, reference_mean and mean (the two methods'), difference
+            (method - reference method) with low and high (95 % interval), wilcoxon_p, permutation_p
+            and both after Holm (wilcoxon_holm, permutation_holm), rank_biserial, cohens_dz.
         excluded: method, dataset, reason, rows.
         reference_method: What the others are compared with.
         metric, level, by: What the score is, of which rows, and what the strata go by.
@@ -86,9 +101,10 @@ def compare(
 ) -> Comparison:
     """Compare methods with a reference method, pair by pair, on the rows that both have.
 
-    Means and differences are over rows; intervals resample patients, the permutation test flips whole patients, and
-    Wilcoxon's test and the effect sizes take one mean difference a patient. Holm's correction counts all tests of one
-    kind on one data set and pair of methods; the rows of all data sets together are such a family, too.
+    Means and differences are over rows; intervals resample patients, the permutation test flips
+    whole patients, and Wilcoxon's test and the effect sizes take one mean difference a patient.
+    Holm's correction counts all tests of one kind on one data set and pair of methods; the rows of
+    all data sets together are such a family, too.
 
     Args:
         rows: Of `Scores`.
@@ -99,37 +115,71 @@ def compare(
         edges: Between the strata: area fractions, mm or mm³; those of `boltzmed.strata` by default.
         level: "slice" or "volume"; slices for strata by area, volumes for the others by default.
         targets: Only these; all by default.
-        resamples: Of the bootstrap, and flips of the permutation test where there are too many to try all.
+        resamples: Of the bootstrap, and flips of the permutation test where there are too many to
+            try all.
         seed: Of both.
 
     Raises:
-        ValueError: No second method, an unknown one, none that shares an object with the reference method, or methods
-            scored on different references; and see `select_rows`, `check_rules` and `split_by_size`.
+        ValueError: No second method, an unknown one, none that shares an object with the reference
+            method, or methods scored on different references; and see `select_rows`, `check_rules`
+            and `split_by_size`.
     """
     known = [str(name) for name in rows["method"].unique()]
-    unknown = [name for name in (*methods, *([reference_method] if reference_method else [])) if name not in known]
+    unknown = [
+        name
+        for name in (*methods, *([reference_method] if reference_method else []))
+        if name not in known
+    ]
     if unknown:
         raise ValueError(f"method: expected one of {', '.join(known)}, got {unknown[0]!r}")
-    names = list(dict.fromkeys([*methods, *([reference_method] if reference_method else [])])) if methods else known
+    names = (
+        list(dict.fromkeys([*methods, *([reference_method] if reference_method else [])]))
+        if methods
+        else known
+    )
     first = reference_method or names[0]
     if len(names) < 2:
-        raise ValueError(f"expected scores of two methods or more, got those of {first} alone; name another table")
-    chosen, excluded = select_rows(rows[rows["method"].isin(names)], metric=metric, by=by, level=level, targets=targets)
+        raise ValueError(
+            f"expected scores of two methods or more, got those of {first} alone; name another"
+            " table"
+        )
+    chosen, excluded = select_rows(
+        rows[rows["method"].isin(names)], metric=metric, by=by, level=level, targets=targets
+    )
     lines, unpaired = [], []
     for method in [name for name in names if name != first]:
         pairs, alone = _pair(chosen, first, method, metric)
         unpaired += alone  # a method that shares nothing is left out whole, and the others go on
         for dataset, group in _each_dataset(pairs):
-            cells = pd.DataFrame(_test_cells(group, dataset, (first, method), by, edges, resamples, seed))
+            cells = pd.DataFrame(
+                _test_cells(group, dataset, (first, method), by, edges, resamples, seed)
+            )
             for test in TESTS:
                 cells[f"{test}_holm"] = adjust_holm(cells[f"{test}_p"])
             lines.append(cells.assign(method=method))
-    order = ["method", "dataset", "target", "stratum", "n", "patients", "reference_mean", "mean", "difference", "low"]
-    order += ["high", *(f"{test}_{kind}" for test in TESTS for kind in ("p", "holm")), "rank_biserial", "cohens_dz"]
+    order = [
+        "method",
+        "dataset",
+        "target",
+        "stratum",
+        "n",
+        "patients",
+        "reference_mean",
+        "mean",
+        "difference",
+        "low",
+    ]
+    order += [
+        "high",
+        *(f"{test}_{kind}" for test in TESTS for kind in ("p", "holm")),
+        "rank_biserial",
+        "cohens_dz",
+    ]
     if not lines:
         others = ", ".join(name for name in names if name != first)
         raise ValueError(
-            f"{first} and {others} have no object in common; their tables must name cases, slices and targets alike"
+            f"{first} and {others} have no object in common; their tables must name cases, slices"
+            " and targets alike"
         )
     left_out = pd.concat([excluded, *unpaired], ignore_index=True)
     cells = pd.concat(lines, ignore_index=True)[order]
@@ -138,17 +188,30 @@ def compare(
     return Comparison(cells, left_out, first, metric, level or LEVEL_OF[by], by, presence)
 
 
-def _pair(chosen: pd.DataFrame, first: str, second: str, metric: str) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    """The objects that both methods have, with the second's `score_other`; and counts of those of one alone."""
+def _pair(
+    chosen: pd.DataFrame, first: str, second: str, metric: str
+) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """The objects that both methods have, with the second's `score_other`; and counts of those of
+    one alone.
+    """
     key = list(OBJECT)
     sides = [chosen[chosen["method"].eq(name)] for name in (first, second)]
     pairs = sides[0].merge(sides[1][[*key, "score", "size"]], on=key, suffixes=("", "_other"))
     alone, both = [], []
     for side, method, other in ((sides[0], first, second), (sides[1], second, first)):
-        shared = side[key].merge(pairs[key], on=key, how="left", indicator=True)["_merge"].eq("both").to_numpy()
+        shared = (
+            side[key]
+            .merge(pairs[key], on=key, how="left", indicator=True)["_merge"]
+            .eq("both")
+            .to_numpy()
+        )
         both.append(side[shared])
         counts = side[~shared].groupby("dataset", sort=False).size().rename("rows").reset_index()
-        reason = f"no object in common with {other}" if pairs.empty else f"no score by {other} to pair with"
+        reason = (
+            f"no object in common with {other}"
+            if pairs.empty
+            else f"no score by {other} to pair with"
+        )
         alone.append(counts.assign(method=method, reason=reason))
     if pairs.empty:
         return pairs, alone
@@ -157,11 +220,14 @@ def _pair(chosen: pd.DataFrame, first: str, second: str, metric: str) -> tuple[p
     if 2 * differ.sum() > len(pairs):
         odd = pairs[differ].iloc[0]
         raise ValueError(
-            f"case {odd['case']}: {odd['target']} has size {odd['size']:g} for {first} and {odd['size_other']:g} for "
-            f"{second}, and so have {differ.sum()} of {len(pairs)}; methods must be scored on the same references"
+            f"case {odd['case']}: {odd['target']} has size {odd['size']:g} for {first} and"
+            f" {odd['size_other']:g} for {second}, and so have {differ.sum()} of {len(pairs)};"
+            " methods must be scored on the same references"
         )
     counts = pairs[differ].groupby("dataset", sort=False).size().rename("rows").reset_index()
-    alone.append(counts.assign(method=second, reason=f"another size of the reference than for {first}"))
+    alone.append(
+        counts.assign(method=second, reason=f"another size of the reference than for {first}")
+    )
     return pairs[~differ], alone
 
 
@@ -182,14 +248,24 @@ def _test_cells(
     resamples: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """A line for each target, and for each stratum of all targets, of one data set and pair of methods."""
+    """A line for each target, and for each stratum of all targets, of one data set and pair of
+    methods.
+    """
     targets = list_targets(group)
     whole = next(iter(targets))
-    cells = {(name, ALL_SIZES): mask for name, mask in targets.items() if dataset != ALL_DATASETS or name == whole}
+    cells = {
+        (name, ALL_SIZES): mask
+        for name, mask in targets.items()
+        if dataset != ALL_DATASETS or name == whole
+    }
     label = whole if dataset != ALL_DATASETS else ALL_TARGETS
-    cells |= {(label, stratum): mask for stratum, mask in split_by_size(by, group["size"], edges).items()}
+    cells |= {
+        (label, stratum): mask for stratum, mask in split_by_size(by, group["size"], edges).items()
+    }
     cells = {identity: mask for identity, mask in cells.items() if mask.any()}
-    patients = group.groupby(["dataset", "patient"]).ngroup().to_numpy()  # of one name in two data sets are two
+    patients = (
+        group.groupby(["dataset", "patient"]).ngroup().to_numpy()
+    )  # of one name in two data sets are two
     sizes = group.groupby("dataset")["patient"].nunique().to_list()
     scores = group[["score", "score_other"]].to_numpy()
     rounding = ROUNDING * float(np.abs(scores).max())
@@ -201,10 +277,15 @@ def _test_cells(
     for sums, counts, there in zip(sums_PC.T, counts_PC.T, there_PC.T, strict=True):
         means.append(merge_rounding(sums[there] / counts[there], rounding))
         sums[there] = means[-1] * counts[there]
-    # The same draws whichever of the two is the reference: swapping them changes signs and nothing else.
+    # The same draws whichever of the two is the reference: swapping them changes signs and nothing
+    # else.
     purpose = (dataset, *sorted(methods))
-    drawn = resample_sums(sums_PC, counts_PC, sizes, resamples, make_generator(seed, "bootstrap", *purpose))
-    most_C = np.add.reduceat(there_PC, np.cumsum([0, *sizes[:-1]]), axis=0).max(axis=0)  # of any one data set
+    drawn = resample_sums(
+        sums_PC, counts_PC, sizes, resamples, make_generator(seed, "bootstrap", *purpose)
+    )
+    most_C = np.add.reduceat(there_PC, np.cumsum([0, *sizes[:-1]]), axis=0).max(
+        axis=0
+    )  # of any one data set
     low, high = bootstrap_interval(*drawn, most_C)
     numbers = np.stack([[differences[mask].mean() for mask in masks], low, high])
     numbers[np.abs(numbers) <= rounding] = 0
@@ -219,7 +300,10 @@ def _test_cells(
                 **dict(zip(("reference_mean", "mean"), scores[mask].mean(axis=0), strict=True)),
                 **dict(zip(("difference", "low", "high"), numbers[:, index], strict=True)),
                 **{"wilcoxon_p": wilcoxon_p(means[index]), "permutation_p": permuted[index]},
-                **{"rank_biserial": rank_biserial(means[index]), "cohens_dz": cohens_dz(means[index])},
+                **{
+                    "rank_biserial": rank_biserial(means[index]),
+                    "cohens_dz": cohens_dz(means[index]),
+                },
             }
         )
     return lines
@@ -232,7 +316,8 @@ def report_comparison(
     patient_pattern: str | None = None,
     **settings: Any,
 ) -> str:
-    """Return the comparison of tables of results as text; write it as CSV and LaTeX into a folder, if given.
+    """Return the comparison of tables of results as text; write it as CSV and LaTeX into a folder,
+    if given.
 
     Args:
         paths: CSV files, of one method each or of several.
@@ -251,7 +336,9 @@ def report_comparison(
         return describe_comparison(scores, comparison, temporary)
 
 
-def describe_comparison(scores: Scores, comparison: Comparison, folder: str | Path | None = None) -> str:
+def describe_comparison(
+    scores: Scores, comparison: Comparison, folder: str | Path | None = None
+) -> str:
     """Return a comparison as text; write it as CSV and LaTeX into a folder, if given.
 
     Raises:
@@ -263,21 +350,28 @@ def describe_comparison(scores: Scores, comparison: Comparison, folder: str | Pa
         latex = {f"comparison_{index}": table for index, table in enumerate(printed.values(), 1)}
         if presence:
             tables["presence"] = comparison.presence
-            latex |= {f"presence_{index}": table for index, table in enumerate(presence.values(), 1)}
+            latex |= {
+                f"presence_{index}": table for index, table in enumerate(presence.values(), 1)
+            }
         write_tables(folder, tables, latex)
     unit = " in percent" if comparison.metric in SHARES else ""
     about = (
-        f"{comparison.metric} of {comparison.level}s{unit}, against {comparison.reference_method}, on rows scored for "
-        "both:\nmeans over rows, their difference [95 % interval, patients resampled], p of Wilcoxon's test on "
-        "patients' means\nand of flipping whole patients (each after Holm over all tests of the data set), "
-        "rank-biserial correlation r\nand Cohen's d_z of patients' means"
+        f"{comparison.metric} of {comparison.level}s{unit}, against {comparison.reference_method},"
+        " on rows scored for both:\nmeans over rows, their difference [95 % interval, patients"
+        " resampled], p of Wilcoxon's test on patients' means\nand of flipping whole patients"
+        " (each after Holm over all tests of the data set), rank-biserial correlation r\nand"
+        " Cohen's d_z of patients' means"
     )
     about = "\n".join([about, *describe_direction(comparison.metric)])
-    return "\n\n".join([about, format_tables(printed | presence), list_notes(scores.notes, comparison.excluded)])
+    return "\n\n".join(
+        [about, format_tables(printed | presence), list_notes(scores.notes, comparison.excluded)]
+    )
 
 
 def describe_direction(metric: str) -> list[str]:
-    """A sentence on how to read differences of a metric of which more is not better; none for the others."""
+    """A sentence on how to read differences of a metric of which more is not better; none for the
+    others.
+    """
     if metric in ERRORS:
         return [_LOWER_IS_BETTER.format(metric)]
     return [_ZERO_IS_BEST.format(metric)] if metric in DIFFERENCES else []
@@ -295,7 +389,9 @@ def print_comparison(comparison: Comparison) -> dict[str, pd.DataFrame]:
                 **{"n": cells["n"].astype(str), "patients": cells["patients"].astype(str)},
                 first: [f"{scale * mean:.2f}" for mean in cells["reference_mean"]],
                 str(method): [f"{scale * mean:.2f}" for mean in cells["mean"]],
-                "difference": [format_interval(cell, metric, "difference") for cell in cells.to_dict("records")],
+                "difference": [
+                    format_interval(cell, metric, "difference") for cell in cells.to_dict("records")
+                ],
                 **{f"{test} p (Holm)": _format_p(cells, test) for test in TESTS},
                 **{
                     name: [_format(v) for v in cells[key]]

@@ -19,7 +19,8 @@ _COLUMNS = 4
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of the sheet; all arrays are slices (K,H,W) of one study, H and W as the network sees them.
+    """One picture of the sheet; all arrays are slices (K,H,W) of one study, H and W as the network
+    sees them.
 
     Attributes:
         title: The prompt.
@@ -41,7 +42,8 @@ class Panel:
 
 
 def draw_contact_sheet(panels: Sequence[Panel], path: str | Path, *, title: str) -> None:
-    """Draw panels into a PNG file: reference outlined, prediction filled, a small target magnified in a corner.
+    """Draw panels into a PNG file: reference outlined, prediction filled, a small target magnified
+    in a corner.
 
     Args:
         panels: At least one.
@@ -57,10 +59,19 @@ def make_contact_sheet(panels: Sequence[Panel], *, title: str) -> Figure:
     """Return the figure of that file, which does not say how the slices lie."""
     columns = min(_COLUMNS, len(panels))
     lines = -(-len(panels) // columns)
-    figure, axes = make_sheet(lines, columns, (4.2 * columns, 4.4 * lines + 0.7), title=title, font_size=14)
+    figure, axes = make_sheet(
+        lines, columns, (4.2 * columns, 4.4 * lines + 0.7), title=title, font_size=14
+    )
     for ax, panel in zip(axes, panels, strict=False):
         _draw_panel(ax, panel)
-    figure.text(0.99, 0.005, "yellow outline: reference    blue: prediction", color="#bbbbbb", fontsize=9, ha="right")
+    figure.text(
+        0.99,
+        0.005,
+        "yellow outline: reference    blue: prediction",
+        color="#bbbbbb",
+        fontsize=9,
+        ha="right",
+    )
     figure.tight_layout(rect=(0, 0.02, 1, 0.97))
     return figure
 
@@ -68,7 +79,9 @@ def make_contact_sheet(panels: Sequence[Panel], *, title: str) -> Figure:
 def make_sheet(
     lines: int, columns: int, size_inches: tuple[float, float], *, title: str, font_size: int
 ) -> tuple[Figure, NDArray[Any]]:
-    """Return an empty black figure with its title, and its axes (lines · columns,), which show nothing yet."""
+    """Return an empty black figure with its title, and its axes (lines · columns,), which show
+    nothing yet.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -82,7 +95,11 @@ def make_sheet(
 
 
 def _draw_panel(ax, panel: Panel) -> None:
-    guide = panel.prediction if panel.reference is None or not panel.reference.any() else panel.reference
+    guide = (
+        panel.prediction
+        if panel.reference is None or not panel.reference.any()
+        else panel.reference
+    )
     sizes = np.count_nonzero(guide, axis=(1, 2))
     index = int(sizes.argmax()) if sizes.any() else len(sizes) // 2
     aspect = panel.pixel_mm[0] / panel.pixel_mm[1]
@@ -104,8 +121,18 @@ def _draw_panel(ax, panel: Panel) -> None:
 
 def _draw_masks(ax, panel: Panel, index: int, aspect: float) -> None:
     low, high = panel.window
-    ax.imshow(panel.image[index], cmap="gray", vmin=low, vmax=high, aspect=aspect, interpolation="bilinear")
-    for mask, colour, filled in ((panel.prediction, _PREDICTION, True), (panel.reference, _REFERENCE, False)):
+    ax.imshow(
+        panel.image[index],
+        cmap="gray",
+        vmin=low,
+        vmax=high,
+        aspect=aspect,
+        interpolation="bilinear",
+    )
+    for mask, colour, filled in (
+        (panel.prediction, _PREDICTION, True),
+        (panel.reference, _REFERENCE, False),
+    ):
         if mask is None or not mask[index].any():
             continue
         if filled:

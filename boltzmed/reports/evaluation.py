@@ -1,4 +1,6 @@
-"""What an evaluation of masks came to, as text: overlap, distances, lesions, presence. Every mean has its number."""
+"""What an evaluation of masks came to, as text: overlap, distances, lesions, presence. Every mean
+has its number.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from boltzmed.files import whole_file
 from boltzmed.metrics.lesions import FROC_RATES, detection_f1, find_sensitivities
 from boltzmed.metrics.presence import auroc, sensitivity, specificity
 from boltzmed.reports.tables import align_columns, group_by_target
 from boltzmed.results import CaseResult, LesionResult
 from boltzmed.strata import split_by_size
-from boltzmed.volumes.output import whole_file
 
 
 class Cell(NamedTuple):
-    """A number of a table: how many rows or lesions it is of (None: counts stand beside it), digits to print."""
+    """A number of a table: how many rows or lesions it is of (None: counts stand beside it), digits
+    to print.
+    """
 
     value: float | str | None
     n: int | None = None
@@ -44,9 +48,11 @@ def report_scores(
     *,
     miss_penalty_mm: float | None = None,
 ) -> str:
-    """Return the tables of `tabulate_scores` as text; write them to `MEASURES` in a folder, if given.
+    """Return the tables of `tabulate_scores` as text; write them to `MEASURES` in a folder, if
+    given.
 
-    The file has the columns table, target, measure, value (not rounded), n, and the rule by which lesions were counted.
+    The file has the columns table, target, measure, value (not rounded), n, and the rule by which
+    lesions were counted.
 
     Args:
         rows, lesions: Of one method; the rows say by which rule lesions were counted.
@@ -59,7 +65,11 @@ def report_scores(
     rows = list(rows)
     tables = tabulate_scores(rows, lesions, miss_penalty_mm)
     said = "; ".join(dict.fromkeys(row.lesion_rule for row in rows if row.lesion_rule))
-    rules = dict.fromkeys((_LESIONS, _BY_SIZE, _FROC), said.replace(" ", " neighbours, match ", 1)) if said else {}
+    rules = (
+        dict.fromkeys((_LESIONS, _BY_SIZE, _FROC), said.replace(" ", " neighbours, match ", 1))
+        if said
+        else {}
+    )
     if folder is not None:
         records = [
             {
@@ -83,15 +93,19 @@ def report_scores(
 
 
 def tabulate_scores(
-    rows: Iterable[CaseResult], lesions: Iterable[LesionResult] = (), miss_penalty_mm: float | None = None
+    rows: Iterable[CaseResult],
+    lesions: Iterable[LesionResult] = (),
+    miss_penalty_mm: float | None = None,
 ) -> dict[str, dict[str, dict[str, Cell]]]:
-    """Return tables by target: volumes' overlap and distances, their lesions, slices' overlap, presence in both.
+    """Return tables by target: volumes' overlap and distances, their lesions, slices' overlap,
+    presence in both.
 
-    A cell is a mean with the number of rows that it is of, "–" where there is none. Dice stands there by both
-    conventions for a mask that is rightly empty: left out, and counted as 1. Distances of rows where one mask is empty
-    are not defined and left out; their number stands beside, and means in which rows of one empty mask count as
-    `miss_penalty_mm`, if given. F1, sensitivity and FROC are of all lesions together.
-    Targets of several data sets stand apart, as "DATASET: TARGET".
+    A cell is a mean with the number of rows that it is of, "–" where there is none. Dice stands
+    there by both conventions for a mask that is rightly empty: left out, and counted as 1.
+    Distances of rows where one mask is empty are not defined and left out; their number stands
+    beside, and means in which rows of one empty mask count as `miss_penalty_mm`, if given. F1,
+    sensitivity and FROC are of all lesions together. Targets of several data sets stand apart, as
+    "DATASET: TARGET".
     """
     rows, lesions = list(rows), list(lesions)
     volumes = [row for row in rows if row.level == "volume"]
@@ -102,11 +116,19 @@ def tabulate_scores(
     measure_distances = partial(_distance_columns, miss_penalty_mm=miss_penalty_mm)
 
     def lesions_of(group: Sequence[CaseResult]) -> list[LesionResult]:
-        return [lesion for lesion in lesions if (lesion.dataset, lesion.target) == (group[0].dataset, group[0].target)]
+        return [
+            lesion
+            for lesion in lesions
+            if (lesion.dataset, lesion.target) == (group[0].dataset, group[0].target)
+        ]
 
     tables: list[tuple[str, list[CaseResult], _Describe]] = [
         ("Volumes", volumes, _overlap_columns),
-        ("Surfaces of volumes", [row for row in volumes if row.nsd_tolerance_mm is not None], measure_distances),
+        (
+            "Surfaces of volumes",
+            [row for row in volumes if row.nsd_tolerance_mm is not None],
+            measure_distances,
+        ),
         (_LESIONS, volumes, _lesion_columns),
         (
             _BY_SIZE,
@@ -120,14 +142,22 @@ def tabulate_scores(
         ),
         ("Presence in volumes", volumes, _presence_columns),
         ("Slices", slices, _overlap_columns),
-        ("Outlines on slices", [row for row in slices if row.nsd_tolerance_mm is not None], measure_distances),
+        (
+            "Outlines on slices",
+            [row for row in slices if row.nsd_tolerance_mm is not None],
+            measure_distances,
+        ),
         ("Presence in slices", slices, _presence_columns),
     ]
     apart = len({row.dataset for row in rows}) > 1
-    return {title: _tabulate(chosen, describe, apart) for title, chosen, describe in tables if chosen}
+    return {
+        title: _tabulate(chosen, describe, apart) for title, chosen, describe in tables if chosen
+    }
 
 
-def _tabulate(rows: Sequence[CaseResult], describe: _Describe, apart: bool) -> dict[str, dict[str, Cell]]:
+def _tabulate(
+    rows: Sequence[CaseResult], describe: _Describe, apart: bool
+) -> dict[str, dict[str, Cell]]:
     return {name: describe(group) for name, group in group_by_target(rows, apart).items()}
 
 
@@ -152,7 +182,10 @@ def _overlap_columns(rows: Sequence[CaseResult]) -> dict[str, Cell]:
 def _distance_columns(rows: Sequence[CaseResult], miss_penalty_mm: float | None) -> dict[str, Cell]:
     tolerances = {row.nsd_tolerance_mm for row in rows if row.nsd_tolerance_mm is not None}
     distances = {}
-    for name, values in {"HD95": [row.hd95_mm for row in rows], "ASSD": [row.assd_mm for row in rows]}.items():
+    for name, values in {
+        "HD95": [row.hd95_mm for row in rows],
+        "ASSD": [row.assd_mm for row in rows],
+    }.items():
         distances[f"{name} mm"] = _mean(values, 2)
         if miss_penalty_mm is not None:
             penalised = [
@@ -171,7 +204,8 @@ def _distance_columns(rows: Sequence[CaseResult], miss_penalty_mm: float | None)
 
 def _lesion_columns(rows: Sequence[CaseResult]) -> dict[str, Cell]:
     matched, missed, false = (
-        sum(getattr(row, f"{name}_lesions") or 0 for row in rows) for name in ("matched", "missed", "false")
+        sum(getattr(row, f"{name}_lesions") or 0 for row in rows)
+        for name in ("matched", "missed", "false")
     )
     return {
         "scans": _count(len(rows)),
@@ -199,7 +233,9 @@ def _froc_columns(lesions: Sequence[LesionResult], *, scans: int) -> dict[str, C
     reference = [lesion for lesion in lesions if lesion.kind == "reference"]
     false = [lesion for lesion in lesions if lesion.kind == "prediction" and not lesion.matched]
     # What has no score is surest to go: below every limit.
-    found = [-np.inf if lesion.score is None else lesion.score for lesion in reference if lesion.matched]
+    found = [
+        -np.inf if lesion.score is None else lesion.score for lesion in reference if lesion.matched
+    ]
     false_scores = [-np.inf if lesion.score is None else lesion.score for lesion in false]
     shares = find_sensitivities(found, len(reference) - len(found), false_scores, scans)
     cells: Sequence[float | None] = shares or [None] * len(FROC_RATES)
@@ -215,7 +251,9 @@ def _presence_columns(rows: Sequence[CaseResult]) -> dict[str, Cell]:
     shown = [not row.reference_empty for row in rows]
     found = [not row.prediction_empty for row in rows]
     asked = [row for row in rows if row.presence_score is not None]
-    area = auroc([not row.reference_empty for row in asked], [row.presence_score or 0.0 for row in asked])
+    area = auroc(
+        [not row.reference_empty for row in asked], [row.presence_score or 0.0 for row in asked]
+    )
     return {
         "with target": _count(sum(shown)),
         "sensitivity": _share(sensitivity(shown, found)),

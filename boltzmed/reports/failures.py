@@ -1,4 +1,6 @@
-"""Where methods fail: the worst objects of each target, and pictures of them as in the paper's Figure 9."""
+"""Where methods fail: the worst objects of each target, and pictures of them as in the paper's
+Figure 9.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +26,21 @@ _OPACITY = 0.45
 
 
 def pair_scores(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
-    """Return a row per object, worst first: identity, `size`, how many methods missed it, their mean, each score.
+    """Return a row per object, worst first: identity, `size`, how many methods missed it, their
+    mean, each score.
 
-    Objects that most methods missed altogether stand first, then the worst mean over methods: the lowest, of `ERRORS`
-    the highest, of `DIFFERENCES` the one furthest from 0.
+    Objects that most methods missed altogether stand first, then the worst mean over methods: the
+    lowest, of `ERRORS` the highest, of `DIFFERENCES` the one furthest from 0.
 
     Args:
         rows: Of `select_objects`: a row per method and object, with `score`, `size` and `missed`.
         metric: What the score is.
 
     Returns:
-        `OBJECT`, `prompt` ("" where the tables have none), `size`, `same_size` (whether the references of the methods
-            that have the object are of one), `missed`, `mean`, then a column "score:METHOD" per method (NaN where it
-            has no score), in the methods' order.
+        `OBJECT`, `prompt` ("" where the tables have none), `size`, `same_size` (whether the
+        references of the methods
+            that have the object are of one), `missed`, `mean`, then a column "score:METHOD" per
+            method (NaN where it has no score), in the methods' order.
     """
     methods = list(rows["method"].unique())
     rows = rows if "prompt" in rows else rows.assign(prompt="")
@@ -45,16 +49,29 @@ def pair_scores(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     known = rows.drop_duplicates(key).set_index(key)[["prompt", "size"]]
     missed = rows.groupby(key)["missed"].sum().reindex(scores.index)
     sizes = rows.groupby(key)["size"].agg(["min", "max", "count", "size"]).reindex(scores.index)
-    same = is_same_size(sizes["min"], sizes["max"]) & (sizes["count"].eq(0) | sizes["count"].eq(sizes["size"]))
-    table = known.reindex(scores.index).assign(same_size=same, missed=missed, mean=scores.mean(axis=1))
+    same = is_same_size(sizes["min"], sizes["max"]) & (
+        sizes["count"].eq(0) | sizes["count"].eq(sizes["size"])
+    )
+    table = known.reindex(scores.index).assign(
+        same_size=same, missed=missed, mean=scores.mean(axis=1)
+    )
     table = table.join(scores.add_prefix("score:"))
-    worse = -table["mean"] if metric in ERRORS else -table["mean"].abs() if metric in DIFFERENCES else table["mean"]
-    worst_first = table.assign(worse=worse).sort_values(["missed", "worse"], ascending=[False, True], kind="stable")
+    worse = (
+        -table["mean"]
+        if metric in ERRORS
+        else -table["mean"].abs()
+        if metric in DIFFERENCES
+        else table["mean"]
+    )
+    worst_first = table.assign(worse=worse).sort_values(
+        ["missed", "worse"], ascending=[False, True], kind="stable"
+    )
     return worst_first.drop(columns="worse").reset_index()
 
 
 def choose_worst(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Return `count` rows of `pair_scores`, from each data set's targets in turn, so that every target has its worst.
+    """Return `count` rows of `pair_scores`, from each data set's targets in turn, so that every
+    target has its worst.
 
     A case is shown once for a target, by its worst slice.
     """
@@ -65,16 +82,23 @@ def choose_worst(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def choose_slice(picture: CasePicture, slice_index: int | None = None) -> int:
-    """Return the slice to show: the given one, else the one of the largest reference, else of the largest masks."""
+    """Return the slice to show: the given one, else the one of the largest reference, else of the
+    largest masks.
+    """
     if slice_index is not None and 0 <= slice_index < len(picture.image):
         return slice_index
     masks = [picture.reference] if picture.reference.any() else list(picture.predictions.values())
-    areas = sum((np.count_nonzero(mask, axis=(1, 2)) for mask in masks), np.zeros(len(picture.image), int))
+    areas = sum(
+        (np.count_nonzero(mask, axis=(1, 2)) for mask in masks), np.zeros(len(picture.image), int)
+    )
     return int(areas.argmax()) if areas.any() else len(picture.image) // 2
 
 
-def draw_thumbnails(picture: CasePicture, index: int, colours: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Draw the whole slice with a frame, the framed part with the reference outlined, then with each method's mask.
+def draw_thumbnails(
+    picture: CasePicture, index: int, colours: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Draw the whole slice with a frame, the framed part with the reference outlined, then with
+    each method's mask.
 
     Args:
         picture: See `CasePicture`.
@@ -93,7 +117,17 @@ def draw_thumbnails(picture: CasePicture, index: int, colours: Mapping[str, str]
     panels.append(("reference", _draw(grey, frame, pixel_mm, outline=reference)))
     for method, mask in picture.predictions.items():
         panels.append(
-            (method, _draw(grey, frame, pixel_mm, outline=reference, mask=mask[index], colour=colours[method]))
+            (
+                method,
+                _draw(
+                    grey,
+                    frame,
+                    pixel_mm,
+                    outline=reference,
+                    mask=mask[index],
+                    colour=colours[method],
+                ),
+            )
         )
     return [(caption, _as_uri(panel)) for caption, panel in panels]
 
@@ -127,18 +161,25 @@ def _draw(
     """An RGB picture (h,w,3) whose longer side is `_SIDE`, in true proportions."""
     extent_mm = [(part[axis].stop - part[axis].start) * pixel_mm[axis] for axis in range(2)]
     size = [max(1, round(_SIDE * extent / max(extent_mm))) for extent in extent_mm]
-    picture = np.repeat(_resize(grey[part], size, Image.Resampling.BILINEAR)[..., None], 3, axis=2).astype(np.float32)
+    picture = np.repeat(
+        _resize(grey[part], size, Image.Resampling.BILINEAR)[..., None], 3, axis=2
+    ).astype(np.float32)
     if mask is not None:
         inside = _resize(mask[part].astype(np.uint8), size, Image.Resampling.NEAREST).astype(bool)
         picture[inside] += _OPACITY * (np.array(_rgb(colour)) - picture[inside])
         picture[_edge(inside)] = _rgb(colour)
     if outline is not None:
-        picture[_edge(_resize(outline[part].astype(np.uint8), size, Image.Resampling.NEAREST).astype(bool))] = _rgb(
-            REFERENCE_COLOUR
-        )
+        picture[
+            _edge(
+                _resize(outline[part].astype(np.uint8), size, Image.Resampling.NEAREST).astype(bool)
+            )
+        ] = _rgb(REFERENCE_COLOUR)
     if framed is not None:
         rows, columns = (
-            [round((edge - part[axis].start) * size[axis] / (part[axis].stop - part[axis].start)) for edge in edges]
+            [
+                round((edge - part[axis].start) * size[axis] / (part[axis].stop - part[axis].start))
+                for edge in edges
+            ]
             for axis, edges in enumerate([(side.start, side.stop) for side in framed])
         )
         box = np.zeros(picture.shape[:2], bool)
@@ -147,7 +188,9 @@ def _draw(
     return picture.round().astype(np.uint8)
 
 
-def _resize(array: NDArray[np.uint8], size: Sequence[int], how: Image.Resampling) -> NDArray[np.uint8]:
+def _resize(
+    array: NDArray[np.uint8], size: Sequence[int], how: Image.Resampling
+) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(np.ascontiguousarray(array)).resize((size[1], size[0]), how))
 
 

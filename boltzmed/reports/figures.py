@@ -1,4 +1,6 @@
-"""Figures of scores: by object size, paired, and their agreement. Colours that every colour vision tells apart."""
+"""Figures of scores: by object size, paired, and their agreement. Colours that every colour vision
+tells apart.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from boltzmed.volumes.output import whole_file
+from boltzmed.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +34,11 @@ def colour_of(methods: Sequence[str], method: str) -> str:
     return METHOD_COLOURS[list(methods).index(method) % len(METHOD_COLOURS)]
 
 
-def draw_sizes(cells: pd.DataFrame, *, strata: Sequence[str], score: str, size: str, share: bool = True) -> Figure:
-    """Draw the mean score of each stratum with its interval, a panel per data set, a marker per method.
+def draw_sizes(
+    cells: pd.DataFrame, *, strata: Sequence[str], score: str, size: str, share: bool = True
+) -> Figure:
+    """Draw the mean score of each stratum with its interval, a panel per data set, a marker per
+    method.
 
     Under a stratum stands its n, or that of each method in the legend's order where they differ.
 
@@ -54,14 +59,26 @@ def draw_sizes(cells: pd.DataFrame, *, strata: Sequence[str], score: str, size: 
             own = part[part["method"].eq(method)].set_index("stratum").reindex(present)
             x = np.arange(len(present)) + 0.6 * ((index + 0.5) / len(methods) - 0.5)
             bars = np.nan_to_num(np.abs(own[["low", "high"]].to_numpy().T - own["mean"].to_numpy()))
-            style = {"fmt": _MARKERS[index % len(_MARKERS)], "color": colour_of(methods, method), "label": method}
+            style = {
+                "fmt": _MARKERS[index % len(_MARKERS)],
+                "color": colour_of(methods, method),
+                "label": method,
+            }
             ax.errorbar(x, own["mean"], yerr=bars, markersize=6, capsize=3, linewidth=1.4, **style)  # type: ignore[arg-type]
-        numbers = part.pivot(index="stratum", columns="method", values="n").reindex(present, columns=methods).fillna(0)
+        numbers = (
+            part.pivot(index="stratum", columns="method", values="n")
+            .reindex(present, columns=methods)
+            .fillna(0)
+        )
         counts = [[str(int(n)) for n in line] for line in numbers.to_numpy()]
         counts = [line if len(set(line)) > 1 else line[:1] for line in counts]
-        ticks = ["\nn=".join([name, "\n".join(line)]) for name, line in zip(present, counts, strict=True)]
+        ticks = [
+            "\nn=".join([name, "\n".join(line)]) for name, line in zip(present, counts, strict=True)
+        ]
         ax.set_xticks(range(len(present)), ticks, fontsize=8)
-        ax.set_xlim(-0.5, len(present) - 0.5)  # a method without a mean would shift the others in their stratum
+        ax.set_xlim(
+            -0.5, len(present) - 0.5
+        )  # a method without a mean would shift the others in their stratum
         ax.set_title(_plain(dataset), fontsize=10)
         if share:
             ax.set_ylim(0, 1.02)
@@ -71,12 +88,19 @@ def draw_sizes(cells: pd.DataFrame, *, strata: Sequence[str], score: str, size: 
     for ax in axes[len(datasets) :]:
         ax.set_axis_off()
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, map(_plain, labels), loc="outside lower center", ncols=min(len(methods), 4), frameon=False)
+    figure.legend(
+        handles,
+        map(_plain, labels),
+        loc="outside lower center",
+        ncols=min(len(methods), 4),
+        frameon=False,
+    )
     return figure
 
 
 def draw_pairs(scores: Mapping[str, NDArray[np.float64]], *, score: str) -> Figure:
-    """Draw the first method's score of each object against each other method's; above the diagonal the other is better.
+    """Draw the first method's score of each object against each other method's; above the diagonal
+    the other is better.
 
     Args:
         scores: Of each method, of the same objects in the same order, 0 … 1; at least two methods.
@@ -88,7 +112,10 @@ def draw_pairs(scores: Mapping[str, NDArray[np.float64]], *, score: str) -> Figu
         _draw_cloud(ax, x, y, colour_of(list(scores), name), extent=(0, 1, 0, 1))
         ax.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
         better, worse = int((y > x).sum()), int((y < x).sum())
-        ax.set_title(f"{_plain(name)} better {better},\nworse {worse}, equal {len(x) - better - worse}", fontsize=9)
+        ax.set_title(
+            f"{_plain(name)} better {better},\nworse {worse}, equal {len(x) - better - worse}",
+            fontsize=9,
+        )
         ax.set_xlabel(f"{score}, {_plain(first)}")
         ax.set_ylabel(f"{score}, {_plain(name)}")
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
@@ -96,10 +123,11 @@ def draw_pairs(scores: Mapping[str, NDArray[np.float64]], *, score: str) -> Figu
 
 
 def draw_agreement(scores: Mapping[str, NDArray[np.float64]], *, score: str) -> Figure:
-    """Draw Bland and Altman's plot of the first method and each other one: difference against mean, of each object.
+    """Draw Bland and Altman's plot of the first method and each other one: difference against mean,
+    of each object.
 
-    The mean difference and the limits of agreement (mean ± 1.96 standard deviations over objects) are written beside
-    their lines.
+    The mean difference and the limits of agreement (mean ± 1.96 standard deviations over objects)
+    are written beside their lines.
 
     Args:
         scores: See `draw_pairs`.
@@ -133,14 +161,20 @@ def draw_agreement(scores: Mapping[str, NDArray[np.float64]], *, score: str) -> 
     return figure
 
 
-def limits_of_agreement(first: NDArray[np.float64], second: NDArray[np.float64]) -> dict[str, float]:
-    """Return the mean of second − first, and that mean ± 1.96 standard deviations (n - 1; 0 for one object).
+def limits_of_agreement(
+    first: NDArray[np.float64], second: NDArray[np.float64]
+) -> dict[str, float]:
+    """Return the mean of second − first, and that mean ± 1.96 standard deviations (n - 1; 0 for one
+    object).
 
     Returns:
         "upper limit", "mean", "lower limit" (Bland & Altman, Lancet 1986).
     """
     differences = second - first
-    mean, spread = float(differences.mean()), float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
+    mean, spread = (
+        float(differences.mean()),
+        (float(differences.std(ddof=1)) if len(differences) > 1 else 0.0),
+    )
     return {"upper limit": mean + _Z * spread, "mean": mean, "lower limit": mean - _Z * spread}
 
 
@@ -154,7 +188,9 @@ def save_figure(figure: Figure, path: Path) -> bytes:
 
     svg = io.BytesIO()
     # Text stays text, ids and metadata do not depend on when or where it was drawn.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "boltzmed", "font.family": "sans-serif"}):
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "boltzmed", "font.family": "sans-serif"}
+    ):
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         with whole_file(path.with_suffix(".png")) as temporary:
             figure.savefig(temporary, format="png", dpi=150)
@@ -163,11 +199,15 @@ def save_figure(figure: Figure, path: Path) -> bytes:
     return svg.getvalue()
 
 
-def _make_figure(lines: int, columns: int, size_inches: tuple[float, float]) -> tuple[Figure, Sequence[Axes]]:
+def _make_figure(
+    lines: int, columns: int, size_inches: tuple[float, float]
+) -> tuple[Figure, Sequence[Axes]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(size_inches[0] * columns, size_inches[1] * lines + 0.3), layout="constrained")
+    figure = Figure(
+        figsize=(size_inches[0] * columns, size_inches[1] * lines + 0.3), layout="constrained"
+    )
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(lines, columns, squeeze=False).reshape(-1))
     for ax in axes:
@@ -176,7 +216,9 @@ def _make_figure(lines: int, columns: int, size_inches: tuple[float, float]) -> 
     return figure, axes
 
 
-def _draw_cloud(ax: Axes, x: NDArray, y: NDArray, colour: str, extent: tuple[float, float, float, float]) -> None:
+def _draw_cloud(
+    ax: Axes, x: NDArray, y: NDArray, colour: str, extent: tuple[float, float, float, float]
+) -> None:
     if len(x) <= _CLOUD:
         ax.scatter(x, y, s=9, alpha=0.45, color=colour, linewidths=0, rasterized=True)
         return

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from boltzmed.errors import InputError
 from boltzmed.reports.cases import CasePicture, PictureFolders, ScoredObject
 from boltzmed.reports.failures import choose_slice, choose_worst, draw_thumbnails
 from boltzmed.reports.names import ShownNames
 from boltzmed.reports.page import FailureCase
 from boltzmed.reports.viewer import embed_case
-from boltzmed.volumes import VolumeError
 
-NO_PICTURE = "No picture: the image, the reference or a mask is missing, damaged or on another grid."
+NO_PICTURE = (
+    "No picture: the image, the reference or a mask is missing, damaged or on another grid."
+)
 _CASE = ("dataset", "case", "target")
 _FIXED_MEGABYTES = 4.0  # NiiVue, tables and figures
 _THUMBNAILS_MEGABYTES = 0.3  # of one case
@@ -59,13 +61,14 @@ def make_gallery(
         names: What leads from the shown names to those.
         scale: What a score is multiplied by (100 for percent).
         worst: How many objects.
-        cases: Which cases' volumes: (data set, case), as they are shown; the worst `viewed` by default.
+        cases: Which cases' volumes: (data set, case), as they are shown; the worst `viewed` by
+            default.
         viewed: See `cases`.
         page_megabytes: What the page may take.
         report: Called with each line on why there is no picture.
 
     Raises:
-        VolumeError: The pictures of one of `cases` are missing or broken.
+        InputError: The pictures of one of `cases` are missing or broken.
     """
     gallery = Gallery()
     places: dict[tuple[str, ...], int] = {}
@@ -89,8 +92,9 @@ def make_gallery(
             continue
         try:
             picture = _read(folders, names, row, methods)
-        except VolumeError as error:
-            # What a library or a path says about a file may hold names, which patterns alone do not find.
+        except InputError as error:
+            # What a library or a path says about a file may hold names, which patterns alone do not
+            # find.
             gallery.failures.append(FailureCase(title, numbers, NO_PICTURE))
             if report is not None:
                 report(f"no picture: {' '.join(str(error).split())}")
@@ -103,20 +107,30 @@ def make_gallery(
         gallery.failures.append(FailureCase(title, numbers, note, shown, places.get(_key(row))))
     if not folders.given:
         gallery.notes.append(
-            "No pictures: --images and --references, or --cache, and --predictions METHOD=DIR say where they lie."
+            "No pictures: --images and --references, or --cache, and --predictions METHOD=DIR say"
+            " where they lie."
         )
-    without = [method for method in methods if names.find_name("method", method) not in folders.predictions]
+    without = [
+        method for method in methods if names.find_name("method", method) not in folders.predictions
+    ]
     if folders.given and without:
-        gallery.notes.append(f"No masks to show of {', '.join(without)}: --predictions METHOD=DIR says where they lie.")
+        gallery.notes.append(
+            f"No masks to show of {', '.join(without)}: --predictions METHOD=DIR says where they"
+            " lie."
+        )
     return gallery
 
 
-def _read(folders: PictureFolders, names: ShownNames, row: Mapping[Any, Any], methods: Sequence[str]) -> CasePicture:
+def _read(
+    folders: PictureFolders, names: ShownNames, row: Mapping[Any, Any], methods: Sequence[str]
+) -> CasePicture:
     """A picture found by the tables' own names, with the shown ones."""
     dataset, target = (names.find_name(column, row[column]) for column in ("dataset", "target"))
     case = names.find_case(dataset, row["case"])
     own = {names.find_name("method", method): method for method in methods}
-    picture = folders.read(ScoredObject(dataset, case, target, row["axis"], _slice_of(row), row["prompt"]), list(own))
+    picture = folders.read(
+        ScoredObject(dataset, case, target, row["axis"], _slice_of(row), row["prompt"]), list(own)
+    )
     predictions = {own[method]: mask for method, mask in picture.predictions.items()}
     return replace(picture, title=", ".join(_key(row)), predictions=predictions)
 
@@ -132,7 +146,12 @@ def _slice_of(row: Mapping[Any, Any]) -> int | None:
 def _describe(row: Mapping[Any, Any], methods: Sequence[str], scale: float) -> tuple[str, str]:
     """A heading, and each method's score."""
     where = _slice_of(row)
-    title = f"{row['dataset']}: {row['target']}, {row['case']}" + (f", slice {where}" if where is not None else "")
+    title = f"{row['dataset']}: {row['target']}, {row['case']}" + (
+        f", slice {where}" if where is not None else ""
+    )
     scores = {name: row[f"score:{name}"] for name in methods}
-    texts = [f"{name} {scale * score:.1f}" if not np.isnan(score) else f"{name} –" for name, score in scores.items()]
+    texts = [
+        f"{name} {scale * score:.1f}" if not np.isnan(score) else f"{name} –"
+        for name, score in scores.items()
+    ]
     return title, ", ".join(texts) + "."

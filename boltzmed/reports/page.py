@@ -1,4 +1,6 @@
-"""One HTML page that holds all it shows: style, scripts, pictures and volumes inline, and a policy against fetching."""
+"""One HTML page that holds all it shows: style, scripts, pictures and volumes inline, and a policy
+against fetching.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from typing import Any
 import pandas as pd
 
 import boltzmed
+from boltzmed.files import whole_file
 from boltzmed.reports.viewer import encode_script
-from boltzmed.volumes.output import whole_file
 
 _PARTS = files("boltzmed.reports") / "html"
 
@@ -38,15 +40,22 @@ class Grid:
 
     @classmethod
     def of(cls, table: pd.DataFrame, best: frozenset[tuple[int, int]] = frozenset()) -> Grid:
-        """Makes a grid of a table of text; columns of which every cell begins like a number stand right."""
+        """Makes a grid of a table of text; columns of which every cell begins like a number stand
+        right.
+        """
         rows = [[str(cell) for cell in row] for row in table.itertuples(index=False)]
-        left = [not all(re.match(r"[-+−–]?(\d|$)", row[k]) for row in rows) for k in range(len(table.columns))]
+        left = [
+            not all(re.match(r"[-+−–]?(\d|$)", row[k]) for row in rows)
+            for k in range(len(table.columns))
+        ]
         return cls([str(name) for name in table.columns], rows, left, best)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with words: the data URI, what stands under it, and what a reader who can't see it is told."""
+    """A picture with words: the data URI, what stands under it, and what a reader who can't see it
+    is told.
+    """
 
     source: str
     caption: str
@@ -66,7 +75,9 @@ class Section:
 
 @dataclass(frozen=True)
 class FailureCase:
-    """One of the worst cases: its numbers, its pictures (caption, data URI), and its place among the volumes."""
+    """One of the worst cases: its numbers, its pictures (caption, data URI), and its place among
+    the volumes.
+    """
 
     title: str
     numbers: str
@@ -77,7 +88,9 @@ class FailureCase:
 
 @dataclass(frozen=True)
 class ObjectTable:
-    """The table to sort and filter; the first `texts` columns hold text, the first two data set and target."""
+    """The table to sort and filter; the first `texts` columns hold text, the first two data set and
+    target.
+    """
 
     text: str
     columns: Sequence[str]
@@ -124,15 +137,20 @@ def write_page(page: Page, path: str | Path) -> Path:
     hashes = " ".join(_hash(text) for text in [*scripts, *([niivue] if niivue else [])])
     html = environment.from_string(_read("page.html")).render(
         {name: getattr(page, name) for name in page.__dataclass_fields__},
-        # Scripts run only if their checksum stands here, so none that a name might carry; nothing is fetched at all.
-        policy=f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
-        "form-action 'none'",
+        # Scripts run only if their checksum stands here, so none that a name might carry; nothing
+        # is fetched at all.
+        policy=(
+            f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:;"
+            " base-uri 'none'; form-action 'none'"
+        ),
         style=Markup(_read("page.css")),
         scripts=[Markup(text) for text in scripts],
         niivue=encode_script(niivue) if niivue else "",
         viewer_text="Scroll through a case and switch masks on and off. The reference is outlined."
         + (" Drag to move the crosshair, pinch or turn the wheel to go on." if niivue else ""),
-        viewer_missing="NiiVue was not installed where this page was made (boltzmed's extra 'report')",
+        viewer_missing=(
+            "NiiVue was not installed where this page was made (boltzmed's extra 'report')"
+        ),
         version=boltzmed.__version__,
     )
     path = Path(path)
@@ -151,4 +169,8 @@ def _read(name: str) -> str:
 
 
 def _hash(script: str) -> str:
-    return "'sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii") + "'"
+    return (
+        "'sha256-"
+        + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+        + "'"
+    )

@@ -13,15 +13,18 @@ _ALONE = "each case as its own patient: no column, card or --patient-pattern say
 
 
 def assign_patients(rows: pd.DataFrame, pattern: str | None = None) -> tuple[pd.Series, list[str]]:
-    """Return each row's patient, one for all rows of a case, and notes on where the patients of a data set come from.
+    """Return each row's patient, one for all rows of a case, and notes on where the patients of a
+    data set come from.
 
-    The patient is what the column `patient` of any table says of the case; else what the pattern finds in the case's
-    name; else what the card of the data set's name finds; else the case is a patient of its own. A column that repeats
-    the case's name says nothing.
+    The patient is what the column `patient` of any table says of the case; else what the pattern
+    finds in the case's name; else what the card of the data set's name finds; else the case is a
+    patient of its own. A column that repeats the case's name says nothing.
 
     Args:
-        rows: With the columns dataset, case, patient ("" where a table does not say), file and line.
-        pattern: Regular expression on the case; its first group, or the whole match, is the patient.
+        rows: With the columns dataset, case, patient ("" where a table does not say), file and
+            line.
+        pattern: Regular expression on the case; its first group, or the whole match, is the
+            patient.
 
     Raises:
         ValueError: A pattern that is none, or tables that name two patients for one case.
@@ -53,11 +56,15 @@ def assign_patients(rows: pd.DataFrame, pattern: str | None = None) -> tuple[pd.
         ]
         if overruled:
             notes.append(
-                f"{dataset}: --patient-pattern finds another patient for {overruled} of {len(cases)} cases than the "
-                "column patient, which stands; empty that column to go by the pattern"
+                f"{dataset}: --patient-pattern finds another patient for {overruled} of"
+                f" {len(cases)} cases than the column patient, which stands; empty that column to"
+                " go by the pattern"
             )
     pairs = zip(rows["dataset"], rows["case"], strict=True)
-    return pd.Series([found[str(dataset), case] for dataset, case in pairs], index=rows.index), notes
+    return (
+        pd.Series([found[str(dataset), case] for dataset, case in pairs], index=rows.index),
+        notes,
+    )
 
 
 def _read_column(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
@@ -67,11 +74,14 @@ def _read_column(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
     twice = named.duplicated(["dataset", "case"])
     if twice.any():
         second = named[twice].iloc[0]
-        first = named[named["dataset"].eq(second["dataset"]) & named["case"].eq(second["case"])].iloc[0]
+        first = named[
+            named["dataset"].eq(second["dataset"]) & named["case"].eq(second["case"])
+        ].iloc[0]
         raise ValueError(
-            f"{second['file']}: line {second['line']}: expected one patient for case {second['case']} of "
-            f"{second['dataset']}, got {second['patient']!r} here and {first['patient']!r} in {first['file']}: line "
-            f"{first['line']}; correct one, or empty the column patient of one table"
+            f"{second['file']}: line {second['line']}: expected one patient for case"
+            f" {second['case']} of {second['dataset']}, got {second['patient']!r} here and"
+            f" {first['patient']!r} in {first['file']}: line {first['line']}; correct one, or empty"
+            " the column patient of one table"
         )
     pairs = zip(named["dataset"].astype(str), named["case"], strict=True)
     return dict(zip(pairs, named["patient"], strict=True))

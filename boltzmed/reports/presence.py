@@ -13,7 +13,8 @@ _FALSE = {"false_positive_mm3": "false mm³", "false_lesions": "false components
 
 
 def tabulate_presence(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """Count where something was predicted, on volumes and slices that show the target and on those that do not.
+    """Count where something was predicted, on volumes and slices that show the target and on those
+    that do not.
 
     Each method stands over its own rows, those that say whether anything was predicted.
 
@@ -22,10 +23,12 @@ def tabulate_presence(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFram
         methods: Which, in this order.
 
     Returns:
-        A row per level, dataset, target and method: shown (rows that show the target), found (of them, with anything
-        predicted), sensitivity; empty (rows that do not show it), kept_empty (of them, with nothing predicted),
-        specificity; false_positive_mm3 and false_lesions, means over the empty ones, where tables have them, the latter
-        where all lesions are of the same neighbours. Shares are 0 … 1, NaN where there is no such row.
+        A row per level, dataset, target and method: shown (rows that show the target), found (of
+            them, with anything
+        predicted), sensitivity; empty (rows that do not show it), kept_empty (of them, with nothing
+        predicted), specificity; false_positive_mm3 and false_lesions, means over the empty ones,
+        where tables have them, the latter where all lesions are of the same neighbours. Shares are
+        0 … 1, NaN where there is no such row.
     """
     lines: list[dict] = []
     rows = rows[rows["prediction_empty"].notna()] if "prediction_empty" in rows else rows[:0]
@@ -43,10 +46,18 @@ def tabulate_presence(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFram
                 if len(own):
                     lines.append(
                         {
-                            **{"level": level, "dataset": dataset, "target": target, "method": method},
+                            **{
+                                "level": level,
+                                "dataset": dataset,
+                                "target": target,
+                                "method": method,
+                            },
                             **{"shown": int(shown.sum()), "found": int((shown & found).sum())},
                             "sensitivity": sensitivity(shown, found),
-                            **{"empty": int((~shown).sum()), "kept_empty": int((~shown & ~found).sum())},
+                            **{
+                                "empty": int((~shown).sum()),
+                                "kept_empty": int((~shown & ~found).sum()),
+                            },
                             "specificity": specificity(shown, found),
                             **own[~shown][columns].mean().to_dict(),
                         }
@@ -55,7 +66,9 @@ def tabulate_presence(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFram
 
 
 def print_presence(presence: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return tables of text by their titles, for volumes and for slices; none where no table says what was empty."""
+    """Return tables of text by their titles, for volumes and for slices; none where no table says
+    what was empty.
+    """
     tables = {}
     for level, lines in presence.groupby("level", sort=False) if len(presence) else ():
         text = lines[["dataset", "target", "method"]].copy()
@@ -64,11 +77,16 @@ def print_presence(presence: pd.DataFrame) -> dict[str, pd.DataFrame]:
         for column, words in _FALSE.items():
             if column in lines and lines[column].notna().any():
                 means = lines[column]
-                text[f"{words} per empty {level}"] = ["–" if pd.isna(mean) else f"{mean:.2f}" for mean in means]
+                text[f"{words} per empty {level}"] = [
+                    "–" if pd.isna(mean) else f"{mean:.2f}" for mean in means
+                ]
         tables[f"Presence in {level}s, each method over its own"] = text
     return tables
 
 
 def _show_shares(lines: pd.DataFrame, share: str, count: str, of: str) -> list[str]:
     cells = zip(lines[share], lines[count], lines[of], strict=True)
-    return ["–" if pd.isna(value) else f"{100 * value:.2f} % ({part} of {n})" for value, part, n in cells]
+    return [
+        "–" if pd.isna(value) else f"{100 * value:.2f} % ({part} of {n})"
+        for value, part, n in cells
+    ]

@@ -9,9 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from boltzmed.files import whole_file
 from boltzmed.reports.scores import SHARES
-from boltzmed.reports.summary import ALL_SIZES, ALL_TARGETS, Summary, choose_by_size, format_interval
-from boltzmed.volumes.output import whole_file
+from boltzmed.reports.summary import (
+    ALL_SIZES,
+    ALL_TARGETS,
+    Summary,
+    choose_by_size,
+    format_interval,
+)
 
 _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
@@ -23,7 +29,8 @@ _GROUPS = {"<1 %": "Small", "≥1 %": "Large", ALL_SIZES: "All"}
 
 @dataclass(frozen=True)
 class MeanTable:
-    """A row per method: its means (NaN where it lacks something of the column), and the numbers of rows behind them.
+    """A row per method: its means (NaN where it lacks something of the column), and the numbers of
+    rows behind them.
 
     Attributes:
         means, counts: "Method", then a column per data set or target.
@@ -33,7 +40,9 @@ class MeanTable:
     counts: pd.DataFrame
 
     def print(self) -> pd.DataFrame:
-        """As text with one decimal; n stands in a column's name where it is all its methods', else in its cells."""
+        """As text with one decimal; n stands in a column's name where it is all its methods', else
+        in its cells.
+        """
         text = {"Method": self.means["Method"].astype(str)}
         for name in self.means.columns[1:]:
             means, counts = self.means[name], self.counts[name]
@@ -56,10 +65,11 @@ class MeanTable:
 
 
 def tabulate_datasets(summary: Summary) -> MeanTable:
-    """Return Table 1: a row per method, the mean of the data sets' means and a column per data set, in percent.
+    """Return Table 1: a row per method, the mean of the data sets' means and a column per data set,
+    in percent.
 
-    A data set's mean is over its rows. A method that lacks a target of a data set that another method was scored on has
-    no mean there, and no "Avg.", which there is of several data sets.
+    A data set's mean is over its rows. A method that lacks a target of a data set that another
+    method was scored on has no mean there, and no "Avg.", which there is of several data sets.
     """
     cells = summary.cells[summary.cells["stratum"].eq(ALL_SIZES)]
     table = _spread(summary, cells.drop_duplicates(["dataset", "method"]), "dataset")
@@ -76,7 +86,9 @@ def tabulate_datasets(summary: Summary) -> MeanTable:
 
 
 def tabulate_targets(summary: Summary) -> Iterator[tuple[str, MeanTable]]:
-    """Yield the same layout for each data set of several targets: a column per target, at most 8 a table."""
+    """Yield the same layout for each data set of several targets: a column per target, at most 8 a
+    table.
+    """
     cells = summary.cells[summary.cells["stratum"].eq(ALL_SIZES)]
     for dataset, group in cells.groupby("dataset", sort=False):
         names = list(group["target"].unique())
@@ -88,14 +100,20 @@ def tabulate_targets(summary: Summary) -> Iterator[tuple[str, MeanTable]]:
 
 
 def tabulate_sizes(summary: Summary) -> pd.DataFrame:
-    """Return Table 2: small (below 1 % of the image), large and all objects by method, as text with intervals and n.
+    """Return Table 2: small (below 1 % of the image), large and all objects by method, as text with
+    intervals and n.
 
-    Over several data sets, their means weighted by the group's share of each (the paper's way). "–" for a method that
-    lacks a data set or target that another has. Empty for strata by another size than area.
+    Over several data sets, their means weighted by the group's share of each (the paper's way). "–"
+    for a method that lacks a data set or target that another has. Empty for strata by another size
+    than area.
     """
     if summary.by != "area":
         return pd.DataFrame()
-    cells = summary.overall[summary.overall["weighting"].eq("table 2")] if len(summary.overall) else summary.cells
+    cells = (
+        summary.overall[summary.overall["weighting"].eq("table 2")]
+        if len(summary.overall)
+        else summary.cells
+    )
     if not len(summary.overall):
         cells = choose_by_size(cells)
         cells = cells[cells["own"]]
@@ -105,9 +123,13 @@ def tabulate_sizes(summary: Summary) -> pd.DataFrame:
     cells = cells[cells["stratum"].isin(_GROUPS) & np.array(whole)]
     same = cells.groupby("stratum")["n"].nunique().le(1).all()
     lines = cells.to_dict("records")
-    text = [format_interval(cell, summary.metric) + f" n={cell['n']}" * (not same) for cell in lines]
+    text = [
+        format_interval(cell, summary.metric) + f" n={cell['n']}" * (not same) for cell in lines
+    ]
     table = cells.assign(text=text).pivot(index="stratum", columns="method", values="text")
-    table = table.reindex(index=[group for group in _GROUPS if group in table.index], columns=methods)
+    table = table.reindex(
+        index=[group for group in _GROUPS if group in table.index], columns=methods
+    )
     if same:
         table.insert(0, "n", cells.groupby("stratum")["n"].first().reindex(table.index).astype(str))
     table.index = pd.Index([_GROUPS[group] for group in table.index], name="Objects")
@@ -138,7 +160,9 @@ def write_latex(table: pd.DataFrame, path: Path, best: Collection[tuple[int, int
     for row, column in best:
         cells[row][column] = rf"\textbf{{{cells[row][column]}}}"
     plain = pd.DataFrame(cells, columns=[_escape(str(name)) for name in table.columns])
-    text = plain.to_latex(index=False, escape=False, column_format="l" + "r" * (len(plain.columns) - 1))
+    text = plain.to_latex(
+        index=False, escape=False, column_format="l" + "r" * (len(plain.columns) - 1)
+    )
     with whole_file(path) as temporary:
         temporary.write_text(text.replace("–", "--"), "utf-8")
 
@@ -149,11 +173,20 @@ def _find_gaps(summary: Summary) -> set[tuple[str, str, str]]:
     have = set(cells[["method", "dataset", "stratum", "target"]].itertuples(index=False, name=None))
     wanted = {key[1:] for key in have}
     methods = summary.cells["method"].unique()
-    return {(str(method), *key[:2]) for method in methods for key in wanted if (method, *key) not in have}
+    return {
+        (str(method), *key[:2])
+        for method in methods
+        for key in wanted
+        if (method, *key) not in have
+    }
 
 
 def _spread(summary: Summary, cells: pd.DataFrame, columns: str) -> MeanTable:
-    gaps = {(method, dataset) for method, dataset, stratum in _find_gaps(summary) if stratum == ALL_SIZES}
+    gaps = {
+        (method, dataset)
+        for method, dataset, stratum in _find_gaps(summary)
+        if stratum == ALL_SIZES
+    }
     pooled = cells["target"].eq(ALL_TARGETS) if columns == "target" else True
     lacking = [key in gaps for key in zip(cells["method"], cells["dataset"], strict=True)]
     cells = cells.assign(mean=(_scale(summary) * cells["mean"]).mask(pooled & np.array(lacking)))

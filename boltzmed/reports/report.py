@@ -52,7 +52,8 @@ def report_methods(
     report: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> str:
-    """Compare methods as `report_comparison` does, and write the report of them into the same folder.
+    """Compare methods as `report_comparison` does, and write the report of them into the same
+    folder.
 
     What an earlier run left there, and this one does not write, is removed (`whole_report`).
 
@@ -74,15 +75,22 @@ def report_methods(
     scores = read_scores(paths, patient_pattern=patient_pattern)
     known = [str(name) for name in scores.rows["method"].unique()]
     if unknown := [name for name in predictions or {} if name not in known]:
-        raise ValueError(f"predictions: expected one of the methods {', '.join(known)}, got {unknown[0]!r}")
+        raise ValueError(
+            f"predictions: expected one of the methods {', '.join(known)}, got {unknown[0]!r}"
+        )
     datasets = [str(name) for name in scores.rows["dataset"].unique()]
     pictures = open_pictures(datasets, images, cache, references, predictions, window)
     if absent := sorted(set(cases) - set(scores.rows["case"])):
         raise ValueError(f"case: expected one of the tables, got {absent[0]!r}")
     if cases and not pictures.given:
-        raise ValueError(f"case {cases[0]}: expected --images DIR or --cache DIR to show it from, got neither")
-    comparison = compare(scores.rows, methods=methods, reference_method=reference_method, **settings)
-    # Methods that share nothing with the reference method come last, so that the compared ones keep their colours.
+        raise ValueError(
+            f"case {cases[0]}: expected --images DIR or --cache DIR to show it from, got neither"
+        )
+    comparison = compare(
+        scores.rows, methods=methods, reference_method=reference_method, **settings
+    )
+    # Methods that share nothing with the reference method come last, so that the compared ones keep
+    # their colours.
     order = [comparison.reference_method, *comparison.cells["method"].unique(), *(methods or known)]
     order = list(dict.fromkeys(map(str, order)))
     ordered = pd.concat([scores.rows[scores.rows["method"].eq(name)] for name in order])
@@ -112,27 +120,30 @@ def write_report(
     number_cases: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write `report.html`, its figures (PNG, SVG), its tables in the paper's layout (CSV, LaTeX) and `objects.csv`.
+    """Write `report.html`, its figures (PNG, SVG), its tables in the paper's layout (CSV, LaTeX)
+    and `objects.csv`.
 
     Args:
         scores: Of `read_scores`.
         summary: Of the methods that the report is about.
         comparison: Of the same rows; None for one method alone.
         folder: Where everything goes.
-        pictures: Where images, references and masks lie; without them failures are listed by their numbers.
+        pictures: Where images, references and masks lie; without them failures are listed by their
+            numbers.
         worst: How many of the worst cases are shown.
         cases: Which to show in the viewer; the worst `viewed` by default.
         viewed: See `cases`.
         page_megabytes: About how large the page may get; volumes are cropped and thinned to fit.
         number_cases: Show cases by numbers, see `ShownNames.of`.
-        report: Called with each line on why a case has no picture; the page does not repeat what files are called.
+        report: Called with each line on why a case has no picture; the page does not repeat what
+            files are called.
 
     Returns:
         The page's path.
 
     Raises:
         ValueError: One of `cases` has no object that the report is about.
-        VolumeError: Something of one of `cases` is missing or broken.
+        InputError: Something of one of `cases` is missing or broken.
         OutputError: The folder cannot be written.
     """
     folder, names = Path(folder), ShownNames.of(scores.rows, number_cases=number_cases)
@@ -141,16 +152,27 @@ def write_report(
     named = [str(name) for name in summary.cells["method"].unique()]
     rows = scores.rows[scores.rows["method"].isin(named)]
     rows, _ = select_objects(rows, metric=summary.metric, by=summary.by, level=summary.level)
-    rows = rows[rows["target"].isin(summary.cells["target"].unique()) & (rows["score"].notna() | rows["missed"])]
-    methods = [name for name in named if rows["method"].eq(name).any()]  # of the others no table has the score
+    rows = rows[
+        rows["target"].isin(summary.cells["target"].unique())
+        & (rows["score"].notna() | rows["missed"])
+    ]
+    methods = [
+        name for name in named if rows["method"].eq(name).any()
+    ]  # of the others no table has the score
     pairs = pair_scores(rows, summary.metric)
     asked = _find_cases(pairs, names, cases)
     score = "Dice" if summary.metric == "dice" else summary.metric
     sections = [make_tables(summary, folder), make_sizes(summary, folder, score)]
     if comparison is not None:
-        sections += [make_pairs(pairs, methods, comparison, folder, score), *make_presence(comparison)]
+        sections += [
+            make_pairs(pairs, methods, comparison, folder, score),
+            *make_presence(comparison),
+        ]
     sections.append(make_failures(summary, folder))
-    colours = {"reference": REFERENCE_COLOUR, **{method: colour_of(named, method) for method in methods}}
+    colours = {
+        "reference": REFERENCE_COLOUR,
+        **{method: colour_of(named, method) for method in methods},
+    }
     gallery = make_gallery(
         pairs,
         colours,
@@ -164,16 +186,26 @@ def write_report(
         report=report,
     )
     table = pairs.drop(columns=["prompt", "same_size"])
-    write_tables(folder, {"objects": table.rename(columns=lambda name: str(name).removeprefix("score:"))})
-    excluded = pd.concat([summary.excluded, *([comparison.excluded] if comparison is not None else [])])
+    write_tables(
+        folder, {"objects": table.rename(columns=lambda name: str(name).removeprefix("score:"))}
+    )
+    excluded = pd.concat(
+        [summary.excluded, *([comparison.excluded] if comparison is not None else [])]
+    )
     left_out = [
         f"Left out: {r.rows} rows of {r.method}, {r.dataset}: {r.reason}."
         for r in excluded[["method", "dataset", "reason", "rows"]].drop_duplicates().itertuples()
     ]
     page = Page(
-        title=f"{score}: {', '.join(methods)}" if len(methods) < 4 else f"{score} of {len(methods)} methods",
-        about=f"{score} of {summary.level}s{' in percent' if summary.metric in SHARES else ''}. A mean is over rows; "
-        "its 95 % interval comes from resampling patients.",
+        title=(
+            f"{score}: {', '.join(methods)}"
+            if len(methods) < 4
+            else f"{score} of {len(methods)} methods"
+        ),
+        about=(
+            f"{score} of {summary.level}s{' in percent' if summary.metric in SHARES else ''}. A"
+            " mean is over rows; its 95 % interval comes from resampling patients."
+        ),
         facts=_list_facts(rows, methods),
         sections=sections,
         failures=gallery.failures,
@@ -186,8 +218,12 @@ def write_report(
     return write_page(page, folder / PAGE)
 
 
-def _find_cases(pairs: pd.DataFrame, names: ShownNames, cases: Sequence[str]) -> set[tuple[str, str]]:
-    """(data set, case) of cases of the tables, as they are shown; of each that several data sets have."""
+def _find_cases(
+    pairs: pd.DataFrame, names: ShownNames, cases: Sequence[str]
+) -> set[tuple[str, str]]:
+    """(data set, case) of cases of the tables, as they are shown; of each that several data sets
+    have.
+    """
     there = set(zip(pairs["dataset"], pairs["case"], strict=True))
     found = {case: set[tuple[str, str]]() for case in cases}
     for (dataset, case), shown in names.cases.items():
@@ -196,9 +232,9 @@ def _find_cases(pairs: pd.DataFrame, names: ShownNames, cases: Sequence[str]) ->
     for case, keys in found.items():
         if not keys:
             raise ValueError(
-                f"case {case}: expected one that the report shows, got one without any score of it: the reference "
-                "is empty, or its rows are of other targets, methods or the other level; leave out --case or choose "
-                "another"
+                f"case {case}: expected one that the report shows, got one without any score of it:"
+                " the reference is empty, or its rows are of other targets, methods or the other"
+                " level; leave out --case or choose another"
             )
     return set().union(*found.values())
 

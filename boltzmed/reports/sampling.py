@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
+from boltzmed.files import whole_file
 from boltzmed.reports.contact_sheet import make_sheet
-from boltzmed.volumes.output import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _REFERENCE, _PREDICTION, _BOTH = "#ff5a4a", "#2f8fff", "#ffe14a"
 _UNSEEN = 0.25
-"""Brightness of what a layer doesn't see; the paper blackens it, and with it the anatomy that tells where one is."""
+"""Brightness of what a layer doesn't see; the paper blackens it, and with it the anatomy that tells
+where one is.
+"""
 _LIFT = 0.2
 """Towards white, of what it does see: sampled air would look as dark as air that was not."""
 _COLUMNS = 5
@@ -74,7 +76,9 @@ class LayerShares:
     def add(self, attended_Qhw: NDArray[np.bool_], mask: NDArray[np.bool_]) -> None:
         """Count one slice."""
         height, width = attended_Qhw.shape[1:]
-        patches = mask.reshape(height, mask.shape[0] // height, width, mask.shape[1] // width).any((1, 3))
+        patches = mask.reshape(height, mask.shape[0] // height, width, mask.shape[1] // width).any(
+            (1, 3)
+        )
         self.sampled += int(attended_Qhw.sum())
         self.hits += int(attended_Qhw[:, patches].sum())
         self.expected += float(attended_Qhw.sum() * patches.mean())
@@ -95,7 +99,8 @@ class LayerShares:
 
 
 def draw_sampling(seen: SampledSlice, path: str | Path, *, title: str, query: int = 0) -> None:
-    """Draw one picture a layer into a PNG file: sampled patches bright, the rest dark, masks outlined.
+    """Draw one picture a layer into a PNG file: sampled patches bright, the rest dark, masks
+    outlined.
 
     Args:
         seen: The slice; its prediction is outlined blue, its reference red.
@@ -116,7 +121,9 @@ def make_sampling_figure(seen: SampledSlice, *, title: str, query: int = 0) -> F
     layers = [attended[query] for attended in seen.attended]
     columns = min(_COLUMNS, len(layers) + 1)
     lines = -(-(len(layers) + 1) // columns)
-    figure, axes = make_sheet(lines, columns, (3.2 * columns, 3.5 * lines + 0.6), title=title, font_size=13)
+    figure, axes = make_sheet(
+        lines, columns, (3.2 * columns, 3.5 * lines + 0.6), title=title, font_size=13
+    )
     pictures: list[tuple[str, NDArray[np.bool_] | None]] = [("image", None)]
     pictures += [(f"layer {k + 1}", layer) for k, layer in enumerate(layers)]
     for ax, (name, layer) in zip(axes, pictures, strict=False):
@@ -125,21 +132,34 @@ def make_sampling_figure(seen: SampledSlice, *, title: str, query: int = 0) -> F
         for mask, colour in ((seen.prediction, _PREDICTION), (seen.reference, _REFERENCE)):
             if mask is not None and mask.any():
                 ax.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9)
-        share = f": {100 * layer.mean():.1f} % of {layer.shape[0]}×{layer.shape[1]}" if layer is not None else ""
+        share = (
+            f": {100 * layer.mean():.1f} % of {layer.shape[0]}×{layer.shape[1]}"
+            if layer is not None
+            else ""
+        )
         ax.set_title(f"{name}{share}", color="white", fontsize=9)
-    legend = ["bright: sampled", "blue: mask", *(["red: reference"] if seen.reference is not None else [])]
+    legend = [
+        "bright: sampled",
+        "blue: mask",
+        *(["red: reference"] if seen.reference is not None else []),
+    ]
     figure.text(0.99, 0.005, "    ".join(legend), color="#bbbbbb", fontsize=9, ha="right")
     figure.tight_layout(rect=(0, 0.02, 1, 0.97))
     return figure
 
 
 def write_sampling_sheet(
-    slices: Iterable[SampledSlice], path: str | Path, *, title: str, query: int = 0, plane: str = "axial"
+    slices: Iterable[SampledSlice],
+    path: str | Path,
+    *,
+    title: str,
+    query: int = 0,
+    plane: str = "axial",
 ) -> None:
     """Write a study's slices as one HTML page to scroll through, a row each, a column a layer.
 
-    Above them a table says how each layer's samples, of all queries, fell on the object: the reference's, or the
-    mask's own where there is no reference. Nothing is fetched from outside.
+    Above them a table says how each layer's samples, of all queries, fell on the object: the
+    reference's, or the mask's own where there is no reference. Nothing is fetched from outside.
 
     Args:
         slices: At least one; taken one by one, so that only one is in memory.
@@ -154,7 +174,9 @@ def write_sampling_sheet(
     shares: list[LayerShares] = []
     rows, objects, referenced = [], 0, False
     for seen in slices:
-        shares = shares or [LayerShares((layer.shape[1], layer.shape[2])) for layer in seen.attended]
+        shares = shares or [
+            LayerShares((layer.shape[1], layer.shape[2])) for layer in seen.attended
+        ]
         mask = seen.prediction if seen.reference is None else seen.reference
         referenced = seen.reference is not None
         if mask.any():
@@ -176,7 +198,9 @@ def write_sampling_sheet(
 <title>{heading}</title><style>{style}</style></head><body>
 <h1>{heading}</h1>
 <p>Bright: sampled by this query in this layer. <b class="prediction">Blue</b>: mask.{
-        ' <b class="reference">Red</b>: reference; <b class="both">yellow</b>: both.' if referenced else ""
+        ' <b class="reference">Red</b>: reference; <b class="both">yellow</b>: both.'
+        if referenced
+        else ""
     } {_LEFT.get(plane, "")}Samples of all queries on the {objects} slices that show the {what}:</p>
 <table><thead>{_row("th", columns)}</thead><tbody>{table}</tbody></table>
 <div class="names">{"".join(f"<span>{name}</span>" for name in names)}</div>
@@ -207,15 +231,19 @@ def _row(tag: str, cells: Sequence[str]) -> str:
 def _draw_row(seen: SampledSlice, query: int) -> str:
     """One slice's pictures side by side, as HTML."""
     factor = max(1, seen.image.shape[0] // _SHEET_PIXELS)
-    pictures = [_paint(seen, None, factor), *(_paint(seen, layer[query], factor) for layer in seen.attended)]
+    pictures = [
+        _paint(seen, None, factor),
+        *(_paint(seen, layer[query], factor) for layer in seen.attended),
+    ]
     image = Image.fromarray(np.concatenate(pictures, axis=1))
     content = io.BytesIO()
     image.save(content, "JPEG", quality=85, subsampling=0)
     data = base64.b64encode(content.getvalue()).decode("ascii")
     name = f"slice {seen.index}"
     return (
-        f'<figure><figcaption>{name}</figcaption><img alt="{name}: the image, then what each layer sampled" '
-        f'width="{image.width}" height="{image.height}" src="data:image/jpeg;base64,{data}"></figure>\n'
+        f'<figure><figcaption>{name}</figcaption><img alt="{name}: the image, then what each layer'
+        f' sampled" width="{image.width}" height="{image.height}"'
+        f' src="data:image/jpeg;base64,{data}"></figure>\n'
     )
 
 

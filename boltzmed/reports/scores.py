@@ -25,10 +25,25 @@ SCORES = ("method", "dataset", "case", "target", "dice", "area_fraction")
 OBJECT = ("dataset", "case", "level", "axis", "slice_index", "window", "target")
 """What tells one scored object from another, whatever the method."""
 
-SHARES = ("dice", "area_fraction", "presence_score", "iou", "nsd", "detection_f1", "panoptic_quality")
+SHARES = (
+    "dice",
+    "area_fraction",
+    "presence_score",
+    "iou",
+    "nsd",
+    "detection_f1",
+    "panoptic_quality",
+)
 """Columns of numbers from 0 to 1; scores among them are shown in percent."""
 
-ERRORS = ("hd95_mm", "assd_mm", "false_positive_mm3", "false_negative_mm3", "missed_lesions", "false_lesions")
+ERRORS = (
+    "hd95_mm",
+    "assd_mm",
+    "false_positive_mm3",
+    "false_negative_mm3",
+    "missed_lesions",
+    "false_lesions",
+)
 """Columns of which the lower number is the better one."""
 
 DIFFERENCES = ("volume_difference_mm3",)
@@ -37,7 +52,9 @@ DIFFERENCES = ("volume_difference_mm3",)
 _NEIGHBOURS = ("reference_lesions", "predicted_lesions", "panoptic_quality")
 _MATCHES = ("matched_lesions", "missed_lesions", "false_lesions", "detection_f1")
 _RULES = {"nsd": "nsd_tolerance_mm", **dict.fromkeys((*_NEIGHBOURS, *_MATCHES), "lesion_rule")}
-"""Score -> the column that says how it was measured; `_NEIGHBOURS` go by its neighbours alone, not by the matching."""
+"""Score -> the column that says how it was measured; `_NEIGHBOURS` go by its neighbours alone, not
+by the matching.
+"""
 
 LEVEL_OF = {"area": "slice", "diameter": "volume", "volume": "volume"}
 """Which rows an object's size is taken from: its share of a slice, or the volume of all of it."""
@@ -57,9 +74,11 @@ class Scores:
     """What tables of results hold.
 
     Attributes:
-        rows: A row per method and object: `SCORES`, the rest of `OBJECT` and `patient` as text, other known columns
-            where a table has them; NaN where a number is not there. `shown` says that the reference has the object.
-        notes: What a reader of the numbers has to know: where patients come from, which columns were left out.
+        rows: A row per method and object: `SCORES`, the rest of `OBJECT` and `patient` as text,
+            other known columns where a table has them; NaN where a number is not there. `shown`
+            says that the reference has the object.
+        notes: What a reader of the numbers has to know: where patients come from, which columns
+            were left out.
     """
 
     rows: pd.DataFrame
@@ -73,22 +92,32 @@ def read_scores(paths: Iterable[str | Path], *, patient_pattern: str | None = No
 
     Args:
         paths: CSV files, gzipped or not.
-        patient_pattern: Regular expression on the case; its first group, or the whole match, is the patient.
+        patient_pattern: Regular expression on the case; its first group, or the whole match, is the
+            patient.
 
     Raises:
-        ValueError: A file that cannot be read, is empty, lacks a column or holds a wrong cell; an object that is scored
-            twice for one method; a case of two patients; or a pattern that is none. One line that names file and line.
+        ValueError: A file that cannot be read, is empty, lacks a column or holds a wrong cell; an
+            object that is scored twice for one method; a case of two patients; or a pattern that is
+            none. One line that names file and line.
     """
     tables, notes = [], []
     for path in map(Path, paths):
         table, unknown = read_columns(path, SCORES)
         if unknown:
-            notes.append(f"{path.name}: columns that are not known were left out: {', '.join(unknown)}")
+            notes.append(
+                f"{path.name}: columns that are not known were left out: {', '.join(unknown)}"
+            )
         tables.append(table.assign(file=str(path)))
     if not tables:
         raise ValueError("expected at least one table of results, got none")
     rows = pd.concat(tables, ignore_index=True)
-    empty: dict[str, Any] = {"patient": "", "level": "slice", "axis": "", "slice_index": -1.0, "window": ""}
+    empty: dict[str, Any] = {
+        "patient": "",
+        "level": "slice",
+        "axis": "",
+        "slice_index": -1.0,
+        "window": "",
+    }
     for name, value in empty.items():
         rows[name] = rows[name].fillna(value).replace("", value) if name in rows else value
     _refuse(rows, ~rows["level"].isin(LEVELS), "level", f"one of {', '.join(LEVELS)}")
@@ -99,9 +128,9 @@ def read_scores(paths: Iterable[str | Path], *, patient_pattern: str | None = No
         second = rows[twice].iloc[0]
         first = rows[(rows[key] == second[key]).all(axis=1)].iloc[0]
         raise ValueError(
-            f"{second['file']}: line {second['line']}: {second['method']} is scored twice on {second['target']} of "
-            f"case {second['case']}, before in {first['file']}: line {first['line']}; leave one out, or name the "
-            "methods apart"
+            f"{second['file']}: line {second['line']}: {second['method']} is scored twice on"
+            f" {second['target']} of case {second['case']}, before in {first['file']}: line"
+            f" {first['line']}; leave one out, or name the methods apart"
         )
     rows["patient"], found = assign_patients(rows, patient_pattern)
     shown = ~rows["area_fraction"].eq(0)
@@ -111,7 +140,9 @@ def read_scores(paths: Iterable[str | Path], *, patient_pattern: str | None = No
 
 
 def _join_planes(rows: pd.DataFrame) -> pd.DataFrame:
-    """Give a volume's rows one axis in all tables, the first that is named: however cut, it is one object."""
+    """Give a volume's rows one axis in all tables, the first that is named: however cut, it is one
+    object.
+    """
     of_volumes = rows["level"] == "volume"
     identity = [name for name in OBJECT if name not in ("axis", "slice_index")]
     named = rows["axis"].where(rows["axis"] != "")[of_volumes]
@@ -120,7 +151,8 @@ def _join_planes(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def select_rows(rows: pd.DataFrame, **choice: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Choose the rows that a mean is over: those that `select_objects` chooses of the same and that have a score.
+    """Choose the rows that a mean is over: those that `select_objects` chooses of the same and that
+    have a score.
 
     Raises:
         ValueError: See `select_objects`.
@@ -139,8 +171,8 @@ def select_objects(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Choose the objects that the reference shows, of one level, with a score or missed altogether.
 
-    Slices and volumes never meet in one mean. A distance to an empty mask is not defined, so that what a method missed
-    has no such score.
+    Slices and volumes never meet in one mean. A distance to an empty mask is not defined, so that
+    what a method missed has no such score.
 
     Args:
         rows: Of `Scores`.
@@ -150,15 +182,17 @@ def select_objects(
         targets: Only these; all by default.
 
     Returns:
-        The rows, with their `score` (NaN where there is none), `size` (area fraction or volume in mm³, NaN where it
-        isn't known) and whether they were `missed`: without any overlap; and how many have no part in means: method,
-        dataset, reason, rows.
+        The rows, with their `score` (NaN where there is none), `size` (area fraction or volume in
+        mm³, NaN where it isn't known) and whether they were `missed`: without any overlap; and how
+        many have no part in means: method, dataset, reason, rows.
 
     Raises:
         ValueError: No such column, target or level in these rows, or nothing is left.
     """
     if metric not in rows or not pd.api.types.is_float_dtype(rows[metric]):
-        raise ValueError(f"metric: expected a column of scores of these tables such as dice, got {metric!r}")
+        raise ValueError(
+            f"metric: expected a column of scores of these tables such as dice, got {metric!r}"
+        )
     size = "area_fraction" if by == "area" else "volume_mm3"
     if size not in rows:
         raise ValueError(f"strata by {by}: expected a column {size}, found none; choose --by area")
@@ -169,7 +203,8 @@ def select_objects(
         known = ", ".join(rows["target"].unique())
         raise ValueError(f"target: expected one of {known}, got {absent[0]!r}")
     rows = rows[rows["target"].isin(targets)] if targets else rows
-    # Without an object a prediction has Dice 0; where nothing was predicted either, tables write nothing or 1.
+    # Without an object a prediction has Dice 0; where nothing was predicted either, tables write
+    # nothing or 1.
     zero = rows["dice"].eq(0)
     empty = rows["prediction_empty"].eq(True) if "prediction_empty" in rows else False
     nothing, missed = ~zero | empty, zero | empty
@@ -177,7 +212,9 @@ def select_objects(
         f"a {other}'s row: these tables are of {level}s": rows["level"].ne(level),
         "the reference shows no object, and nothing was predicted": ~rows["shown"] & nothing,
         "the reference shows no object, but something was predicted": ~rows["shown"],
-        f"missed altogether, so without {metric}: leaving it out flatters the method": rows[metric].isna() & missed,
+        f"missed altogether, so without {metric}: leaving it out flatters the method": (
+            rows[metric].isna() & missed
+        ),
         f"no {metric}": rows[metric].isna(),
     }
     reason = pd.Series("", index=rows.index)
@@ -185,14 +222,26 @@ def select_objects(
         reason[applies & reason.eq("")] = words
     scored = reason.eq("")
     # Objects of which a table says neither the score nor whether they were found are not counted.
-    chosen = rows[scored | (rows["shown"] & rows["level"].eq(level) & (rows["dice"].notna() | missed))]
+    chosen = rows[
+        scored | (rows["shown"] & rows["level"].eq(level) & (rows["dice"].notna() | missed))
+    ]
     reason[reason.eq("") & rows[size].isna()] = f"no {size}: in no stratum, but among all sizes"
-    counts = rows.assign(reason=reason)[reason.ne("")].groupby(["method", "dataset", "reason"], sort=False).size()
+    counts = (
+        rows.assign(reason=reason)[reason.ne("")]
+        .groupby(["method", "dataset", "reason"], sort=False)
+        .size()
+    )
     excluded = counts.rename("rows").reset_index()
     if not scored.any():
         most = excluded.groupby("reason")["rows"].sum().idxmax()
-        raise ValueError(f"expected rows to compute with, found none: {most}; --level {other} or --by may take them")
-    return chosen.assign(score=chosen[metric], size=chosen[size], missed=missed[chosen.index]), excluded
+        raise ValueError(
+            f"expected rows to compute with, found none: {most}; --level {other} or --by may take"
+            " them"
+        )
+    return (
+        chosen.assign(score=chosen[metric], size=chosen[size], missed=missed[chosen.index]),
+        excluded,
+    )
 
 
 def check_rules(scored: pd.DataFrame, metric: str) -> None:
@@ -215,13 +264,16 @@ def check_rules(scored: pd.DataFrame, metric: str) -> None:
         odd = said.assign(rule=rules).drop_duplicates("rule").head(2).to_dict("records")
         first, second = (f"{row['rule']} of {row['method']} in {row['case']}" for row in odd)
         raise ValueError(
-            f"{metric}: expected one {column} for all rows, got {first} and {second}; score all alike "
-            f"({'--tolerance-mm' if metric == 'nsd' else '--connectivity, --match'}), or pass tables of one alone"
+            f"{metric}: expected one {column} for all rows, got {first} and {second}; score all"
+            f" alike ({'--tolerance-mm' if metric == 'nsd' else '--connectivity, --match'}), or"
+            " pass tables of one alone"
         )
 
 
 def is_same_size(sizes: ArrayLike, others: ArrayLike) -> NDArray[np.bool_]:
-    """Return whether references of these sizes may be one: to 1 %, as tables round; or of both the size is unknown."""
+    """Return whether references of these sizes may be one: to 1 %, as tables round; or of both the
+    size is unknown.
+    """
     first, second = np.asarray(sizes, dtype=np.float64), np.asarray(others, dtype=np.float64)
     allowed = _SIZE_ATOL + _SIZE_RTOL * np.maximum(np.abs(first), np.abs(second))
     return (np.abs(first - second) <= allowed) | (np.isnan(first) & np.isnan(second))
@@ -231,12 +283,13 @@ def read_columns(path: Path, needed: Sequence[str]) -> tuple[pd.DataFrame, list[
     """Read the known columns of one table, and say which others it has.
 
     Args:
-        path: CSV (UTF-8, commas), gzipped or not; blanks around columns' names, and capitals in them, do not matter.
+        path: CSV (UTF-8, commas), gzipped or not; blanks around columns' names, and capitals in
+            them, do not matter.
         needed: Columns without which it won't do.
 
     Returns:
-        The columns as text, numbers or flags (None: not said), with each row's `line` in the file; and the others'
-        names.
+        The columns as text, numbers or flags (None: not said), with each row's `line` in the file;
+        and the others' names.
 
     Raises:
         ValueError: See `read_scores`.
@@ -255,7 +308,9 @@ def read_columns(path: Path, needed: Sequence[str]) -> tuple[pd.DataFrame, list[
         raise ValueError(f"{path}: expected the columns {', '.join(needed)}; {got}")
     repeated = {name for name in header if name in _KNOWN and header.count(name) > 1}
     if repeated:
-        raise ValueError(f"{path}: expected each column once, got several named {', '.join(sorted(repeated))}")
+        raise ValueError(
+            f"{path}: expected each column once, got several named {', '.join(sorted(repeated))}"
+        )
     if not lines:
         raise ValueError(f"{path}: expected rows below the columns' names, found none")
     cells = pd.DataFrame(lines, columns=["line", *range(len(header))])
@@ -278,10 +333,15 @@ def _read_heading(name: str) -> str:
 
 
 def _expect_commas(header: Sequence[str]) -> None:
-    found = [words for mark, words in _OTHER_MARKS.items() if len(header) == 1 and header[0].count(mark) > 1]
+    found = [
+        words
+        for mark, words in _OTHER_MARKS.items()
+        if len(header) == 1 and header[0].count(mark) > 1
+    ]
     if found:
         raise ValueError(
-            f"expected cells separated by commas, found {found[0]}; save it with commas and decimal points"
+            f"expected cells separated by commas, found {found[0]}; save it with commas and decimal"
+            " points"
         )
 
 
@@ -311,4 +371,6 @@ def _read_flags(table: pd.DataFrame, name: str) -> pd.Series:
 def _refuse(table: pd.DataFrame, wrong: pd.Series, name: str, expected: str) -> None:
     if wrong.any():
         first = table[wrong].iloc[0]
-        raise ValueError(f"{first['file']}: line {first['line']}: {name}: expected {expected}, got {first[name]}")
+        raise ValueError(
+            f"{first['file']}: line {first['line']}: {name}: expected {expected}, got {first[name]}"
+        )

@@ -1,4 +1,6 @@
-"""The parts of a report: its tables in the paper's layout, figures by size and in pairs, failures, and the objects."""
+"""The parts of a report: its tables in the paper's layout, figures by size and in pairs, failures,
+and the objects.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,22 @@ import numpy as np
 import pandas as pd
 
 from boltzmed.reports.comparison import Comparison, describe_direction, print_comparison
-from boltzmed.reports.figures import draw_agreement, draw_pairs, draw_sizes, limits_of_agreement, save_figure
+from boltzmed.reports.figures import (
+    draw_agreement,
+    draw_pairs,
+    draw_sizes,
+    limits_of_agreement,
+    save_figure,
+)
 from boltzmed.reports.page import Figure, Grid, ObjectTable, Section, as_svg_uri
 from boltzmed.reports.presence import print_presence
-from boltzmed.reports.published import mark_best, tabulate_datasets, tabulate_sizes, tabulate_targets, write_latex
+from boltzmed.reports.published import (
+    mark_best,
+    tabulate_datasets,
+    tabulate_sizes,
+    tabulate_targets,
+    write_latex,
+)
 from boltzmed.reports.scores import SHARES
 from boltzmed.reports.summary import Summary, choose_by_size, list_gaps, print_summary
 from boltzmed.reports.tables import write_tables
@@ -29,7 +43,10 @@ def make_tables(summary: Summary, folder: Path) -> Section:
     grids = {}
     for number, (caption, table) in enumerate(tables.items()):
         name = "table_1" if number == 0 else f"targets_{number}"
-        printed, best = table.print(), mark_best(table.means) if summary.metric in SHARES else frozenset()
+        printed, best = (
+            table.print(),
+            (mark_best(table.means) if summary.metric in SHARES else frozenset()),
+        )
         grids[caption] = Grid.of(printed, best)
         write_tables(folder, {name: table.join()})
         write_latex(printed, folder / f"{name}.tex", best)
@@ -44,16 +61,17 @@ def make_tables(summary: Summary, folder: Path) -> Section:
         )
         write_tables(folder, {"table_2": sizes}, {"table_2": sizes})
     texts = [
-        f"The layout is that of the paper's {'Tables 1 and 2' if len(sizes) else 'Table 1'}. These means are unpaired: "
-        "each method's are over its own n rows. “–”: the method lacks a data set or a target that another was scored "
-        "on. The highest of each column is bold where the score is a share."
+        f"The layout is that of the paper's {'Tables 1 and 2' if len(sizes) else 'Table 1'}. These"
+        " means are unpaired: each method's are over its own n rows. “–”: the method lacks a data"
+        " set or a target that another was scored on. The highest of each column is bold where the"
+        " score is a share."
     ]
     if len(summary.overall):
         texts.append("“Avg.” is the plain mean of the data sets' means.")
     if len(sizes):
         texts.append(
-            "In Table 2 each data set counts by the group's share of its objects; small is below 1 % of the image's "
-            "area."
+            "In Table 2 each data set counts by the group's share of its objects; small is below 1"
+            " % of the image's area."
         )
     return Section("summary", "Summary", texts, (), grids)
 
@@ -64,23 +82,38 @@ def make_sizes(summary: Summary, folder: Path, score: str) -> Section:
     bins = cells[cells["stratum"].isin(summary.bins)]
     figures = []
     if len(bins):
-        size = {"area": "share of the image's area", "diameter": "diameter", "volume": "volume"}[summary.by]
+        size = {"area": "share of the image's area", "diameter": "diameter", "volume": "volume"}[
+            summary.by
+        ]
         svg = save_figure(
-            draw_sizes(bins, strata=summary.bins, score=f"mean {score}", size=size, share=summary.metric in SHARES),
+            draw_sizes(
+                bins,
+                strata=summary.bins,
+                score=f"mean {score}",
+                size=size,
+                share=summary.metric in SHARES,
+            ),
             folder / "figures" / "sizes",
         )
         words = "; ".join(
-            f"{row.method}, {row.dataset}, {row.stratum}: {row.mean:.2f}" for row in bins.itertuples() if row.n
+            f"{row.method}, {row.dataset}, {row.stratum}: {row.mean:.2f}"
+            for row in bins.itertuples()
+            if row.n
         )
         figures = [
             Figure(
                 as_svg_uri(svg),
-                f"Mean {score} by object size, with 95 % intervals (patients resampled); n is "
-                "the number of objects, of each method in turn where they differ. No bar: fewer than two patients.",
+                f"Mean {score} by object size, with 95 % intervals (patients resampled); n is the"
+                " number of objects, of each method in turn where they differ. No bar: fewer than"
+                " two patients.",
                 f"Mean {score} by size. {words}",
             )
         ]
-    by_size = {title: Grid.of(table) for title, table in print_summary(summary).items() if title == f"By {summary.by}"}
+    by_size = {
+        title: Grid.of(table)
+        for title, table in print_summary(summary).items()
+        if title == f"By {summary.by}"
+    }
     texts = [f"{line}." for line in list_gaps(summary.cells)]
     return Section("sizes", f"{score} by object size", texts, figures, by_size)
 
@@ -94,9 +127,10 @@ def make_pairs(
     paired = pairs[pairs["same_size"]].dropna(subset=[f"score:{name}" for name in names])
     tables = {title: Grid.of(table) for title, table in print_comparison(comparison).items()}
     texts = [
-        f"Every method against {first}, on objects scored for both. p: Wilcoxon's test on patients' means, and "
-        "flipping the signs of whole patients; in brackets after Holm's correction over all tests of the data set. r: "
-        "rank-biserial correlation; d_z: Cohen's, both of patients' means."
+        f"Every method against {first}, on objects scored for both. p: Wilcoxon's test on patients'"
+        " means, and flipping the signs of whole patients; in brackets after Holm's correction"
+        " over all tests of the data set. r: rank-biserial correlation; d_z: Cohen's, both of"
+        " patients' means."
     ]
     texts += describe_direction(comparison.metric)
     figures: list[Figure] = []
@@ -107,26 +141,32 @@ def make_pairs(
         )
     elif not len(paired):
         texts.append(
-            "No paired scatter and no Bland–Altman plot: no object was scored for all methods on one reference."
+            "No paired scatter and no Bland–Altman plot: no object was scored for all methods on"
+            " one reference."
         )
     if comparison.metric in SHARES and len(paired):
         scores = {name: paired[f"score:{name}"].to_numpy(dtype=np.float64) for name in names}
         svg = save_figure(draw_pairs(scores, score=score), folder / "figures" / "pairs")
         told = [
-            f"{name}: better {int((y > scores[first]).sum())}, worse {int((y < scores[first]).sum())}"
+            f"{name}: better {int((y > scores[first]).sum())}, worse"
+            f" {int((y < scores[first]).sum())}"
             for name, y in scores.items()
             if name != first
         ]
         figures.append(
             Figure(
                 as_svg_uri(svg),
-                f"Each of {len(paired)} objects that all methods were scored on, with references of one size: above "
-                f"the dashed line a method is better than {first}.",
+                f"Each of {len(paired)} objects that all methods were scored on, with references of"
+                f" one size: above the dashed line a method is better than {first}.",
                 f"Paired scatter. {'; '.join(told)}",
             )
         )
         svg = save_figure(draw_agreement(scores, score=score), folder / "figures" / "agreement")
-        limits = {name: limits_of_agreement(scores[first], y) for name, y in scores.items() if name != first}
+        limits = {
+            name: limits_of_agreement(scores[first], y)
+            for name, y in scores.items()
+            if name != first
+        }
         told = [
             f"{name} − {first}: mean difference {limit['mean']:+.3f}, limits of agreement "
             f"{limit['lower limit']:+.3f} to {limit['upper limit']:+.3f}"
@@ -144,12 +184,15 @@ def make_pairs(
 
 
 def make_presence(comparison: Comparison) -> list[Section]:
-    """What was found at all, and what was predicted where nothing is; no section where tables do not say."""
+    """What was found at all, and what was predicted where nothing is; no section where tables do
+    not say.
+    """
     grids = {title: Grid.of(table) for title, table in print_presence(comparison.presence).items()}
     texts = [
-        "Sensitivity: the share of what shows the target in which anything was predicted, wherever. Specificity: the "
-        "share of what does not show it in which nothing was; beside it, the mean volume and number of components that "
-        "were predicted there. These have no part in the other tables, which are of objects that are there."
+        "Sensitivity: the share of what shows the target in which anything was predicted, wherever."
+        " Specificity: the share of what does not show it in which nothing was; beside it, the mean"
+        " volume and number of components that were predicted there. These have no part in the"
+        " other tables, which are of objects that are there."
     ]
     return [Section("presence", "Presence", texts, (), grids)] if grids else []
 
@@ -160,9 +203,9 @@ def make_failures(summary: Summary, folder: Path) -> Section:
     table = print_summary(summary)[title]
     write_tables(folder, {"missed": table}, {"missed": table})
     texts = [
-        "Objects without any overlap between mask and reference (the paper estimates 1.4 % for its own model). Below, "
-        "the worst objects of each target: those that most methods missed first, then by the mean over methods, the "
-        "worst first."
+        "Objects without any overlap between mask and reference (the paper estimates 1.4 % for its"
+        " own model). Below, the worst objects of each target: those that most methods missed"
+        " first, then by the mean over methods, the worst first."
     ]
     return Section("failures", "Failure analysis", texts, (), {title: Grid.of(table)})
 
@@ -176,7 +219,10 @@ def list_objects(pairs: pd.DataFrame, methods: Sequence[str], summary: Summary) 
             *(row["dataset"], row["target"], row["case"]),
             str(int(row["slice_index"])) if row["slice_index"] >= 0 else "–",
             f"{factor * row['size']:.3g}" if not np.isnan(row["size"]) else "–",
-            *(_number(scale_of(summary) * row[name]) for name in ("mean", *(f"score:{method}" for method in methods))),
+            *(
+                _number(scale_of(summary) * row[name])
+                for name in ("mean", *(f"score:{method}" for method in methods))
+            ),
         ]
         for row in shown.to_dict("records")
     ]
@@ -186,7 +232,9 @@ def list_objects(pairs: pd.DataFrame, methods: Sequence[str], summary: Summary) 
         else f"All {len(rows)}."
     )
     groups = sorted({f"{row[0]}: {row[1]}" for row in rows})
-    return ObjectTable(text, ["data set", "target", "case", "slice", size, "mean", *methods], rows, 3, groups)
+    return ObjectTable(
+        text, ["data set", "target", "case", "slice", size, "mean", *methods], rows, 3, groups
+    )
 
 
 def _number(value: float) -> str:

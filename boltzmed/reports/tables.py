@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from boltzmed.files import whole_file
 from boltzmed.results import CaseResult
 from boltzmed.strata import AREA_BINS, assign_area_bins
-from boltzmed.volumes.output import whole_file
 
 _LATEX = {"<": "$<$", "≥": r"$\geq$", "³": "$^3$", "–": "--"}
 
@@ -18,9 +18,10 @@ _LATEX = {"<": "$<$", "≥": r"$\geq$", "³": "$^3$", "–": "--"}
 def summarise_by_size(rows: Iterable[CaseResult]) -> str:
     """Return a table of mean Dice by target and object size.
 
-    A cell is the mean over the slices that show the target, with their number; an object's size is its share of the
-    padded square. The column "volume" is the mean Dice of whole volumes, false positives on other slices included.
-    Targets of several data sets stand apart, as "DATASET: TARGET".
+    A cell is the mean over the slices that show the target, with their number; an object's size is
+    its share of the padded square. The column "volume" is the mean Dice of whole volumes, false
+    positives on other slices included. Targets of several data sets stand apart, as "DATASET:
+    TARGET".
     """
     rows = list(rows)
     apart = len({row.dataset for row in rows}) > 1
@@ -30,13 +31,17 @@ def summarise_by_size(rows: Iterable[CaseResult]) -> str:
         bins = assign_area_bins([row.area_fraction or 0.0 for row in shown])
         scores = np.array([row.dice for row in shown], dtype=np.float64)
         line = [_mean(scores[bins == index]) for index in range(len(AREA_BINS))]
-        whole = np.array([row.dice for row in chosen if row.level == "volume" and row.dice is not None])
+        whole = np.array(
+            [row.dice for row in chosen if row.level == "volume" and row.dice is not None]
+        )
         cells.append([name, *line, _mean(scores), _mean(whole)])
     return align_columns(cells, [name == "target" for name in cells[0]])
 
 
 def group_by_target(rows: Iterable[CaseResult], apart: bool) -> dict[str, list[CaseResult]]:
-    """Return target → its rows, in order of appearance; "DATASET: TARGET" where data sets shall stand apart."""
+    """Return target → its rows, in order of appearance; "DATASET: TARGET" where data sets shall
+    stand apart.
+    """
     groups: dict[str, list[CaseResult]] = {}
     for row in rows:
         groups.setdefault(f"{row.dataset}: {row.target}" if apart else row.target, []).append(row)
@@ -44,23 +49,32 @@ def group_by_target(rows: Iterable[CaseResult], apart: bool) -> dict[str, list[C
 
 
 def align_columns(cells: Sequence[Sequence[str]], left: Sequence[bool]) -> str:
-    """Return rows of cells as lines of text, the first one underlined; `left` says which columns stand left."""
+    """Return rows of cells as lines of text, the first one underlined; `left` says which columns
+    stand left.
+    """
     widths = [max(len(row[column]) for row in cells) for column in range(len(left))]
     lines = [
         "  ".join(
-            c.ljust(w) if stands_left else c.rjust(w) for c, w, stands_left in zip(row, widths, left, strict=True)
+            c.ljust(w) if stands_left else c.rjust(w)
+            for c, w, stands_left in zip(row, widths, left, strict=True)
         )
         for row in cells
     ]
-    return "\n".join([lines[0].rstrip(), "-" * len(lines[0]), *(line.rstrip() for line in lines[1:])])
+    return "\n".join(
+        [lines[0].rstrip(), "-" * len(lines[0]), *(line.rstrip() for line in lines[1:])]
+    )
 
 
 def format_table(table: pd.DataFrame) -> str:
     """Plain text: texts to the left, numbers to the right, fractions with three decimals."""
     cells = [[str(name) for name in table.columns]]
     for row in table.itertuples(index=False):
-        cells.append([f"{cell:.3f}" if isinstance(cell, float | np.floating) else str(cell) for cell in row])
-    return align_columns(cells, [not pd.api.types.is_numeric_dtype(table[name]) for name in table.columns])
+        cells.append(
+            [f"{cell:.3f}" if isinstance(cell, float | np.floating) else str(cell) for cell in row]
+        )
+    return align_columns(
+        cells, [not pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
+    )
 
 
 def format_tables(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -69,9 +83,12 @@ def format_tables(tables: Mapping[str, pd.DataFrame]) -> str:
 
 
 def write_tables(
-    folder: str | Path, tables: Mapping[str, pd.DataFrame], printed: Mapping[str, pd.DataFrame] | None = None
+    folder: str | Path,
+    tables: Mapping[str, pd.DataFrame],
+    printed: Mapping[str, pd.DataFrame] | None = None,
 ) -> None:
-    """Write tables into a folder by their names: as CSV, and printed ones, all of text, as LaTeX (booktabs).
+    """Write tables into a folder by their names: as CSV, and printed ones, all of text, as LaTeX
+    (booktabs).
 
     Raises:
         OutputError: The folder cannot be written.

@@ -1,4 +1,6 @@
-"""How a training went, epoch by epoch: a table and curves from its TensorBoard events, for a model card."""
+"""How a training went, epoch by epoch: a table and curves from its TensorBoard events, for a model
+card.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from boltzmed.files import whole_file
 from boltzmed.reports.tables import align_columns
 from boltzmed.strata import AREA_BINS
-from boltzmed.volumes.output import whole_file
 
 _FIRST = ("loss", "loss_dice", "loss_bce", "loss_presence", "val_loss", "val_dice")
 _LAST = ("learning_rate", "images_per_second")
@@ -26,9 +28,9 @@ def read_training(folder: str | Path) -> pd.DataFrame:
         folder: The training's output folder, with one event file or more.
 
     Returns:
-        A row an epoch (the index, from 1), with as many as there are of the columns: loss, its parts, val_loss,
-        val_dice and further metrics of validation, val_dice by object size (the names of the bins), learning_rate,
-        images_per_second. What an epoch lacks is not a number.
+        A row an epoch (the index, from 1), with as many as there are of the columns: loss, its
+        parts, val_loss, val_dice and further metrics of validation, val_dice by object size (the
+        names of the bins), learning_rate, images_per_second. What an epoch lacks is not a number.
 
     Raises:
         ValueError: There are no events, or none of an epoch.
@@ -36,7 +38,10 @@ def read_training(folder: str | Path) -> pd.DataFrame:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     if not any(Path(folder).glob("events.out.tfevents.*")):
-        raise ValueError(f"{folder}: expected the folder of a training tracked by TensorBoard, found no events there")
+        raise ValueError(
+            f"{folder}: expected the folder of a training tracked by TensorBoard, found no events"
+            " there"
+        )
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1})
     events.Reload()
     columns = {}
@@ -48,7 +53,9 @@ def read_training(folder: str | Path) -> pd.DataFrame:
             while kept and kept[-1][0] >= event.step:  # an interrupted run had been here before
                 kept.pop()
             kept.append((event.step, event.value))
-        columns[tag.removeprefix(_EVERY_EPOCH).removeprefix("val_dice_by_size/")] = pd.Series(dict(kept))
+        columns[tag.removeprefix(_EVERY_EPOCH).removeprefix("val_dice_by_size/")] = pd.Series(
+            dict(kept)
+        )
     if not columns:
         raise ValueError(f"{folder}: expected a training that ended an epoch, found events of none")
     others = [name for name in columns if name not in (*_FIRST, *AREA_BINS, *_LAST)]
@@ -65,13 +72,15 @@ def summarise_training(table: pd.DataFrame) -> str:
     if "val_dice" in table and table["val_dice"].notna().any():
         best = int(table["val_dice"].argmax())
         text += (
-            f"\n\nbest val_dice {table['val_dice'].iloc[best]:.4f} after epoch {table.index[best]} of {table.index[-1]}"
+            f"\n\nbest val_dice {table['val_dice'].iloc[best]:.4f} after epoch {table.index[best]}"
+            f" of {table.index[-1]}"
         )
     return text
 
 
 def draw_training(table: pd.DataFrame, path: str | Path) -> None:
-    """Draw the curves of what `read_training` gave into a PNG file: losses, Dice, learning rate, speed.
+    """Draw the curves of what `read_training` gave into a PNG file: losses, Dice, learning rate,
+    speed.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -90,7 +99,9 @@ def draw_training(table: pd.DataFrame, path: str | Path) -> None:
     shown = [(title, names) for title, names in pictures.items() if names]
     figure = Figure(figsize=(4.6 * len(shown), 3.6), dpi=110)
     FigureCanvasAgg(figure)
-    for ax, (title, names) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+    for ax, (title, names) in zip(
+        figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True
+    ):
         for name in names:
             width = 2.2 if name in ("loss", "val_dice") else 1.2
             ax.plot(table.index, table[name], marker=".", linewidth=width, label=name)

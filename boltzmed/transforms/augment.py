@@ -1,4 +1,5 @@
-"""The paper's augmentation (appendix A.5): quarter turns, shifted centre, changed scale; never a mirror.
+"""The paper's augmentation (appendix A.5): quarter turns, shifted centre, changed scale; never a
+mirror.
 
 Left and right are part of a prompt's meaning, so a mirrored image would teach the wrong organ.
 """
@@ -22,8 +23,9 @@ LARGEST_SCALING = 0.1
 class Augmentation:
     """One draw: turn by `quarter_turns` x 90 degrees counter-clockwise, then crop.
 
-    The crop is centred `shift_h`, `shift_w` (fractions of the side) from the image's centre and `scale` times as wide
-    as the image; it is resampled to the image's size. Scale above 1 makes things smaller.
+    The crop is centred `shift_h`, `shift_w` (fractions of the side) from the image's centre and
+    `scale` times as wide as the image; it is resampled to the image's size. Scale above 1 makes
+    things smaller.
     """
 
     quarter_turns: int = 0
@@ -32,11 +34,13 @@ class Augmentation:
     scale: float = 1.0
 
 
-def draw_augmentation(generator: np.random.Generator, *, probability: float = PROBABILITY) -> Augmentation | None:
+def draw_augmentation(
+    generator: np.random.Generator, *, probability: float = PROBABILITY
+) -> Augmentation | None:
     """Draws an augmentation; None means that the sample stays as it is.
 
-    Five uniform numbers are consumed in any case, so that later draws of the generator do not depend on this one's
-    outcome. The same generator state gives the same augmentation.
+    Five uniform numbers are consumed in any case, so that later draws of the generator do not
+    depend on this one's outcome. The same generator state gives the same augmentation.
     """
     uniforms = generator.random(5).tolist()
     if uniforms[0] >= probability:
@@ -67,8 +71,8 @@ def apply_augmentation(
     """
     if image.shape[-1] != image.shape[-2] or image.shape[-2:] != masks.shape[-2:]:
         raise ValueError(
-            f"augmentation: expected a square image and masks of its size, got {tuple(image.shape)} and "
-            f"{tuple(masks.shape)}"
+            f"augmentation: expected a square image and masks of its size, got {tuple(image.shape)}"
+            f" and {tuple(masks.shape)}"
         )
     if augmentation is None:
         return image, masks
@@ -77,8 +81,8 @@ def apply_augmentation(
         masks = torch.rot90(masks, augmentation.quarter_turns, (-2, -1))
     if augmentation.shift_h == 0 and augmentation.shift_w == 0 and augmentation.scale == 1:
         return image, masks
-    # Nothing is turned any more, so that rows and columns are resampled one after the other, in NumPy, whose `take`
-    # along rows is several times faster than torch's.
+    # Nothing is turned any more, so that rows and columns are resampled one after the other, in
+    # NumPy, whose `take` along rows is several times faster than torch's.
     rows = _source_positions(image.shape[-2], augmentation.scale, augmentation.shift_h)
     columns = _source_positions(image.shape[-1], augmentation.scale, augmentation.shift_w)
     moved = _interpolate(_interpolate(image.numpy(), rows, -2), columns, -1)
@@ -87,8 +91,12 @@ def apply_augmentation(
 
 
 def _source_positions(size: int, scale: float, shift: float) -> NDArray[np.float64]:
-    """Where each output pixel's centre comes from, in pixels of the input (pixel i has its centre at i)."""
-    return (np.arange(size, dtype=np.float64) + 0.5 - size / 2) * scale + size / 2 - 0.5 + shift * size
+    """Where each output pixel's centre comes from, in pixels of the input (pixel i has its centre
+    at i).
+    """
+    return (
+        (np.arange(size, dtype=np.float64) + 0.5 - size / 2) * scale + size / 2 - 0.5 + shift * size
+    )
 
 
 def _interpolate(image: NDArray[Any], positions: NDArray[np.float64], axis: int) -> NDArray[Any]:

@@ -12,7 +12,8 @@ CHANNEL_MODES = ("repeat", "neighbours")
 def channel_indices(index: int, count: int, mode: str = "repeat") -> tuple[int, int, int]:
     """Returns which slices fill the three channels of slice `index` of `count`.
 
-    "repeat" gives (k, k, k); "neighbours" gives (k-1, k, k+1), the outermost slices standing in for what lies beyond.
+    "repeat" gives (k, k, k); "neighbours" gives (k-1, k, k+1), the outermost slices standing in for
+    what lies beyond.
 
     Raises:
         ValueError: an unknown mode or an index outside 0 … count-1.
@@ -26,7 +27,9 @@ def channel_indices(index: int, count: int, mode: str = "repeat") -> tuple[int, 
     return max(index - 1, 0), index, min(index + 1, count - 1)
 
 
-def stack_channels(slices: torch.Tensor, mode: str = "repeat", *, indices: Sequence[int] | None = None) -> torch.Tensor:
+def stack_channels(
+    slices: torch.Tensor, mode: str = "repeat", *, indices: Sequence[int] | None = None
+) -> torch.Tensor:
     """Makes three-channel images of windowed slices.
 
     Args:
@@ -41,7 +44,13 @@ def stack_channels(slices: torch.Tensor, mode: str = "repeat", *, indices: Seque
         raise ValueError(f"expected slices (K,H,W), got shape {tuple(slices.shape)}")
     count = int(slices.shape[0])
     if mode == "repeat":
-        chosen = slices if indices is None else slices[[channel_indices(k, count, mode)[1] for k in indices]]
+        chosen = (
+            slices
+            if indices is None
+            else slices[[channel_indices(k, count, mode)[1] for k in indices]]
+        )
         return chosen[:, None].expand(-1, 3, -1, -1)
-    order = [channel_indices(k, count, mode) for k in (range(count) if indices is None else indices)]
+    order = [
+        channel_indices(k, count, mode) for k in (range(count) if indices is None else indices)
+    ]
     return slices[torch.tensor(order, dtype=torch.int64, device=slices.device).reshape(-1, 3)]

@@ -1,4 +1,6 @@
-"""MONAI transforms that find what the prompts of a study mean, or how its targets are asked for, by dataset card."""
+"""MONAI transforms that find what the prompts of a study mean, or how its targets are asked for, by
+dataset card.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from boltzmed.cards import DatasetCard, PromptTarget, load_card, look_up_prompt
 
 
 class LookUpPromptsd(MapTransform):
-    """Looks up the prompts of a dictionary: `keys` hold texts, `output_keys` get one `PromptTarget` per text.
+    """Looks up the prompts of a dictionary: `keys` hold texts, `output_keys` get one `PromptTarget`
+    per text.
 
     The modality comes from the dictionary's `modality_key` or from the MetaTensor under `image_key`
     (`meta["modality"]`), in this order; unknown is enough while cards list every prompt.
@@ -39,10 +42,14 @@ class LookUpPromptsd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.cards = tuple(card if isinstance(card, DatasetCard) else load_card(card) for card in cards)
+        self.cards = tuple(
+            card if isinstance(card, DatasetCard) else load_card(card) for card in cards
+        )
         self.output_keys = (output_keys,) if isinstance(output_keys, str) else tuple(output_keys)
         if len(self.output_keys) != len(self.keys):
-            raise ValueError(f"output_keys: expected one for each of {self.keys}, got {self.output_keys}")
+            raise ValueError(
+                f"output_keys: expected one for each of {self.keys}, got {self.output_keys}"
+            )
         self.modality_key = modality_key
         self.image_key = image_key
         self.window = window
@@ -60,9 +67,11 @@ class LookUpPromptsd(MapTransform):
 
 
 class LookUpTargetsd(MapTransform):
-    """Looks up targets of one card by name: `keys` hold names, `output_keys` get one `PromptTarget` per name.
+    """Looks up targets of one card by name: `keys` hold names, `output_keys` get one `PromptTarget`
+    per name.
 
-    Each is asked for by its usual phrasing. A target that the card does not have is refused with those it has.
+    Each is asked for by its usual phrasing. A target that the card does not have is refused with
+    those it has.
 
     Args:
         keys: entries that hold lists of target names.
@@ -83,7 +92,9 @@ class LookUpTargetsd(MapTransform):
         self.card = card if isinstance(card, DatasetCard) else load_card(card)
         self.output_keys = (output_keys,) if isinstance(output_keys, str) else tuple(output_keys)
         if len(self.output_keys) != len(self.keys):
-            raise ValueError(f"output_keys: expected one for each of {self.keys}, got {self.output_keys}")
+            raise ValueError(
+                f"output_keys: expected one for each of {self.keys}, got {self.output_keys}"
+            )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)

@@ -1,7 +1,8 @@
 """Cutting a volume into slices as the network sees them, and stacking slices back: exact inverses.
 
-The network sees anatomy in one pose whatever the file's array order: patient axes are found from the affine (each
-array axis is taken for the patient axis closest to it; nothing is ever resampled), then axes are permuted and flipped.
+The network sees anatomy in one pose whatever the file's array order: patient axes are found from
+the affine (each array axis is taken for the patient axis closest to it; nothing is ever resampled),
+then axes are permuted and flipped.
 
 Shapes: I, J, K the file's array axes; slices (K', H, W), K' the number of slices.
 """
@@ -31,9 +32,10 @@ PLANES: Mapping[str, tuple[str, str, str] | None] = {
 }
 """Plane -> the patient directions in which slices, rows (H) and columns (W) follow each other.
 
-Axial: slices from feet to head, H from front to back, W from the patient's right to left. Coronal: slices from back
-to front, H from head to feet, W right to left. Sagittal: slices from left to right, H from head to feet, W from front
-to back. Array: the file's own order, slice k being `volume[:, :, k]` (the published benchmark was cut so).
+Axial: slices from feet to head, H from front to back, W from the patient's right to left. Coronal:
+slices from back to front, H from head to feet, W right to left. Sagittal: slices from left to
+right, H from head to feet, W from front to back. Array: the file's own order, slice k being
+`volume[:, :, k]` (the published benchmark was cut so).
 """
 
 _OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
@@ -56,7 +58,9 @@ class SlicePlan:
     flips: tuple[bool, bool, bool]
 
     @classmethod
-    def from_affine(cls, affine_ras: ArrayLike, shape: Sequence[int], plane: str = "axial") -> SlicePlan:
+    def from_affine(
+        cls, affine_ras: ArrayLike, shape: Sequence[int], plane: str = "axial"
+    ) -> SlicePlan:
         """Plans the cut of a volume.
 
         Args:
@@ -65,18 +69,24 @@ class SlicePlan:
             plane: a key of `PLANES`.
 
         Raises:
-            ValueError: an unknown plane, fewer than three axes, an empty volume or an affine that places no voxels.
+            ValueError: an unknown plane, fewer than three axes, an empty volume or an affine that
+                places no voxels.
         """
         if plane not in PLANES:
             raise ValueError(f"plane: expected one of {', '.join(PLANES)}, got {plane!r}")
         if len(shape) < 3 or min(shape[-3:]) < 1:
-            raise ValueError(f"expected a volume of three axes with at least one voxel each, got shape {tuple(shape)}")
+            raise ValueError(
+                "expected a volume of three axes with at least one voxel each, got shape"
+                f" {tuple(shape)}"
+            )
         size = (int(shape[-3]), int(shape[-2]), int(shape[-1]))
         codes = orientation_codes(check_affine(affine_ras))
         wanted = PLANES[plane]
         if wanted is None:
             return cls(plane, size, (2, 0, 1), (False, False, False))
-        axes = [codes.index(code) if code in codes else codes.index(_OPPOSITE[code]) for code in wanted]
+        axes = [
+            codes.index(code) if code in codes else codes.index(_OPPOSITE[code]) for code in wanted
+        ]
         flips = [code not in codes for code in wanted]
         return cls(plane, size, (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]))
 
@@ -102,8 +112,9 @@ class SlicePlan:
     def cut(self, volume: Array) -> Array:
         """Cuts (…,I,J,K) into (…,K',H,W).
 
-        A NumPy result is a view. A tensor's is one unless something must be flipped (tensors have no negative
-        strides); `slice_at` then spares memory. A MetaTensor gives a plain tensor, since its affine no longer holds.
+        A NumPy result is a view. A tensor's is one unless something must be flipped (tensors have
+        no negative strides); `slice_at` then spares memory. A MetaTensor gives a plain tensor,
+        since its affine no longer holds.
         """
         array: Any = _plain(volume)
         self._expect(array, self.shape)
@@ -126,7 +137,11 @@ class SlicePlan:
     def slices_at(self, volume: Array, indices: Sequence[int]) -> Array:
         """Returns some slices of (…,I,J,K), repetition allowed, as a new array (…,n,H,W)."""
         images = [self.slice_at(volume, index) for index in indices]
-        return np.stack(images, axis=-3) if isinstance(volume, np.ndarray) else torch.stack(images, dim=-3)
+        return (
+            np.stack(images, axis=-3)
+            if isinstance(volume, np.ndarray)
+            else torch.stack(images, dim=-3)
+        )
 
     def put_slice(self, volume: Array, index: int, image: Array) -> None:
         """Writes (…,H,W) as slice `index` into (…,I,J,K), in place."""
@@ -147,7 +162,10 @@ class SlicePlan:
     @staticmethod
     def _expect(array: Any, shape: tuple[int, int, int]) -> None:
         if tuple(array.shape[-3:]) != shape:
-            raise ValueError(f"expected an array of {' x '.join(map(str, shape))}, got shape {tuple(array.shape)}")
+            raise ValueError(
+                f"expected an array of {' x '.join(map(str, shape))}, got shape"
+                f" {tuple(array.shape)}"
+            )
 
 
 def _plain(array: Any) -> Any:
@@ -170,7 +188,8 @@ def _flip(array: Any, flips: Sequence[bool]) -> Any:
 
 
 class CutSlices(InvertibleTransform):
-    """MONAI transform: a MetaTensor (C,I,J,K) to (C,K',H,W), its affine kept true; `inverse` stacks again.
+    """MONAI transform: a MetaTensor (C,I,J,K) to (C,K',H,W), its affine kept true; `inverse` stacks
+    again.
 
     Args:
         plane: a key of `PLANES`.
@@ -205,7 +224,9 @@ class CutSlices(InvertibleTransform):
 class CutSlicesd(MapTransform, InvertibleTransform):
     """Dictionary form of `CutSlices`, invertible with `monai.transforms.Invertd`."""
 
-    def __init__(self, keys: KeysCollection, plane: str = "axial", *, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, plane: str = "axial", *, allow_missing_keys: bool = False
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.transform = CutSlices(plane)
 
@@ -230,10 +251,16 @@ class StackSlices:
     """
 
     def __call__(self, slices: torch.Tensor, cut: MetaTensor) -> MetaTensor:
-        """Stacks `slices` the way `cut`, a result of `CutSlices`, is undone (ValueError when it is none)."""
-        recorded = [step for step in cut.applied_operations if "plan" in (step.get("extra_info") or {})]
+        """Stacks `slices` the way `cut`, a result of `CutSlices`, is undone (ValueError when it is
+        none).
+        """
+        recorded = [
+            step for step in cut.applied_operations if "plan" in (step.get("extra_info") or {})
+        ]
         if not recorded:
-            raise ValueError("StackSlices: expected slices that CutSlices made, got a tensor without its record")
+            raise ValueError(
+                "StackSlices: expected slices that CutSlices made, got a tensor without its record"
+            )
         info = recorded[-1]["extra_info"]
         return MetaTensor(_recorded_plan(info).stack(_plain(slices)), affine=info["affine"])
 
@@ -247,7 +274,9 @@ class StackSlicesd(MapTransform):
         allow_missing_keys: entries may be absent.
     """
 
-    def __init__(self, keys: KeysCollection, cut_key: str = "image", *, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, cut_key: str = "image", *, allow_missing_keys: bool = False
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.cut_key = cut_key
         self.transform = StackSlices()

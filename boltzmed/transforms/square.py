@@ -1,6 +1,7 @@
 """Between a slice's own grid and the square the network sees: padding, resizing, and back.
 
-Shapes: N slices, C channels, P prompts; H, W native pixels; D the square's side, at least max(H, W); S the network's.
+Shapes: N slices, C channels, P prompts; H, W native pixels; D the square's side, at least max(H,
+W); S the network's.
 """
 
 from __future__ import annotations
@@ -17,26 +18,30 @@ from monai.transforms import MapTransform
 
 @dataclass(frozen=True)
 class Frame:
-    """How slices meet the network: padded to a square of ``min_side`` native pixels at least, then resized.
+    """How slices meet the network: padded to a square of ``min_side`` native pixels at least, then
+    resized.
 
-    ``image_size`` alone magnifies a crop until it fills the image; ``min_side`` equal to it keeps a crop's true scale.
+    ``image_size`` alone magnifies a crop until it fills the image; ``min_side`` equal to it keeps a
+    crop's true scale.
     """
 
     image_size: int
     min_side: int = 1
 
     def around(self, height: int, width: int) -> Frame:
-        """This frame, or where it keeps true scale and slices are larger, one that keeps theirs too.
+        """This frame, or where it keeps true scale and slices are larger, one that keeps theirs
+        too.
 
-        Its sides are then the next multiple of 32 pixels, as the network wants them. For inference: a batch of training
-        has one size, to which a larger slice is reduced.
+        Its sides are then the next multiple of 32 pixels, as the network wants them. For inference:
+        a batch of training has one size, to which a larger slice is reduced.
         """
         side = -(-max(height, width) // 32) * 32
         return Frame(side, side) if self.image_size == self.min_side < side else self
 
 
 def read_frames(frames: Mapping[str, Any] | None) -> dict[str, tuple[Frame, ...]]:
-    """Card name -> its frames, as a config or a checkpoint has them: a mapping of `Frame`'s fields, or a list of such.
+    """Card name -> its frames, as a config or a checkpoint has them: a mapping of `Frame`'s fields,
+    or a list of such.
 
     Raises:
         ValueError: anything else; the line names the card.
@@ -54,8 +59,8 @@ def read_frames(frames: Mapping[str, Any] | None) -> dict[str, tuple[Frame, ...]
             valid = False
         if not valid:
             raise ValueError(
-                f"frames: {card}: expected {{image_size: 128}}, perhaps with min_side, or a list of such, in whole "
-                f"pixels, received {given!r}"
+                f"frames: {card}: expected {{image_size: 128}}, perhaps with min_side, or a list of"
+                f" such, in whole pixels, received {given!r}"
             )
     return read
 
@@ -64,14 +69,16 @@ def read_frames(frames: Mapping[str, Any] | None) -> dict[str, tuple[Frame, ...]
 class SquareGrid:
     """The square that a slice of `height` x `width` pixels is padded to, and its resized form.
 
-    Padding is zeros, equal at both sides; when the difference is odd, the first side (top or left) gets one fewer.
-    Pixels are areas throughout (`align_corners=False`), so that resizing there and back moves nothing.
+    Padding is zeros, equal at both sides; when the difference is odd, the first side (top or left)
+    gets one fewer. Pixels are areas throughout (`align_corners=False`), so that resizing there and
+    back moves nothing.
 
     Args:
         height, width: native pixels, at least 1.
         image_size: side of the network's image, at least 1.
-        min_side: the square is padded to this side at least, so that a crop keeps the scale it had in its image
-            (`min_side` equal to `image_size`: a pixel stays a pixel) instead of being magnified.
+        min_side: the square is padded to this side at least, so that a crop keeps the scale it had
+            in its image (`min_side` equal to `image_size`: a pixel stays a pixel) instead of being
+            magnified.
     """
 
     height: int
@@ -82,7 +89,9 @@ class SquareGrid:
     def __post_init__(self) -> None:
         for name in ("height", "width", "image_size", "min_side"):
             if getattr(self, name) < 1:
-                raise ValueError(f"square grid: expected {name} of at least 1, got {getattr(self, name)}")
+                raise ValueError(
+                    f"square grid: expected {name} of at least 1, got {getattr(self, name)}"
+                )
 
     @property
     def side(self) -> int:
@@ -91,7 +100,9 @@ class SquareGrid:
 
     @property
     def padding(self) -> tuple[int, int, int, int]:
-        """Native pixels of padding (left, right, top, bottom), the order of `torch.nn.functional.pad`."""
+        """Native pixels of padding (left, right, top, bottom), the order of
+        `torch.nn.functional.pad`.
+        """
         extra_width, extra_height = self.side - self.width, self.side - self.height
         left, top = extra_width // 2, extra_height // 2
         return left, extra_width - left, top, extra_height - top
@@ -114,16 +125,20 @@ class SquareGrid:
             slices: (N,C,H,W), values 0 … 255.
 
         Returns:
-            (N,C,S,S) float32, bicubic with anti-aliasing, clamped to 0 … 255 (cubic resizing overshoots at edges).
+            (N,C,S,S) float32, bicubic with anti-aliasing, clamped to 0 … 255 (cubic resizing
+            overshoots at edges).
         """
         padded = self.pad(slices).to(torch.float32)
         if self.side == self.image_size:
             return padded
         size = (self.image_size, self.image_size)
-        return F.interpolate(padded, size, mode="bicubic", align_corners=False, antialias=True).clamp_(0.0, 255.0)
+        return F.interpolate(
+            padded, size, mode="bicubic", align_corners=False, antialias=True
+        ).clamp_(0.0, 255.0)
 
     def to_target(self, masks: torch.Tensor) -> torch.Tensor:
-        """Pads and resizes masks for training at the network's size, as published. Nothing else may resize a mask.
+        """Pads and resizes masks for training at the network's size, as published. Nothing else may
+        resize a mask.
 
         Args:
             masks: (N,P,H,W), bool or integer.
@@ -134,8 +149,11 @@ class SquareGrid:
         padded = self.pad(masks)
         if self.side == self.image_size:
             return padded
-        # Gathering the nearest rows and columns keeps the dtype; interpolate() would go through float.
-        centres = (torch.arange(self.image_size, device=masks.device) + 0.5) * (self.side / self.image_size)
+        # Gathering the nearest rows and columns keeps the dtype; interpolate() would go through
+        # float.
+        centres = (torch.arange(self.image_size, device=masks.device) + 0.5) * (
+            self.side / self.image_size
+        )
         nearest = centres.long().clamp_(max=self.side - 1)
         return padded[..., nearest[:, None], nearest[None, :]]
 
@@ -146,12 +164,15 @@ class SquareGrid:
             logits: (N,P,h,w) floating point, of any square resolution.
 
         Returns:
-            (N,P,H,W) of the same dtype, bilinear. Threshold these; a thresholded mask is never resized.
+            (N,P,H,W) of the same dtype, bilinear. Threshold these; a thresholded mask is never
+            resized.
         """
         if logits.ndim != 4 or logits.shape[-1] != logits.shape[-2]:
             raise ValueError(f"logits: expected square (N,P,h,h), got {tuple(logits.shape)}")
         if logits.shape[-1] != self.side:
-            logits = F.interpolate(logits, (self.side, self.side), mode="bilinear", align_corners=False)
+            logits = F.interpolate(
+                logits, (self.side, self.side), mode="bilinear", align_corners=False
+            )
         return self.crop(logits)
 
     def area_fraction(self, masks: torch.Tensor) -> torch.Tensor:
@@ -169,18 +190,23 @@ class SquareGrid:
     @staticmethod
     def _expect(image: torch.Tensor, size: tuple[int, int]) -> None:
         if tuple(image.shape[-2:]) != size:
-            raise ValueError(f"expected slices of {size[0]} x {size[1]} pixels, got shape {tuple(image.shape)}")
+            raise ValueError(
+                f"expected slices of {size[0]} x {size[1]} pixels, got shape {tuple(image.shape)}"
+            )
 
 
 class SquareResized(MapTransform):
-    """Pads and resizes slices of a dictionary for the network; the grid is made from each entry's own size.
+    """Pads and resizes slices of a dictionary for the network; the grid is made from each entry's
+    own size.
 
-    Results are plain tensors: what comes back is the mask on the native grid, by `SquareGrid.to_native`.
+    Results are plain tensors: what comes back is the mask on the native grid, by
+    `SquareGrid.to_native`.
 
     Args:
         keys: entries (C,H,W) or (N,C,H,W).
         image_size: the network's side.
-        mode: per key or for all: "image" (`SquareGrid.to_image`) or "mask" (`SquareGrid.to_target`).
+        mode: per key or for all: "image" (`SquareGrid.to_image`) or "mask"
+            (`SquareGrid.to_target`).
         allow_missing_keys: entries may be absent.
     """
 
@@ -196,7 +222,9 @@ class SquareResized(MapTransform):
         self.image_size = image_size
         self.modes = (mode,) * len(self.keys) if isinstance(mode, str) else tuple(mode)
         if len(self.modes) != len(self.keys) or not set(self.modes) <= {"image", "mask"}:
-            raise ValueError(f"mode: expected 'image' or 'mask' for each of {len(self.keys)} keys, got {mode!r}")
+            raise ValueError(
+                f"mode: expected 'image' or 'mask' for each of {len(self.keys)} keys, got {mode!r}"
+            )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
@@ -204,7 +232,9 @@ class SquareResized(MapTransform):
             # A plain tensor: a MetaTensor's affine would no longer hold.
             image = torch.as_tensor(result[key]).as_subclass(torch.Tensor)
             if image.ndim not in (3, 4):
-                raise ValueError(f"{key}: expected (C,H,W) or (N,C,H,W), got shape {tuple(image.shape)}")
+                raise ValueError(
+                    f"{key}: expected (C,H,W) or (N,C,H,W), got shape {tuple(image.shape)}"
+                )
             grid = SquareGrid(int(image.shape[-2]), int(image.shape[-1]), self.image_size)
             batched = image if image.ndim == 4 else image[None]
             resized = grid.to_image(batched) if mode == "image" else grid.to_target(batched)

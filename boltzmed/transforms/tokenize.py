@@ -1,4 +1,6 @@
-"""Prompts to token ids: CLIP's byte-pair encoding, with the vocabulary that open_clip carries in its package."""
+"""Prompts to token ids: CLIP's byte-pair encoding, with the vocabulary that open_clip carries in
+its package.
+"""
 
 from __future__ import annotations
 
@@ -46,22 +48,30 @@ def tokenize_prompts(
         (P,T) int64. An empty sequence gives (0,T).
 
     Raises:
-        ValueError: an empty prompt, one that spells a start or end token, or one longer than T tokens.
+        ValueError: an empty prompt, one that spells a start or end token, or one longer than T
+            tokens.
     """
     if isinstance(prompts, str):
-        raise ValueError(f"prompts: expected a list of texts, got the one text {prompts!r}; put it in a list")
+        raise ValueError(
+            f"prompts: expected a list of texts, got the one text {prompts!r}; put it in a list"
+        )
     ids = torch.full((len(prompts), context_length), END_ID, dtype=torch.int64)
     for row, prompt in zip(ids, prompts, strict=True):
         if not isinstance(prompt, str) or not prompt.strip():
-            raise ValueError(f"prompt: expected some text such as 'liver in abdomen CT', got {prompt!r}")
+            raise ValueError(
+                f"prompt: expected some text such as 'liver in abdomen CT', got {prompt!r}"
+            )
         tokens = _encode(prompt)
         if not tokens or START_ID in tokens or END_ID in tokens:
-            raise ValueError(f"prompt {prompt!r}: it must hold words, and no start or end marker of the tokenizer")
+            raise ValueError(
+                f"prompt {prompt!r}: it must hold words, and no start or end marker of the"
+                " tokenizer"
+            )
         if len(tokens) + 2 > context_length:
             if not truncate:
                 raise ValueError(
-                    f"prompt {_shorten(prompt)!r}: expected at most {context_length} tokens with start and end, "
-                    f"got {len(tokens) + 2}; shorten it"
+                    f"prompt {_shorten(prompt)!r}: expected at most {context_length} tokens with"
+                    f" start and end, got {len(tokens) + 2}; shorten it"
                 )
             tokens = tokens[: context_length - 2]
         row[0] = START_ID
@@ -74,7 +84,8 @@ def _shorten(prompt: str, length: int = 60) -> str:
 
 
 class TokenizePromptsd(MapTransform):
-    """Encodes the prompts of a dictionary: `keys` hold lists of texts, `output_keys` get (P,T) int64.
+    """Encodes the prompts of a dictionary: `keys` hold lists of texts, `output_keys` get (P,T)
+    int64.
 
     Args:
         keys: entries that hold lists of prompts.
@@ -96,7 +107,9 @@ class TokenizePromptsd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.output_keys = (output_keys,) if isinstance(output_keys, str) else tuple(output_keys)
         if len(self.output_keys) != len(self.keys):
-            raise ValueError(f"output_keys: expected one for each of {self.keys}, got {self.output_keys}")
+            raise ValueError(
+                f"output_keys: expected one for each of {self.keys}, got {self.output_keys}"
+            )
         self.context_length = context_length
         self.truncate = truncate
 

@@ -6,18 +6,15 @@ from boltzmed.volumes.dicom_ct_series import write_ct_series
 from boltzmed.volumes.dicom_files import SeriesRecord, list_series
 from boltzmed.volumes.dicom_identity import SeriesIdentity, read_identity
 from boltzmed.volumes.dicom_segmentation import CodedTerm, Segment, write_segmentation
-from boltzmed.volumes.errors import OutputError, VolumeError
 from boltzmed.volumes.nifti import map_nifti, write_image, write_mask
 from boltzmed.volumes.picture import read_picture
 from boltzmed.volumes.volume import read_volume
 
 __all__ = [
     "CodedTerm",
-    "OutputError",
     "Segment",
     "SeriesIdentity",
     "SeriesRecord",
-    "VolumeError",
     "list_series",
     "map_nifti",
     "read_identity",

@@ -14,9 +14,9 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import DSfloat
 
+from boltzmed.errors import OutputError
+from boltzmed.files import whole_file
 from boltzmed.geometry import ImagePlane, check_affine, image_plane, shear_degrees, spacing_mm
-from boltzmed.volumes.errors import OutputError
-from boltzmed.volumes.output import whole_file
 
 _RESCALE_INTERCEPT_HU = -1024  # what scanners write; stored values are HU + 1024
 _LARGEST_SHEAR_DEGREES = 0.05  # half of what reading a series tolerates
@@ -26,17 +26,20 @@ _DATE = "20000101"
 def write_ct_series(
     image_hu: ArrayLike, affine_ras: ArrayLike, folder: str | os.PathLike[str], *, seed: int = 0
 ) -> Path:
-    """Write a volume as CT Image Storage (PS3.3 A.3), one file per slice; `read_volume` gives the same voxels back.
+    """Write a volume as CT Image Storage (PS3.3 A.3), one file per slice; `read_volume` gives the
+    same voxels back.
 
     Args:
-        image_hu: (I, J, K) in HU, rounded to whole numbers, from -33792 to 31743. I becomes the columns, J the rows.
+        image_hu: (I, J, K) in HU, rounded to whole numbers, from -33792 to 31743. I becomes the
+            columns, J the rows.
         affine_ras: right-handed, perpendicular axes (any rotation), mm.
         folder: new or empty.
-        seed: names the fictitious patient "Phantom^Seed…". All UIDs follow from the seed and the content, so the
-            same phantom gives the same bytes.
+        seed: names the fictitious patient "Phantom^Seed…". All UIDs follow from the seed and the
+            content, so the same phantom gives the same bytes.
 
     Raises:
-        ValueError: not three axes, voxels out of range or not finite, a left-handed or sheared affine.
+        ValueError: not three axes, voxels out of range or not finite, a left-handed or sheared
+            affine.
         OutputError: the folder holds something already, is read-only or full.
     """
     folder = Path(folder)
@@ -46,15 +49,20 @@ def write_ct_series(
         folder.mkdir(parents=True, exist_ok=True)
         occupied = any(folder.iterdir())
     except OSError as error:
-        raise OutputError(f"{folder.name}: expected to write a folder, got {error.strerror}; choose another") from error
+        raise OutputError(
+            f"{folder.name}: expected to write a folder, got {error.strerror}; choose another"
+        ) from error
     if occupied:
         raise OutputError(
-            f"{folder.name}: expected a new or empty folder for a DICOM series, got files; choose another"
+            f"{folder.name}: expected a new or empty folder for a DICOM series, got files; choose"
+            " another"
         )
     content = hashlib.sha256(stored.tobytes() + affine.tobytes()).hexdigest()
     for index in range(stored.shape[2]):
         plane = image_plane(affine, index)
-        dataset = _slice_dataset(stored[:, :, index].T, plane, spacing_mm(affine)[2], seed, content, index)
+        dataset = _slice_dataset(
+            stored[:, :, index].T, plane, spacing_mm(affine)[2], seed, content, index
+        )
         with whole_file(folder / f"slice_{index + 1:04d}.dcm") as temporary:
             dataset.save_as(temporary, enforce_file_format=True)
     return folder
@@ -66,7 +74,12 @@ def _stored_values(image_hu: NDArray[Any], name: str) -> NDArray[np.int16]:
     limits = np.iinfo(np.int16)
     lowest, highest = float(image_hu.min()), float(image_hu.max())
     # NaN compares false, so the range is asked for in the positive.
-    if not limits.min + _RESCALE_INTERCEPT_HU <= lowest <= highest <= limits.max + _RESCALE_INTERCEPT_HU:
+    if (
+        not limits.min + _RESCALE_INTERCEPT_HU
+        <= lowest
+        <= highest
+        <= limits.max + _RESCALE_INTERCEPT_HU
+    ):
         raise ValueError(
             f"{name}: expected finite HU from {limits.min + _RESCALE_INTERCEPT_HU} to "
             f"{limits.max + _RESCALE_INTERCEPT_HU}, got values beyond; clip them first"
@@ -77,17 +90,25 @@ def _stored_values(image_hu: NDArray[Any], name: str) -> NDArray[np.int16]:
 def _check_stackable(affine_ras: ArrayLike, name: str) -> NDArray[np.float64]:
     affine = check_affine(affine_ras)
     if np.linalg.det(affine[:3, :3]) < 0:
-        raise ValueError(f"{name}: expected a right-handed affine, got a left-handed one; flip one axis and its voxels")
+        raise ValueError(
+            f"{name}: expected a right-handed affine, got a left-handed one; flip one axis and its"
+            " voxels"
+        )
     if shear_degrees(affine) > _LARGEST_SHEAR_DEGREES:
         raise ValueError(
-            f"{name}: expected perpendicular voxel axes, got a shear of {shear_degrees(affine):.2f} degrees; "
-            "resample it"
+            f"{name}: expected perpendicular voxel axes, got a shear of {shear_degrees(affine):.2f}"
+            " degrees; resample it"
         )
     return affine
 
 
 def _slice_dataset(
-    stored: NDArray[np.int16], plane: ImagePlane, slice_gap_mm: float, seed: int, content: str, index: int
+    stored: NDArray[np.int16],
+    plane: ImagePlane,
+    slice_gap_mm: float,
+    seed: int,
+    content: str,
+    index: int,
 ) -> Dataset:
     """One CT image; ``stored`` is (rows, columns)."""
 
@@ -99,7 +120,9 @@ def _slice_dataset(
     dataset.SOPClassUID = CTImageStorage
     dataset.SOPInstanceUID = uid("instance", str(index))
     dataset.StudyDate = dataset.SeriesDate = dataset.AcquisitionDate = dataset.ContentDate = _DATE
-    dataset.StudyTime = dataset.SeriesTime = dataset.AcquisitionTime = dataset.ContentTime = "120000"
+    dataset.StudyTime = dataset.SeriesTime = dataset.AcquisitionTime = dataset.ContentTime = (
+        "120000"
+    )
     dataset.AccessionNumber = ""
     dataset.Modality = "CT"
     dataset.Manufacturer = "boltzmed"
@@ -125,7 +148,9 @@ def _slice_dataset(
     dataset.AcquisitionNumber = 1
     dataset.InstanceNumber = index + 1
     dataset.ImagePositionPatient = _decimals(plane.position_lps)
-    dataset.ImageOrientationPatient = _decimals(np.concatenate([plane.along_row_lps, plane.along_column_lps]))
+    dataset.ImageOrientationPatient = _decimals(
+        np.concatenate([plane.along_row_lps, plane.along_column_lps])
+    )
     dataset.PixelSpacing = _decimals(np.array([plane.row_gap_mm, plane.column_gap_mm]))
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"

@@ -18,23 +18,41 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
-from boltzmed.volumes.errors import VolumeError, one_line, silent_headers
+from boltzmed.errors import InputError, one_line
+from boltzmed.volumes.silence import silent_headers
 
 #: The only attributes that listing and checking a series reads.
 _SCANNED_TAGS = [
-    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality", "ImageType"),
-    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing"),
+    *(
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "SeriesInstanceUID",
+        "StudyInstanceUID",
+        "Modality",
+        "ImageType",
+    ),
+    *(
+        "Rows",
+        "Columns",
+        "NumberOfFrames",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "PixelSpacing",
+    ),
     *("ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "SpacingBetweenSlices"),
 ]
 
-#: Storage classes (PS3.4 B.5) that have rows and columns but are made from images rather than acquired.
+# : Storage classes (PS3.4 B.5) that have rows and columns but are made from images rather than
+# acquired.
 _DERIVED_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
     "1.2.840.10008.5.1.4.1.1.66.7": "label map segmentation",
     "1.2.840.10008.5.1.4.1.1.30": "parametric map",
     "1.2.840.10008.5.1.4.1.1.481.2": "RT dose",
 }
-_DERIVED_MODALITIES = frozenset({"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "DOC", "PR", "KO", "REG"})
+_DERIVED_MODALITIES = frozenset(
+    {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "DOC", "PR", "KO", "REG"}
+)
 #: What pydicom raises on bytes that are not what they should be.
 _BROKEN = (
     InvalidDicomError,
@@ -52,32 +70,37 @@ _BARE_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 
 
 class DicomFolder:
-    """Every file of a folder (its subfolders too) or zip, by its relative name; hidden files are left out.
+    """Every file of a folder (its subfolders too) or zip, by its relative name; hidden files are
+    left out.
 
-    Zip members are read in memory: nothing is unpacked, so no member can be written outside a folder. Use it in a
-    ``with`` block; the zip stays open inside. pydicom's warnings and log lines are silent inside, for they quote header
-    values.
+    Zip members are read in memory: nothing is unpacked, so no member can be written outside a
+    folder. Use it in a ``with`` block; the zip stays open inside. pydicom's warnings and log lines
+    are silent inside, for they quote header values.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not os.fspath(path):
-            raise VolumeError("expected a folder or zip with a DICOM series, got an empty path; name one")
+            raise InputError(
+                "expected a folder or zip with a DICOM series, got an empty path; name one"
+            )
         self.path = Path(path)
         self._zip: zipfile.ZipFile | None = None
         self._silence = ExitStack()
 
     def __enter__(self) -> DicomFolder:
         if not self.path.exists():
-            raise VolumeError(
-                f"{self.path}: expected a folder or zip with a DICOM series, found nothing there; check it"
+            raise InputError(
+                f"{self.path}: expected a folder or zip with a DICOM series, found nothing there;"
+                " check it"
             )
         if not self.path.is_dir():
             try:
                 self._zip = zipfile.ZipFile(self.path)
             except (zipfile.BadZipFile, OSError) as error:
-                raise VolumeError(
-                    f"{self.path.name}: expected a zip with a DICOM series, got a file that does not open as one "
-                    f"({one_line(error, self.path)}); pack it again or pass the folder"
+                raise InputError(
+                    f"{self.path.name}: expected a zip with a DICOM series, got a file that does"
+                    f" not open as one ({one_line(error, self.path)}); pack it again or pass the"
+                    " folder"
                 ) from error
         self._silence.enter_context(silent_headers())
         return self
@@ -110,8 +133,14 @@ class DicomFolder:
             else:
                 with self._zip.open(name) as member:
                     yield cast(BinaryIO, member)
-        except (OSError, RuntimeError, zipfile.BadZipFile, NotImplementedError, zlib.error) as error:
-            raise VolumeError(
+        except (
+            OSError,
+            RuntimeError,
+            zipfile.BadZipFile,
+            NotImplementedError,
+            zlib.error,
+        ) as error:
+            raise InputError(
                 f"{Path(name).name}: expected a readable file in {self.path.name}, got "
                 f"{one_line(error, self.path / name)}; check its permissions, password or copy"
             ) from error
@@ -128,7 +157,9 @@ class DicomFolder:
 
 @dataclass(frozen=True)
 class SeriesRecord:
-    """What tells one series from another when a user has to pick, without anything that tells the patient."""
+    """What tells one series from another when a user has to pick, without anything that tells the
+    patient.
+    """
 
     uid: str
     modality: str | None
@@ -144,7 +175,10 @@ class SeriesRecord:
             gaps = f", {self.column_gap_mm:g} x {self.row_gap_mm:g} mm"
         images = "1 image" if self.num_images == 1 else f"{self.num_images} images"
         modality = self.modality or "modality unknown"
-        return f"{self.uid or '(empty UID)'} ({modality}, {images} of {self.columns} x {self.rows}{gaps})"
+        return (
+            f"{self.uid or '(empty UID)'} ({modality}, {images} of {self.columns} x"
+            f" {self.rows}{gaps})"
+        )
 
 
 @dataclass(frozen=True)
@@ -164,17 +198,18 @@ def list_series(path: str | os.PathLike[str]) -> list[SeriesRecord]:
     """The image series in a folder or zip, largest first.
 
     Raises:
-        VolumeError: nothing there, or no DICOM images in it.
+        InputError: nothing there, or no DICOM images in it.
     """
     with DicomFolder(path) as folder:
         return [_record(uid, files) for uid, files in scan_series(folder).items()]
 
 
 def scan_series(folder: DicomFolder) -> dict[str, list[ScannedFile]]:
-    """Headers of all image objects by SeriesInstanceUID ("" where that is empty), the largest series first.
+    """Headers of all image objects by SeriesInstanceUID ("" where that is empty), the largest
+    series first.
 
-    Files that are not DICOM are passed over. Objects that hold no acquired image (segmentations, structure sets,
-    reports, documents) are passed over as long as there is a series of images.
+    Files that are not DICOM are passed over. Objects that hold no acquired image (segmentations,
+    structure sets, reports, documents) are passed over as long as there is a series of images.
     """
     names = folder.names
     series: dict[str, list[ScannedFile]] = {}
@@ -190,7 +225,7 @@ def scan_series(folder: DicomFolder) -> dict[str, list[ScannedFile]]:
         else:
             others.append((other, file.file_name))
     if not series:
-        raise VolumeError(_explain_nothing(folder, names, others))
+        raise InputError(_explain_nothing(folder, names, others))
     return dict(sorted(series.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
@@ -198,20 +233,22 @@ def pick_series(folder: DicomFolder, series_uid: str | None) -> tuple[str, list[
     """The one series of a folder, or the one asked for.
 
     Raises:
-        VolumeError: several series and none asked for, or the one asked for is not there; the line lists them.
+        InputError: several series and none asked for, or the one asked for is not there; the line
+            lists them.
     """
     series = scan_series(folder)
     listed = "; ".join(str(_record(uid, files)) for uid, files in series.items())
     if series_uid is None:
         if len(series) > 1:
-            raise VolumeError(
+            raise InputError(
                 f"{folder.path.name}: expected one DICOM series, got {len(series)}; "
                 f"pick one by its UID (series_uid): {listed}"
             )
         return next(iter(series.items()))
     if series_uid not in series:
-        raise VolumeError(
-            f"{folder.path.name}: expected a DICOM series with UID {series_uid}, got none; pick one of: {listed}"
+        raise InputError(
+            f"{folder.path.name}: expected a DICOM series with UID {series_uid}, got none; pick one"
+            f" of: {listed}"
         )
     return series_uid, series[series_uid]
 
@@ -249,8 +286,14 @@ def _read_header(folder: DicomFolder, name: str) -> Dataset | None:
             return None
         file.seek(0)
         try:
-            header = dcmread(file, stop_before_pixels=True, force=not has_preamble, specific_tags=list(_SCANNED_TAGS))
-            # Values are converted when they are asked for: ask now, so that a malformed one is met here.
+            header = dcmread(
+                file,
+                stop_before_pixels=True,
+                force=not has_preamble,
+                specific_tags=list(_SCANNED_TAGS),
+            )
+            # Values are converted when they are asked for: ask now, so that a malformed one is met
+            # here.
             for _ in header:
                 pass
         except (*_BROKEN, zlib.error) as error:
@@ -258,19 +301,22 @@ def _read_header(folder: DicomFolder, name: str) -> Dataset | None:
                 raise _broken_file(name, error) from None  # its message may quote header values
             return None
     # Without preamble any bytes pass for DICOM: only what says what it is counts.
-    if not has_preamble and not (header.get("SOPClassUID") or (header.get("Rows") and header.get("Columns"))):
+    if not has_preamble and not (
+        header.get("SOPClassUID") or (header.get("Rows") and header.get("Columns"))
+    ):
         return None
-    # A header cut off before its image would pass for no image, and a slice would be lost in silence.
+    # A header cut off before its image would pass for no image, and a slice would be lost in
+    # silence.
     if not header.get("Rows") and "Image Storage" in class_name(header):
         raise _broken_file(name, EOFError())
     return header
 
 
-def _broken_file(name: str, error: Exception) -> VolumeError:
+def _broken_file(name: str, error: Exception) -> InputError:
     # The reason would quote header values: its type has to do.
-    return VolumeError(
-        f"{Path(name).name}: expected a DICOM file, got one that cannot be parsed ({type(error).__name__}); "
-        "copy it again or take it out of the folder"
+    return InputError(
+        f"{Path(name).name}: expected a DICOM file, got one that cannot be parsed"
+        f" ({type(error).__name__}); copy it again or take it out of the folder"
     )
 
 
@@ -291,15 +337,26 @@ def _explain_nothing(folder: DicomFolder, names: list[str], others: list[tuple[s
     if others:
         kinds = Counter(kind for kind, _ in others)
         example = dict(reversed(others))
-        listed = ", ".join(f"{count} {kind} ({example[kind]})" for kind, count in kinds.most_common())
-        return f"{where}: expected a DICOM series of images, got only {listed}; pass the images' folder"
+        listed = ", ".join(
+            f"{count} {kind} ({example[kind]})" for kind, count in kinds.most_common()
+        )
+        return (
+            f"{where}: expected a DICOM series of images, got only {listed}; pass the images'"
+            " folder"
+        )
     if not names:
         return f"{where}: expected a DICOM series, got an empty folder; check the path"
     nifti = [name for name in names if name.lower().endswith((".nii", ".nii.gz"))]
     if nifti:
         one = Path(nifti[0]).name
-        return f"{where}: expected a DICOM series, got a folder with NIfTI files; pass one of them, such as {one}"
-    return f"{where}: expected a DICOM series, got {len(names)} files that are not DICOM; check the path"
+        return (
+            f"{where}: expected a DICOM series, got a folder with NIfTI files; pass one of them,"
+            f" such as {one}"
+        )
+    return (
+        f"{where}: expected a DICOM series, got {len(names)} files that are not DICOM; check the"
+        " path"
+    )
 
 
 def _is_hidden(name: str) -> bool:

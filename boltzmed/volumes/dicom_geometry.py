@@ -1,7 +1,8 @@
 """Whether the slices of a DICOM series make one regular volume, and which.
 
-A series is a volume when all its slices have one orientation, one size and one pixel spacing, and their positions are
-evenly spaced points of one line along the normal. Anything else is refused, never respaced or reordered by guesswork.
+A series is a volume when all its slices have one orientation, one size and one pixel spacing, and
+their positions are evenly spaced points of one line along the normal. Anything else is refused,
+never respaced or reordered by guesswork.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from boltzmed.errors import InputError
 from boltzmed.geometry import ImagePlane, volume_affine_ras
 from boltzmed.volumes.dicom_files import ScannedFile, class_name
-from boltzmed.volumes.errors import VolumeError
 
-#: Largest difference of a direction cosine between slices, and largest cosine between "row" and "column" (0.06°).
-#: Scanners round to six decimals, anonymisers sometimes to three.
+# : Largest difference of a direction cosine between slices, and largest cosine between "row" and
+# "column" (0.06°). : Scanners round to six decimals, anonymisers sometimes to three.
 DIRECTION_TOLERANCE = 1e-3
 
 #: Largest difference of the pixel spacing between slices: 0.05 mm over a row of 512.
 PIXEL_SPACING_TOLERANCE_MM = 1e-4
 
-#: Largest distance of a slice from its place on the evenly spaced grid. Admits positions rounded to 0.1 mm.
+# : Largest distance of a slice from its place on the evenly spaced grid. Admits positions rounded
+# to 0.1 mm.
 SLICE_POSITION_TOLERANCE_MM = 0.1
 
 #: The same, as a part of the slice gap, for slices so thin that 0.1 mm would hide a missing one.
@@ -33,7 +35,8 @@ SLICE_POSITION_TOLERANCE_GAPS = 0.25
 #: Slices closer than this lie at the same position.
 DUPLICATE_TOLERANCE_MM = 0.01
 
-#: Tilt of the line of positions against the normal that still counts as rounding; both have to be exceeded.
+# : Tilt of the line of positions against the normal that still counts as rounding; both have to be
+# exceeded.
 TILT_TOLERANCE_DEGREES = 0.1
 TILT_TOLERANCE_MM = 0.1
 
@@ -43,7 +46,9 @@ SIDEWAYS_TOLERANCE_MM = 0.1
 
 @dataclass(frozen=True)
 class SliceStack:
-    """Files sorted along the normal (K ascending), and the affine of their stack (I columns, J rows, K slices)."""
+    """Files sorted along the normal (K ascending), and the affine of their stack (I columns, J
+    rows, K slices).
+    """
 
     files: list[ScannedFile]
     affine_ras: NDArray[np.float64]
@@ -52,11 +57,11 @@ class SliceStack:
 def stack_slices(files: list[ScannedFile]) -> SliceStack:
     """Sort the slices of one series and check that they make one regular volume.
 
-    The third axis is the mean step between neighbouring positions, so every slice lies where its header says to
-    within the tolerances above.
+    The third axis is the mean step between neighbouring positions, so every slice lies where its
+    header says to within the tolerances above.
 
     Raises:
-        VolumeError: one line with the file, the millimetres and the way out.
+        InputError: one line with the file, the millimetres and the way out.
     """
     for file in files:
         _check_single_frame(file)
@@ -70,7 +75,9 @@ def stack_slices(files: list[ScannedFile]) -> SliceStack:
     order = np.argsort(along, kind="stable")
     files, planes, along = [files[i] for i in order], [planes[i] for i in order], along[order]
     if len(files) == 1:
-        return SliceStack(files, volume_affine_ras(planes[0], normal * _single_slice_extent_mm(files[0])))
+        return SliceStack(
+            files, volume_affine_ras(planes[0], normal * _single_slice_extent_mm(files[0]))
+        )
     _check_duplicates(files, along)
     positions = np.stack([plane.position_lps for plane in planes])
     _check_gaps(files, along)
@@ -85,46 +92,56 @@ def _check_single_frame(file: ScannedFile) -> None:
     frames = int(header.get("NumberOfFrames") or 1)
     kind = class_name(header)
     if frames > 1 or kind.startswith(("Enhanced", "Legacy Converted")):
-        raise VolumeError(
-            f"{file.file_name}: expected single-frame images, got a multi-frame object ({kind}, {frames} frames); "
-            "convert it to NIfTI or to a single-frame series first"
+        raise InputError(
+            f"{file.file_name}: expected single-frame images, got a multi-frame object ({kind},"
+            f" {frames} frames); convert it to NIfTI or to a single-frame series first"
         )
     samples = int(header.get("SamplesPerPixel") or 1)
     colours = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
     if samples != 1 or not colours.startswith("MONOCHROME"):
-        raise VolumeError(
-            f"{file.file_name}: expected grey values, got colour pixels ({colours}); pick the series of CT or MR images"
+        raise InputError(
+            f"{file.file_name}: expected grey values, got colour pixels ({colours}); pick the"
+            " series of CT or MR images"
         )
 
 
 def _read_plane(file: ScannedFile) -> ImagePlane:
     header = file.header
     values: dict[str, NDArray[np.float64]] = {}
-    for keyword, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
+    for keyword, count in (
+        ("ImagePositionPatient", 3),
+        ("ImageOrientationPatient", 6),
+        ("PixelSpacing", 2),
+    ):
         element = header.get(keyword)
         try:
             found = np.array([float(value) for value in element or []])
         except (TypeError, ValueError):  # a lone number, or an empty component
             found = np.array([np.nan])
         if found.shape != (count,) or not np.isfinite(found).all():
-            raise VolumeError(
-                f"{file.file_name}: expected {count} numbers in {keyword}, got {'none' if not element else 'others'} "
-                f"({class_name(header)}); pick a series of image slices with a position in the patient"
+            raise InputError(
+                f"{file.file_name}: expected {count} numbers in {keyword}, got"
+                f" {'none' if not element else 'others'} ({class_name(header)}); pick a series of"
+                " image slices with a position in the patient"
             )
         values[keyword] = found
     row_gap_mm, column_gap_mm = values["PixelSpacing"].tolist()
     if min(row_gap_mm, column_gap_mm) <= 0:
-        raise VolumeError(
-            f"{file.file_name}: expected a positive PixelSpacing, got {row_gap_mm:g} x {column_gap_mm:g} mm; "
-            "export the series again"
+        raise InputError(
+            f"{file.file_name}: expected a positive PixelSpacing, got {row_gap_mm:g} x"
+            f" {column_gap_mm:g} mm; export the series again"
         )
-    along_row, along_column = values["ImageOrientationPatient"][:3], values["ImageOrientationPatient"][3:]
+    along_row, along_column = (
+        values["ImageOrientationPatient"][:3],
+        values["ImageOrientationPatient"][3:],
+    )
     lengths = float(np.linalg.norm(along_row)), float(np.linalg.norm(along_column))
     cosine = float(along_row @ along_column)
     if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(cosine)) > DIRECTION_TOLERANCE:
-        raise VolumeError(
-            f"{file.file_name}: expected two perpendicular unit vectors in ImageOrientationPatient, got lengths "
-            f"{lengths[0]:.4f} and {lengths[1]:.4f}, cosine {cosine:.4f}; export the series again"
+        raise InputError(
+            f"{file.file_name}: expected two perpendicular unit vectors in ImageOrientationPatient,"
+            f" got lengths {lengths[0]:.4f} and {lengths[1]:.4f}, cosine {cosine:.4f}; export the"
+            " series again"
         )
     return ImagePlane(
         position_lps=values["ImagePositionPatient"],
@@ -140,32 +157,43 @@ def _check_same_size(files: list[ScannedFile]) -> None:
     usual = _most_frequent(sizes)
     for file, size in zip(files, sizes, strict=True):
         if size != usual:
-            raise VolumeError(
-                f"{file.file_name}: expected {usual[0]} x {usual[1]} pixels as in the other slices, got "
-                f"{size[0]} x {size[1]}; take it out of the series"
+            raise InputError(
+                f"{file.file_name}: expected {usual[0]} x {usual[1]} pixels as in the other slices,"
+                f" got {size[0]} x {size[1]}; take it out of the series"
             )
 
 
 def _check_localizers(files: list[ScannedFile]) -> None:
-    scouts = [file for file in files if "LOCALIZER" in [str(part) for part in file.header.get("ImageType") or []]]
+    scouts = [
+        file
+        for file in files
+        if "LOCALIZER" in [str(part) for part in file.header.get("ImageType") or []]
+    ]
     if scouts and len(scouts) < len(files):
         more = f" and {len(scouts) - 1} more" if len(scouts) > 1 else ""
-        raise VolumeError(
-            f"{scouts[0].file_name}{more}: expected slices of one volume, got a localizer among them; "
-            "take it out of the series"
+        raise InputError(
+            f"{scouts[0].file_name}{more}: expected slices of one volume, got a localizer among"
+            " them; take it out of the series"
         )
 
 
 def _check_same_orientation(files: list[ScannedFile], planes: list[ImagePlane]) -> None:
-    cosines = np.stack([np.concatenate([plane.along_row_lps, plane.along_column_lps]) for plane in planes])
-    usual = cosines[np.argmax([(np.abs(cosines - row).max(axis=1) <= DIRECTION_TOLERANCE).sum() for row in cosines])]
+    cosines = np.stack(
+        [np.concatenate([plane.along_row_lps, plane.along_column_lps]) for plane in planes]
+    )
+    usual = cosines[
+        np.argmax(
+            [(np.abs(cosines - row).max(axis=1) <= DIRECTION_TOLERANCE).sum() for row in cosines]
+        )
+    ]
     odd = np.flatnonzero(np.abs(cosines - usual).max(axis=1) > DIRECTION_TOLERANCE)
     if odd.size:
         usual_normal = np.cross(usual[:3], usual[3:])
         angle = np.degrees(np.arccos(np.clip(planes[odd[0]].normal_lps @ usual_normal, -1, 1)))
-        raise VolumeError(
-            f"{files[odd[0]].file_name}: expected one orientation, got {odd.size} of {len(files)} slices turned "
-            f"against the others (this one by {angle:.1f} degrees); pass each orientation in a folder of its own"
+        raise InputError(
+            f"{files[odd[0]].file_name}: expected one orientation, got {odd.size} of {len(files)}"
+            f" slices turned against the others (this one by {angle:.1f} degrees); pass each"
+            " orientation in a folder of its own"
         )
 
 
@@ -173,10 +201,14 @@ def _check_same_spacing(files: list[ScannedFile], planes: list[ImagePlane]) -> N
     gaps = [(round(plane.column_gap_mm, 4), round(plane.row_gap_mm, 4)) for plane in planes]
     usual = _most_frequent(gaps)
     for file, plane in zip(files, planes, strict=True):
-        if max(abs(plane.column_gap_mm - usual[0]), abs(plane.row_gap_mm - usual[1])) > 2 * PIXEL_SPACING_TOLERANCE_MM:
-            raise VolumeError(
-                f"{file.file_name}: expected pixels of {usual[0]:g} x {usual[1]:g} mm as in the other slices, got "
-                f"{plane.column_gap_mm:g} x {plane.row_gap_mm:g} mm; take it out of the series"
+        if (
+            max(abs(plane.column_gap_mm - usual[0]), abs(plane.row_gap_mm - usual[1]))
+            > 2 * PIXEL_SPACING_TOLERANCE_MM
+        ):
+            raise InputError(
+                f"{file.file_name}: expected pixels of {usual[0]:g} x {usual[1]:g} mm as in the"
+                f" other slices, got {plane.column_gap_mm:g} x {plane.row_gap_mm:g} mm; take it out"
+                " of the series"
             )
 
 
@@ -187,9 +219,9 @@ def _single_slice_extent_mm(file: ScannedFile) -> float:
         extent_mm = 0.0 if value in (None, "") else float(value)
         if np.isfinite(extent_mm) and extent_mm > 0:
             return extent_mm
-    raise VolumeError(
-        f"{file.file_name}: expected a slice thickness for a series of one slice, got neither SliceThickness nor "
-        "SpacingBetweenSlices; convert it to NIfTI with the right voxel size"
+    raise InputError(
+        f"{file.file_name}: expected a slice thickness for a series of one slice, got neither"
+        " SliceThickness nor SpacingBetweenSlices; convert it to NIfTI with the right voxel size"
     )
 
 
@@ -197,15 +229,21 @@ def _check_duplicates(files: list[ScannedFile], along: NDArray[np.float64]) -> N
     same = np.flatnonzero(np.diff(along) < DUPLICATE_TOLERANCE_MM)
     if same.size:
         first = int(same[0])
-        copies = files[first].header.get("SOPInstanceUID") == files[first + 1].header.get("SOPInstanceUID")
+        copies = files[first].header.get("SOPInstanceUID") == files[first + 1].header.get(
+            "SOPInstanceUID"
+        )
         copies = copies and bool(files[first].header.get("SOPInstanceUID"))
         name, other = files[first + 1].file_name, files[first].file_name
         where = f"{other} of another folder" if name == other else other
-        raise VolumeError(
-            f"{name}: expected one slice per position, got it where {where} "
-            f"lies already ({along[first]:.2f} mm along the normal; {len(files)} slices at {len(files) - same.size} "
-            "positions); "
-            + ("remove the copies of the same object" if copies else "keep one time point, echo or reconstruction")
+        raise InputError(
+            f"{name}: expected one slice per position, got it where {where} lies already"
+            f" ({along[first]:.2f} mm along the normal; {len(files)} slices at"
+            f" {len(files) - same.size} positions); "
+            + (
+                "remove the copies of the same object"
+                if copies
+                else "keep one time point, echo or reconstruction"
+            )
         )
 
 
@@ -226,35 +264,40 @@ def _check_gaps(files: list[ScannedFile], along: NDArray[np.float64]) -> None:
             "uneven spacing",
             "resample the series to an evenly spaced NIfTI, or pick another reconstruction",
         )
-    raise VolumeError(
-        f"{files[odd + 1].file_name}: expected a slice gap of {usual:g} mm, got {gaps[odd]:g} mm behind "
-        f"{files[odd].file_name} ({found}); {advice}"
+    raise InputError(
+        f"{files[odd + 1].file_name}: expected a slice gap of {usual:g} mm, got {gaps[odd]:g} mm"
+        f" behind {files[odd].file_name} ({found}); {advice}"
     )
 
 
-def _check_tilt(file: ScannedFile, step: NDArray[np.float64], normal: NDArray[np.float64], count: int) -> None:
+def _check_tilt(
+    file: ScannedFile, step: NDArray[np.float64], normal: NDArray[np.float64], count: int
+) -> None:
     along = float(step @ normal)
     sideways = float(np.linalg.norm(step - along * normal))
     angle = float(np.degrees(np.arctan2(sideways, along)))
     drift = sideways * (count - 1)
     if angle > TILT_TOLERANCE_DEGREES and drift > TILT_TOLERANCE_MM:
-        raise VolumeError(
-            f"{file.file_name}: expected slices stacked along their normal, got a gantry tilt of {angle:.1f} degrees "
-            f"({sideways:.2f} mm sideways per slice, {drift:.1f} mm in all); resample the series to an upright NIfTI "
-            "first"
+        raise InputError(
+            f"{file.file_name}: expected slices stacked along their normal, got a gantry tilt of"
+            f" {angle:.1f} degrees ({sideways:.2f} mm sideways per slice, {drift:.1f} mm in all);"
+            " resample the series to an upright NIfTI first"
         )
 
 
-def _check_sideways(files: list[ScannedFile], positions: NDArray[np.float64], step: NDArray[np.float64]) -> None:
+def _check_sideways(
+    files: list[ScannedFile], positions: NDArray[np.float64], step: NDArray[np.float64]
+) -> None:
     line = positions[0] + np.arange(len(files))[:, None] * step
     offset = positions - line
     direction = step / np.linalg.norm(step)
     sideways = np.linalg.norm(offset - (offset @ direction)[:, None] * direction, axis=1)
     worst = int(np.argmax(sideways))
     if sideways[worst] > SIDEWAYS_TOLERANCE_MM:
-        raise VolumeError(
-            f"{files[worst].file_name}: expected slices on one straight line, got one shifted sideways by "
-            f"{sideways[worst]:.2f} mm; take it out of the series or pass each stack in a folder of its own"
+        raise InputError(
+            f"{files[worst].file_name}: expected slices on one straight line, got one shifted"
+            f" sideways by {sideways[worst]:.2f} mm; take it out of the series or pass each stack"
+            " in a folder of its own"
         )
 
 

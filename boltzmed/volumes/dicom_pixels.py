@@ -22,7 +22,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from boltzmed.volumes.errors import VolumeError, one_line
+from boltzmed.errors import InputError, one_line
 
 #: JPEG syntaxes whose code stream ends with the marker FF D9; a stream without it was cut off.
 _JPEG_FAMILY = "1.2.840.10008.1.2.4."
@@ -30,24 +30,37 @@ _END_OF_IMAGE = b"\xff\xd9"
 
 #: What describes the pixel data itself (PS3.3 C.7.6.3), all that a decoder has to know.
 _PIXEL_DESCRIPTION = (
-    *("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *(
+        "Rows",
+        "Columns",
+        "SamplesPerPixel",
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PixelRepresentation",
+    ),
 )
 
 
 def read_pixels(dataset: Dataset, file_name: str) -> NDArray[np.float32]:
-    """Modality values (rows, columns) float32 of a single-frame object: stored values, rescaled (PS3.3 C.11.1).
+    """Modality values (rows, columns) float32 of a single-frame object: stored values, rescaled
+    (PS3.3 C.11.1).
 
-    pydicom decodes what it can (Pillow and pyjpegls behind it); the rest of the compressed syntaxes go through
-    SimpleITK's GDCM. MONOCHROME1 changes how values are shown, not what they are, and is not inverted. Bits beyond
-    BitsStored are not part of a value.
+    pydicom decodes what it can (Pillow and pyjpegls behind it); the rest of the compressed syntaxes
+    go through SimpleITK's GDCM. MONOCHROME1 changes how values are shown, not what they are, and is
+    not inverted. Bits beyond BitsStored are not part of a value.
 
     Raises:
-        VolumeError: no pixels, cut off, or a transfer syntax nobody here decodes; the line names the syntax.
+        InputError: no pixels, cut off, or a transfer syntax nobody here decodes; the line names the
+            syntax.
     """
     syntax = _transfer_syntax(dataset)
     if "PixelData" not in dataset:
-        raise VolumeError(f"{file_name}: expected pixel data, got none; copy the file again or take it out")
-    # The header's scan may have met an object without these (PS3.3 Type 1, yet left out by some writers).
+        raise InputError(
+            f"{file_name}: expected pixel data, got none; copy the file again or take it out"
+        )
+    # The header's scan may have met an object without these (PS3.3 Type 1, yet left out by some
+    # writers).
     for keyword, usual in (
         ("SamplesPerPixel", 1),
         ("PhotometricInterpretation", "MONOCHROME2"),
@@ -61,10 +74,14 @@ def read_pixels(dataset: Dataset, file_name: str) -> NDArray[np.float32]:
     stored = _decode(dataset, syntax, file_name)
     expected = (int(dataset.Rows), int(dataset.Columns))
     if stored.shape != expected:
-        raise VolumeError(f"{file_name}: expected {expected} pixels, got {stored.shape}; copy the file again")
+        raise InputError(
+            f"{file_name}: expected {expected} pixels, got {stored.shape}; copy the file again"
+        )
     values = _rescale(stored, dataset, file_name)
     if not np.isfinite(values).all():
-        raise VolumeError(f"{file_name}: expected finite values, got NaN or infinity; export the series again")
+        raise InputError(
+            f"{file_name}: expected finite values, got NaN or infinity; export the series again"
+        )
     return values
 
 
@@ -78,25 +95,40 @@ def _decode(dataset: Dataset, syntax: UID, file_name: str) -> NDArray[Any]:
     if syntax not in _TWELVE_BIT_JPEG or int(dataset.get("BitsAllocated") or 16) == 8:
         try:
             return np.asarray(dataset.pixel_array)
-        except (ValueError, RuntimeError, AttributeError, NotImplementedError, OSError, EOFError, IndexError) as error:
+        except (
+            ValueError,
+            RuntimeError,
+            AttributeError,
+            NotImplementedError,
+            OSError,
+            EOFError,
+            IndexError,
+        ) as error:
             reason = one_line(error)
     if not syntax.is_encapsulated:
-        raise VolumeError(
-            f"{file_name}: expected {int(dataset.Rows)} x {int(dataset.Columns)} whole pixels, got data that is "
-            "cut off or does not fit its header; copy the file again"
+        raise InputError(
+            f"{file_name}: expected {int(dataset.Rows)} x {int(dataset.Columns)} whole pixels, got"
+            " data that is cut off or does not fit its header; copy the file again"
         )
     try:
         return _decode_by_gdcm(dataset, syntax)
     except (RuntimeError, ValueError, OSError, AttributeError) as error:
-        detail = f" ({reason[:160]})" if "missing" not in reason and syntax == JPEGBaseline8Bit and reason else ""
-        raise VolumeError(
-            f"{file_name}: expected pixels that pydicom or GDCM can decode, got {syntax.name} ({syntax}), cut off or "
-            f"not supported{detail}; copy the file again, or convert it to Explicit VR Little Endian"
+        detail = (
+            f" ({reason[:160]})"
+            if "missing" not in reason and syntax == JPEGBaseline8Bit and reason
+            else ""
+        )
+        raise InputError(
+            f"{file_name}: expected pixels that pydicom or GDCM can decode, got {syntax.name}"
+            f" ({syntax}), cut off or not supported{detail}; copy the file again, or convert it to"
+            " Explicit VR Little Endian"
         ) from error
 
 
 def _decode_by_gdcm(dataset: Dataset, syntax: UID) -> NDArray[Any]:
-    """Stored values through SimpleITK: a bare copy of the pixels, so that no header field changes the values."""
+    """Stored values through SimpleITK: a bare copy of the pixels, so that no header field changes
+    the values.
+    """
     import SimpleITK as sitk
 
     frame = b"".join(next(generate_fragmented_frames(dataset.PixelData, number_of_frames=1)))
@@ -126,11 +158,14 @@ def _decode_by_gdcm(dataset: Dataset, syntax: UID) -> NDArray[Any]:
 def _rescale(stored: NDArray[Any], dataset: Dataset, file_name: str) -> NDArray[np.float32]:
     if dataset.get("ModalityLUTSequence"):
         return np.asarray(apply_modality_lut(stored, dataset), dtype=np.float32)
-    slope, intercept = _number(dataset, "RescaleSlope", 1.0), _number(dataset, "RescaleIntercept", 0.0)
+    slope, intercept = (
+        _number(dataset, "RescaleSlope", 1.0),
+        _number(dataset, "RescaleIntercept", 0.0),
+    )
     if not np.isfinite([slope, intercept]).all() or slope == 0:
-        raise VolumeError(
-            f"{file_name}: expected a rescale slope other than 0, got slope {slope:g} and intercept {intercept:g}; "
-            "export the series again"
+        raise InputError(
+            f"{file_name}: expected a rescale slope other than 0, got slope {slope:g} and intercept"
+            f" {intercept:g}; export the series again"
         )
     return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
 
@@ -144,7 +179,9 @@ def _number(dataset: Dataset, keyword: str, default: float) -> float:
 
 
 def _transfer_syntax(dataset: Dataset) -> UID:
-    """The syntax in the file meta group, or, where that is missing, the one that the data set was parsed by."""
+    """The syntax in the file meta group, or, where that is missing, the one that the data set was
+    parsed by.
+    """
     meta = getattr(dataset, "file_meta", None)
     if meta is not None and meta.get("TransferSyntaxUID"):
         return UID(str(meta.TransferSyntaxUID))

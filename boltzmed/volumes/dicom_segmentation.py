@@ -1,8 +1,9 @@
 """Masks out as a DICOM segmentation (PS3.3 A.51) that references the series they were made from.
 
-highdicom builds everything but the frames, once, for a single empty segment: patient, study, references, derivation
-and one functional group per slice. The frames are then added segment by segment, one mask in memory at a time and one
-bit per voxel, which keeps fifteen masks of a 600-slice study far below what encoding them together takes.
+highdicom builds everything but the frames, once, for a single empty segment: patient, study,
+references, derivation and one functional group per slice. The frames are then added segment by
+segment, one mask in memory at a time and one bit per voxel, which keeps fifteen masks of a
+600-slice study far below what encoding them together takes.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from numpy.typing import ArrayLike, NDArray
 from pydicom import Dataset, dcmread
 from pydicom.valuerep import DSfloat
 
+from boltzmed.errors import InputError, OutputError
+from boltzmed.files import whole_file
 from boltzmed.geometry import spacing_mm
 from boltzmed.volumes.dicom_series import read_source_headers
-from boltzmed.volumes.errors import OutputError, VolumeError, silent_headers
-from boltzmed.volumes.output import whole_file
+from boltzmed.volumes.silence import silent_headers
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation, SegmentDescription
@@ -39,7 +41,8 @@ class CodedTerm(NamedTuple):
     scheme: str = "SCT"
 
 
-#: What a segment is coded as when its target has no code: some tissue, neither organ nor lesion (CID 7150, CID 7166).
+# : What a segment is coded as when its target has no code: some tissue, neither organ nor lesion
+# (CID 7150, CID 7166).
 TISSUE = CodedTerm("85756007", "Tissue")
 
 _TYPE_2_ATTRIBUTES = (
@@ -47,7 +50,8 @@ _TYPE_2_ATTRIBUTES = (
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
 )
 
-#: Those of them whose values have a form, which writers miss; an empty one is allowed and says nothing wrong.
+# : Those of them whose values have a form, which writers miss; an empty one is allowed and says
+# nothing wrong.
 _MAY_BE_EMPTIED = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime")
 
 Mask = ArrayLike | torch.Tensor
@@ -58,9 +62,10 @@ class Segment:
     """One prompt's mask and what it stands for.
 
     Attributes:
-        label: the prompt. Up to 64 characters become the segment's label, all of it its description.
-        mask: (I, J, K) bool or uint8 (not 0 is inside) on the source's grid, or a callable that gives it. It is asked
-            for twice, for writing and for comparing, and never kept.
+        label: the prompt. Up to 64 characters become the segment's label, all of it its
+            description.
+        mask: (I, J, K) bool or uint8 (not 0 is inside) on the source's grid, or a callable that
+            gives it. It is asked for twice, for writing and for comparing, and never kept.
         category: CID 7150, such as ``CodedTerm("123037004", "Anatomical Structure")``.
         property_type: what the segment shows, such as ``CodedTerm("64033007", "Kidney")``.
         modifier: its side, such as ``CodedTerm("7771000", "Left")``.
@@ -87,11 +92,12 @@ def write_segmentation(
 ) -> Path:
     """Write one BINARY segmentation with a segment per prompt; slices without a mask are left out.
 
-    Segments may overlap and may be empty. Where all are empty, the first one is stored with every (empty) slice,
-    since an image cannot have no frames. Patient and study are the source's, as the standard asks; a
-    birth date, sex, study date or time that is malformed there is left empty.
+    Segments may overlap and may be empty. Where all are empty, the first one is stored with every
+    (empty) slice, since an image cannot have no frames. Patient and study are the source's, as the
+    standard asks; a birth date, sex, study date or time that is malformed there is left empty.
 
-    The file is read back by highdicom and compared voxel for voxel with the masks before it takes its name.
+    The file is read back by highdicom and compared voxel for voxel with the masks before it takes
+    its name.
 
     Args:
         segments: at least one.
@@ -99,19 +105,25 @@ def write_segmentation(
         path: the file to write.
 
     Raises:
-        ValueError: no segment, an empty label, or a mask of another shape or dtype than the source's grid asks for.
-        VolumeError: the source is not from DICOM, has changed, or lacks the UIDs that a segmentation refers to.
+        ValueError: no segment, an empty label, or a mask of another shape or dtype than the
+            source's grid asks for.
+        InputError: the source is not from DICOM, has changed, or lacks the UIDs that a segmentation
+            refers to.
         OutputError: the folder is read-only or full, or what was read back differs.
     """
     if not segments:
         raise ValueError(f"{Path(path).name}: expected at least one segment, got none")
     for segment in segments:
         if not segment.label.strip():
-            raise ValueError(f"{Path(path).name}: expected a label for every segment, got an empty one")
+            raise ValueError(
+                f"{Path(path).name}: expected a label for every segment, got an empty one"
+            )
     with silent_headers():
         headers = read_source_headers(source)
         _check_references(headers, str(source.meta.get("case")))
-        dataset = _build_template(segments, headers, source, (algorithm_name, algorithm_version, software_version))
+        dataset = _build_template(
+            segments, headers, source, (algorithm_name, algorithm_version, software_version)
+        )
         dataset.SeriesDescription = series_description[:64]
         _add_frames(dataset, segments, [str(header.SOPInstanceUID) for header in headers])
         with whole_file(path) as temporary:
@@ -125,37 +137,51 @@ def _check_references(headers: list[Dataset], case: str) -> None:
     """Every UID that the segmentation refers to has to be there, and the images' own to be unique."""
     missing = [
         keyword
-        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+        for keyword in (
+            "StudyInstanceUID",
+            "SeriesInstanceUID",
+            "SOPInstanceUID",
+            "SOPClassUID",
+            "FrameOfReferenceUID",
+        )
         if any(not header.get(keyword) for header in headers)
     ]
     if missing:
-        raise VolumeError(
-            f"{case}: expected UIDs that a DICOM segmentation can refer to, got images with an empty or missing "
-            f"{', '.join(missing)}; write the masks as NIfTI"
+        raise InputError(
+            f"{case}: expected UIDs that a DICOM segmentation can refer to, got images with an"
+            f" empty or missing {', '.join(missing)}; write the masks as NIfTI"
         )
     if len({str(header.SOPInstanceUID) for header in headers}) < len(headers):
-        raise VolumeError(
-            f"{case}: expected one SOPInstanceUID per image, got images that share one; write the masks as NIfTI"
+        raise InputError(
+            f"{case}: expected one SOPInstanceUID per image, got images that share one; write the"
+            " masks as NIfTI"
         )
 
 
 def _build_template(
-    segments: Sequence[Segment], headers: list[Dataset], source: MetaTensor, algorithm: tuple[str, str, str]
+    segments: Sequence[Segment],
+    headers: list[Dataset],
+    source: MetaTensor,
+    algorithm: tuple[str, str, str],
 ) -> Segmentation:
-    """A segmentation of all descriptions and no masks: one empty frame per slice, in highdicom's order."""
+    """A segmentation of all descriptions and no masks: one empty frame per slice, in highdicom's
+    order.
+    """
     import highdicom as hd
     from highdicom.seg import Segmentation
 
     case = str(source.meta.get("case"))
     first, slice_gap_mm = headers[0], float(spacing_mm(source.affine)[2])
     descriptions = [
-        _describe(segment, number, len(segments), algorithm) for number, segment in enumerate(segments, start=1)
+        _describe(segment, number, len(segments), algorithm)
+        for number, segment in enumerate(segments, start=1)
     ]
     for header in headers:
         # Type 2 attributes (PS3.5 7.4.3) that writers leave out: empty says the same.
         for keyword in _TYPE_2_ATTRIBUTES:
             header.setdefault(keyword, "")
-        # highdicom takes the source's word for the slice gap, which is optional there and often stale.
+        # highdicom takes the source's word for the slice gap, which is optional there and often
+        # stale.
         header.SpacingBetweenSlices = DSfloat(slice_gap_mm, auto_format=True)
         if not header.get("SliceThickness"):
             header.SliceThickness = header.SpacingBetweenSlices
@@ -187,9 +213,9 @@ def _build_template(
             template = make(series_number=_series_number(first))
     except malformed as error:
         # The reason may quote a header value: its type has to do, in a traceback, too.
-        raise VolumeError(
-            f"{case}: expected headers that a DICOM segmentation can take over, got some that are malformed "
-            f"({type(error).__name__}); write the masks as NIfTI"
+        raise InputError(
+            f"{case}: expected headers that a DICOM segmentation can take over, got some that are"
+            f" malformed ({type(error).__name__}); write the masks as NIfTI"
         ) from None
     template.SegmentSequence = descriptions
     # True of the template, not of frames that are left out or repeated for each segment.
@@ -198,7 +224,9 @@ def _build_template(
     return template
 
 
-def _describe(segment: Segment, number: int, count: int, algorithm: tuple[str, str, str]) -> SegmentDescription:
+def _describe(
+    segment: Segment, number: int, count: int, algorithm: tuple[str, str, str]
+) -> SegmentDescription:
     import highdicom as hd
     from highdicom.seg import SegmentDescription
     from pydicom.sr.codedict import codes
@@ -213,23 +241,29 @@ def _describe(segment: Segment, number: int, count: int, algorithm: tuple[str, s
         segmented_property_type=_code(segment.property_type),
         algorithm_type="AUTOMATIC",
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=algorithm[0][:64], family=codes.cid7162.ArtificialIntelligence, version=algorithm[1][:64]
+            name=algorithm[0][:64],
+            family=codes.cid7162.ArtificialIntelligence,
+            version=algorithm[1][:64],
         ),
         anatomic_regions=None if segment.region is None else [_code(segment.region)],
-        display_color=hd.color.CIELabColor.from_rgb(round(255 * red), round(255 * green), round(255 * blue)),
+        display_color=hd.color.CIELabColor.from_rgb(
+            round(255 * red), round(255 * green), round(255 * blue)
+        ),
     )
     description.SegmentDescription = label[:1024]
     if segment.modifier is not None:
-        description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [
-            _code(segment.modifier)
-        ]
+        description.SegmentedPropertyTypeCodeSequence[
+            0
+        ].SegmentedPropertyTypeModifierCodeSequence = [_code(segment.modifier)]
     return description
 
 
 def _code(term: CodedTerm) -> Any:
     import highdicom as hd
 
-    return hd.sr.CodedConcept(value=term.value, scheme_designator=term.scheme, meaning=term.meaning[:64])
+    return hd.sr.CodedConcept(
+        value=term.value, scheme_designator=term.scheme, meaning=term.meaning[:64]
+    )
 
 
 def _series_number(header: Dataset) -> int:
@@ -239,7 +273,9 @@ def _series_number(header: Dataset) -> int:
 
 
 def _add_frames(dataset: Dataset, segments: Sequence[Segment], source_uids: list[str]) -> None:
-    """Replace the template's frames by those of the masks, segment by segment, each in the template's slice order."""
+    """Replace the template's frames by those of the masks, segment by segment, each in the
+    template's slice order.
+    """
     slice_of = {uid: index for index, uid in enumerate(source_uids)}
     groups = list(dataset.PerFrameFunctionalGroupsSequence)
     order = [slice_of[_source_uid(group)] for group in groups]
@@ -289,14 +325,16 @@ def _load_mask(segment: Segment, shape: tuple[int, int, int]) -> NDArray[np.bool
     mask = np.asarray(loaded.detach().cpu() if isinstance(loaded, torch.Tensor) else loaded)
     if mask.shape != shape or mask.dtype not in (np.dtype(np.uint8), np.dtype(bool)):
         raise ValueError(
-            f"segment {segment.label!r}: expected a uint8 or bool mask of the source's shape {shape}, got "
-            f"{mask.dtype} {mask.shape}; bring it back to the image's grid first"
+            f"segment {segment.label!r}: expected a uint8 or bool mask of the source's shape"
+            f" {shape}, got {mask.dtype} {mask.shape}; bring it back to the image's grid first"
         )
     return mask != 0
 
 
 class _BitPacker:
-    """Frames of one bit per pixel, end to end without padding, first pixel in the lowest bit (PS3.5 8.1.1)."""
+    """Frames of one bit per pixel, end to end without padding, first pixel in the lowest bit (PS3.5
+    8.1.1).
+    """
 
     def __init__(self) -> None:
         self._bytes = bytearray()
@@ -326,6 +364,6 @@ def _compare(path: Path, segments: Iterable[Segment], headers: list[Dataset], na
         )[..., 0]
         if not np.array_equal(stored.transpose(2, 1, 0) != 0, _load_mask(segment, shape)):
             raise OutputError(
-                f"{name}: expected segment {number} ({segment.label!r}) to read back as written, got other voxels; "
-                "the file was not kept, write the masks as NIfTI"
+                f"{name}: expected segment {number} ({segment.label!r}) to read back as written,"
+                " got other voxels; the file was not kept, write the masks as NIfTI"
             )

@@ -9,10 +9,10 @@ import numpy as np
 from monai.data import MetaTensor
 from pydicom import Dataset
 
+from boltzmed.errors import InputError
 from boltzmed.volumes.dicom_files import DicomFolder, ScannedFile, pick_series
 from boltzmed.volumes.dicom_geometry import SliceStack, stack_slices
 from boltzmed.volumes.dicom_pixels import read_pixels
-from boltzmed.volumes.errors import VolumeError
 from boltzmed.volumes.nifti import as_volume, case_name
 
 #: Modalities that the network knows windows for.
@@ -20,17 +20,20 @@ MODALITIES = ("CT", "MR")
 
 
 def read_dicom_series(path: str | os.PathLike[str], *, series_uid: str | None = None) -> MetaTensor:
-    """Read a DICOM series as (1, I, J, K) float32: I along the rows (columns), J down the columns (rows), K slices.
+    """Read a DICOM series as (1, I, J, K) float32: I along the rows (columns), J down the columns
+    (rows), K slices.
 
-    Slices ascend along the normal (row direction x column direction), whatever their names or numbers. Values are
-    rescaled slice by slice. See `boltzmed.volumes.dicom_geometry` for what makes a regular volume.
+    Slices ascend along the normal (row direction x column direction), whatever their names or
+    numbers. Values are rescaled slice by slice. See `boltzmed.volumes.dicom_geometry` for what
+    makes a regular volume.
 
-    Meta: ``filename_or_obj``, ``case``, ``modality`` ("CT", "MR" or None), ``source_format`` ("dicom" or
-    "dicom-zip") and ``source``: where `write_segmentation` finds the headers again. The last holds a UID; keep it out
-    of logs.
+    Meta: ``filename_or_obj``, ``case``, ``modality`` ("CT", "MR" or None), ``source_format``
+    ("dicom" or "dicom-zip") and ``source``: where `write_segmentation` finds the headers again. The
+    last holds a UID; keep it out of logs.
 
     Raises:
-        VolumeError: no series, several of them, no regular volume, neither CT nor MR, or pixels nobody here decodes.
+        InputError: no series, several of them, no regular volume, neither CT nor MR, or pixels
+            nobody here decodes.
     """
     path = Path(path)
     with DicomFolder(path) as folder:
@@ -38,7 +41,9 @@ def read_dicom_series(path: str | os.PathLike[str], *, series_uid: str | None = 
         stack = stack_slices(files)
         header = stack.files[0].header
         # (K, J, I) in memory is (I, J, K) with I fastest, as in a NIfTI file.
-        voxels = np.empty((len(stack.files), int(header.Rows), int(header.Columns)), dtype=np.float32)
+        voxels = np.empty(
+            (len(stack.files), int(header.Rows), int(header.Columns)), dtype=np.float32
+        )
         for index, file in enumerate(stack.files):
             voxels[index] = read_pixels(folder.read(file.name), file.file_name)
     meta = {
@@ -52,30 +57,36 @@ def read_dicom_series(path: str | os.PathLike[str], *, series_uid: str | None = 
 
 
 def read_source_headers(volume: MetaTensor) -> list[Dataset]:
-    """The full headers (no pixels) of the slices a volume was read from, in the order of its K axis.
+    """The full headers (no pixels) of the slices a volume was read from, in the order of its K
+    axis.
 
     Raises:
-        VolumeError: the volume is not from DICOM, or its series is no longer what was read.
+        InputError: the volume is not from DICOM, or its series is no longer what was read.
     """
     source = volume.meta.get("source")
     case = volume.meta.get("case", "volume")
     if not source:
-        raise VolumeError(
-            f"{case}: expected a volume read from a DICOM series, got one from {volume.meta.get('source_format')}; "
-            "write its masks as NIfTI"
+        raise InputError(
+            f"{case}: expected a volume read from a DICOM series, got one from"
+            f" {volume.meta.get('source_format')}; write its masks as NIfTI"
         )
     with DicomFolder(str(source["path"])) as folder:
         _, files = pick_series(folder, str(source["series_uid"]))
         stack = stack_slices(files)
         if not _is_same_stack(stack, volume):
-            raise VolumeError(f"{case}: expected the series that was read, got a changed one; read the study again")
+            raise InputError(
+                f"{case}: expected the series that was read, got a changed one; read the study"
+                " again"
+            )
         return [folder.read(file.name, pixels=False) for file in stack.files]
 
 
 def _is_same_stack(stack: SliceStack, volume: MetaTensor) -> bool:
     header = stack.files[0].header
     shape = (1, int(header.Columns), int(header.Rows), len(stack.files))
-    return tuple(volume.shape) == shape and np.allclose(stack.affine_ras, np.asarray(volume.affine), rtol=0, atol=1e-6)
+    return tuple(volume.shape) == shape and np.allclose(
+        stack.affine_ras, np.asarray(volume.affine), rtol=0, atol=1e-6
+    )
 
 
 def _modality(files: list[ScannedFile], case: str) -> str | None:
@@ -83,5 +94,7 @@ def _modality(files: list[ScannedFile], case: str) -> str | None:
     stated = {str(file.header.get("Modality") or "OT") for file in files} - {"OT"}
     if others := sorted(stated - set(MODALITIES)):
         named = others[0] if others[0].isalpha() and len(others[0]) <= 4 else "another one"
-        raise VolumeError(f"{case}: expected images of modality CT or MR, got {named}; pick another series")
+        raise InputError(
+            f"{case}: expected images of modality CT or MR, got {named}; pick another series"
+        )
     return stated.pop() if len(stated) == 1 else None

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from boltzmed.volumes.errors import VolumeError, one_line
+from boltzmed.errors import InputError, one_line
 
-#: What Pillow raises on bytes that are not what they should be, and on a header that promises billions of pixels.
+# : What Pillow raises on bytes that are not what they should be, and on a header that promises
+# billions of pixels.
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, MemoryError, zlib.error, struct.error)
 _GREY_FIRST = ("L", "LA", "RGB", "RGBA")  # modes whose first channel is 8-bit grey or red
 
@@ -21,24 +22,29 @@ _GREY_FIRST = ("L", "LA", "RGB", "RGBA")  # modes whose first channel is 8-bit g
 def read_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Read the first channel of an 8-bit picture as (H, W): rows downwards, columns to the right.
 
-    Grey pictures saved as RGB or RGBA repeat their value in three channels; the opacity is never looked at. Palettes
-    are resolved, and black and white become 0 and 255.
+    Grey pictures saved as RGB or RGBA repeat their value in three channels; the opacity is never
+    looked at. Palettes are resolved, and black and white become 0 and 255.
 
     Raises:
-        VolumeError: no picture, a truncated or damaged one, or one of more than 8 bits per channel.
+        InputError: no picture, a truncated or damaged one, or one of more than 8 bits per channel.
     """
     path = Path(path)
     try:
         with Image.open(path) as picture:
             if picture.mode in ("1", "P"):
                 picture.load()
-                return np.asarray(picture.convert("L" if picture.mode == "1" else "RGB").getchannel(0)).copy()
+                return np.asarray(
+                    picture.convert("L" if picture.mode == "1" else "RGB").getchannel(0)
+                ).copy()
             if picture.mode in _GREY_FIRST:
                 return np.asarray(picture.getchannel(0)).copy()
             mode = picture.mode
     except (*_BROKEN, Image.DecompressionBombError) as error:
         reason = one_line(error, path)
-        raise VolumeError(
-            f"{path.name}: expected a whole picture, got one that is truncated or damaged ({reason}); copy it again"
+        raise InputError(
+            f"{path.name}: expected a whole picture, got one that is truncated or damaged"
+            f" ({reason}); copy it again"
         ) from error
-    raise VolumeError(f"{path.name}: expected an 8-bit picture, got mode {mode}; convert it to 8 bits")
+    raise InputError(
+        f"{path.name}: expected an 8-bit picture, got mode {mode}; convert it to 8 bits"
+    )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from monai.data import MetaTensor
 
+from boltzmed.errors import InputError
 from boltzmed.volumes.dicom_series import MODALITIES, read_dicom_series
-from boltzmed.volumes.errors import VolumeError
 from boltzmed.volumes.nifti import NIFTI_SUFFIXES, read_nifti
 
 
@@ -28,38 +28,48 @@ def read_volume(
         channel: which one, where a NIfTI file holds several (I, J, K, C).
 
     Returns:
-        (1, I, J, K) float32 in the array order of the file, finite everywhere, with ``.affine`` to RAS mm (float64) and
-        the meta keys ``filename_or_obj``, ``case``, ``modality`` ("CT", "MR" or None) and ``source_format``
-        ("nifti", "dicom" or "dicom-zip"), besides what the writers of this package need.
+        (1, I, J, K) float32 in the array order of the file, finite everywhere, with ``.affine`` to
+        RAS mm (float64) and the meta keys ``filename_or_obj``, ``case``, ``modality`` ("CT", "MR"
+        or None) and ``source_format`` ("nifti", "dicom" or "dicom-zip"), besides what the writers
+        of this package need.
 
     Raises:
-        VolumeError: the path is missing, of another kind, or holds no regular finite volume. One line that says what
-            was expected, what came, in which file, and what to do.
+        InputError: the path is missing, of another kind, or holds no regular finite volume. One
+            line that says what was expected, what came, in which file, and what to do.
     """
     path = Path(path)
     if modality is not None and modality not in MODALITIES:
-        raise VolumeError(f"{path.name}: expected modality CT or MR, got {modality!r}; leave it out or correct it")
+        raise InputError(
+            f"{path.name}: expected modality CT or MR, got {modality!r}; leave it out or correct it"
+        )
     if not path.exists():
-        raise VolumeError(f"{path.name}: expected a file or folder, got a path that does not exist: {path}; check it")
+        raise InputError(
+            f"{path.name}: expected a file or folder, got a path that does not exist: {path};"
+            " check it"
+        )
     if path.is_dir() or path.name.lower().endswith(".zip"):
         if channel is not None:
-            raise VolumeError(
-                f"{path.name}: expected a NIfTI file to pick channel {channel} of, got DICOM; leave it out"
+            raise InputError(
+                f"{path.name}: expected a NIfTI file to pick channel {channel} of, got DICOM; leave"
+                " it out"
             )
         volume = read_dicom_series(path, series_uid=series_uid)
     elif path.name.lower().endswith(NIFTI_SUFFIXES):
         volume = read_nifti(path, channel=channel)
     elif _is_dicom(path):
-        raise VolumeError(f"{path.name}: expected a whole DICOM series, got one DICOM file; pass its folder")
+        raise InputError(
+            f"{path.name}: expected a whole DICOM series, got one DICOM file; pass its folder"
+        )
     else:
-        raise VolumeError(
-            f"{path.name}: expected .nii, .nii.gz, or a folder or .zip with a DICOM series, got another kind of file; "
-            "convert it to NIfTI"
+        raise InputError(
+            f"{path.name}: expected .nii, .nii.gz, or a folder or .zip with a DICOM series, got"
+            " another kind of file; convert it to NIfTI"
         )
     stated = volume.meta["modality"]
     if modality is not None and stated not in (None, modality):
-        raise VolumeError(
-            f"{path.name}: expected modality {modality}, got {stated} in its DICOM headers; leave the modality out"
+        raise InputError(
+            f"{path.name}: expected modality {modality}, got {stated} in its DICOM headers; leave"
+            " the modality out"
         )
     volume.meta["modality"] = modality or stated
     return volume

@@ -1,4 +1,6 @@
-"""Batches: data sets by share, images of one size together, the same whoever draws them; frames and foreign prompts."""
+"""Batches: data sets by share, images of one size together, the same whoever draws them; frames and
+foreign prompts.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,17 @@ class MadeSlices:
     def __init__(self, card: str, count: int, targets: tuple[str, ...]) -> None:
         self.card = load_card(card)
         window = self.card.targets[targets[0]].window
-        rare = [{targets[0]: 0.2, **({targets[1]: 0.0005} if k < 8 and len(targets) > 1 else {})} for k in range(count)]
+        rare = [
+            {targets[0]: 0.2, **({targets[1]: 0.0005} if k < 8 and len(targets) > 1 else {})}
+            for k in range(count)
+        ]
         self.entries = [SliceEntry("case", k, window, areas) for k, areas in enumerate(rare)]
 
     def read(self, entry: SliceEntry, indices: Any) -> Any:
-        images, labels = np.zeros((len(indices), SIDE, SIDE), np.int16), np.ones((SIDE, SIDE), np.uint8)
+        images, labels = (
+            np.zeros((len(indices), SIDE, SIDE), np.int16),
+            np.ones((SIDE, SIDE), np.uint8),
+        )
         return images, labels, entry.window or (0.0, 1.0)
 
     def count(self, case: str) -> int:
@@ -61,9 +69,15 @@ def test_every_epoch_has_the_asked_shares_of_cards_and_frames():
     for epoch in range(3):
         batches = draw(dataset, epoch, shares={"phantom": 1, "msd_hippocampus": 3})
         counts = Counter((dataset.card_of(k), turn) for batch in batches for _, k, turn in batch)
-        assert counts == {("phantom", 0): 10, ("msd_hippocampus", 0): 15, ("msd_hippocampus", 1): 15}
+        assert counts == {
+            ("phantom", 0): 10,
+            ("msd_hippocampus", 0): 15,
+            ("msd_hippocampus", 1): 15,
+        }
         assert {e for batch in batches for e, _, _ in batch} == {epoch}
-    by_size = Counter(dataset.card_of(k) for batch in draw(dataset, samples_per_epoch=50) for _, k, _ in batch)
+    by_size = Counter(
+        dataset.card_of(k) for batch in draw(dataset, samples_per_epoch=50) for _, k, _ in batch
+    )
     assert by_size == {"phantom": 20, "msd_hippocampus": 30}
 
 
@@ -72,7 +86,10 @@ def test_a_batch_is_of_one_card_and_frame_and_small_images_come_in_larger_batche
     batches = draw(dataset, samples_per_epoch=100)
     for batch in batches:
         assert len({(dataset.card_of(k), turn) for _, k, turn in batch}) == 1
-    sizes = {name: max(len(b) for b in batches if dataset.card_of(b[0][1]) == name) for name in dataset.frames}
+    sizes = {
+        name: max(len(b) for b in batches if dataset.card_of(b[0][1]) == name)
+        for name in dataset.frames
+    }
     assert sizes == {"phantom": 4, "msd_hippocampus": 16}
     largest = max(map(len, draw(dataset, samples_per_epoch=100, largest_batch=6)))
     assert largest == 6
@@ -88,25 +105,36 @@ def test_entries_come_once_a_frame_and_batches_are_shuffled():
 
 
 def test_a_card_of_few_entries_gives_all_of_them_in_each_frame(caplog, monkeypatch):
-    sources = [MadeSlices("phantom", 40, ("liver",)), MadeSlices("msd_hippocampus", 10, ("hippocampus",))]
+    sources = [
+        MadeSlices("phantom", 40, ("liver",)),
+        MadeSlices("msd_hippocampus", 10, ("hippocampus",)),
+    ]
     frames = {"msd_hippocampus": [{"image_size": 32}, {"image_size": 32, "min_side": 32}]}
     dataset = PromptSliceDataset(sources, image_size=64, frames=frames)
     shares = {"phantom": 0.5, "msd_hippocampus": 0.5}
     for asked, each in ((10, 2), (26, 6), (40, 10), (60, 10)):
-        drawn = [(k, turn) for batch in draw(dataset, samples_per_epoch=asked, shares=shares) for _, k, turn in batch]
+        drawn = [
+            (k, turn)
+            for batch in draw(dataset, samples_per_epoch=asked, shares=shares)
+            for _, k, turn in batch
+        ]
         for frame in range(2):
             entries = [k for k, turn in drawn if k >= 40 and turn == frame]
             assert len(entries) == len(set(entries)) == each
     with caplog.at_level("INFO", "boltzmed"):
         draw(dataset, samples_per_epoch=60, shares=shares)
-    assert caplog.messages == ["msd_hippocampus: 20 of the 30 samples asked for: it has no more slices"]
+    assert caplog.messages == [
+        "msd_hippocampus: 20 of the 30 samples asked for: it has no more slices"
+    ]
     caplog.clear()
     for name, value in (("is_initialized", True), ("get_world_size", 3), ("get_rank", 0)):
         monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
     with caplog.at_level("INFO", "boltzmed"):
         batches = draw(dataset, samples_per_epoch=60, shares=shares, batch_size=3)
     assert sum(k >= 40 for batch in batches for _, k, _ in batch) == 18 // 3
-    assert caplog.messages == ["msd_hippocampus: 18 of the 30 samples asked for: it has no more slices"]
+    assert caplog.messages == [
+        "msd_hippocampus: 18 of the 30 samples asked for: it has no more slices"
+    ]
 
 
 def test_seed_and_epoch_decide_alone():
@@ -124,13 +152,19 @@ def test_weight_raises_the_share_of_small_objects():
     dataset = PromptSliceDataset([MadeSlices("phantom", 40, ("liver", "spleen"))], image_size=64)
 
     def share(weight: float) -> float:
-        drawn = [draw(dataset, epoch, samples_per_epoch=4, small_weight=weight) for epoch in range(200)]
-        return float(np.mean([k < 8 for batches in drawn for batch in batches for _, k, _ in batch]))
+        drawn = [
+            draw(dataset, epoch, samples_per_epoch=4, small_weight=weight) for epoch in range(200)
+        ]
+        return float(
+            np.mean([k < 8 for batches in drawn for batch in batches for _, k, _ in batch])
+        )
 
     assert share(1.0) == pytest.approx(0.2, abs=0.05)
     assert share(40.0) > 0.8
     for weight in (0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match=f"small_weight: expected a number above 0, received {weight}"):
+        with pytest.raises(
+            ValueError, match=f"small_weight: expected a number above 0, received {weight}"
+        ):
             share(weight)
 
 
@@ -139,7 +173,9 @@ def test_all_is_every_entry_once_in_each_frame():
     for epoch in range(2):
         batches = draw(dataset, epoch, samples_per_epoch="all", small_weight=100.0)
         drawn = [(k, turn) for batch in batches for _, k, turn in batch]
-        assert sorted(drawn) == sorted([(k, 0) for k in range(100)] + [(k, 1) for k in range(40, 100)])
+        assert sorted(drawn) == sorted(
+            [(k, 0) for k in range(100)] + [(k, 1) for k in range(40, 100)]
+        )
     # Weights have nothing to say: what is small does not come first.
     firsts = [draw(dataset, e, samples_per_epoch="all", small_weight=100.0) for e in range(20)]
     small = [np.mean([k for _, k, _ in b]) for batches in firsts for b in batches if b[0][1] < 40]
@@ -157,20 +193,30 @@ def test_a_share_beyond_a_cards_slices_is_told(caplog):
 
 
 @pytest.mark.parametrize(("ranks", "enough", "too_few"), [(1, 20, 10), (8, 160, 150)])
-def test_a_share_that_leaves_a_frame_without_samples_is_refused(monkeypatch, ranks, enough, too_few):
+def test_a_share_that_leaves_a_frame_without_samples_is_refused(
+    monkeypatch, ranks, enough, too_few
+):
     for name, value in (("is_initialized", True), ("get_world_size", ranks), ("get_rank", 0)):
         monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
     dataset = two_cards()
     shares = {"phantom": 0.9, "msd_hippocampus": 0.1}  # of two frames
     with pytest.raises(
-        ValueError, match=f"at least {2 * ranks} of msd_hippocampus, .* it has 60 slices and a share of 0.1"
+        ValueError,
+        match=f"at least {2 * ranks} of msd_hippocampus, .* it has 60 slices and a share of 0.1",
     ):
         draw(dataset, samples_per_epoch=too_few, batch_size=8, shares=shares)
     turns = {
-        turn for batch in draw(dataset, samples_per_epoch=enough, batch_size=8, shares=shares) for _, _, turn in batch
+        turn
+        for batch in draw(dataset, samples_per_epoch=enough, batch_size=8, shares=shares)
+        for _, _, turn in batch
     }
     assert turns == {0, 1}
-    without = draw(dataset, samples_per_epoch=too_few, batch_size=8, shares={"phantom": 1, "msd_hippocampus": 0})
+    without = draw(
+        dataset,
+        samples_per_epoch=too_few,
+        batch_size=8,
+        shares={"phantom": 1, "msd_hippocampus": 0},
+    )
     assert {dataset.card_of(k) for batch in without for _, k, _ in batch} == {"phantom"}
 
 
@@ -186,7 +232,9 @@ def test_ranks_do_together_what_one_process_does_alone(monkeypatch, samples):
     joined = [sorted(one + other) for one, other in zip(*parts, strict=True)]
     assert [len(part) for part in parts[0]] == [len(part) for part in parts[1]]
     assert joined == [sorted(batch) for batch in alone]
-    with pytest.raises(ValueError, match="batch_size: expected a multiple of the 2 processes, received 3"):
+    with pytest.raises(
+        ValueError, match="batch_size: expected a multiple of the 2 processes, received 3"
+    ):
         draw(dataset, batch_size=3)
 
 
@@ -194,27 +242,49 @@ def test_a_loader_collates_batches_of_each_size():
     dataset = two_cards(augment_probability=1.0)
     sampler = KeyedBatches(dataset, samples_per_epoch=40, batch_size=4)
     shapes = set()
-    for batch in DataLoader(dataset, sampler=sampler, batch_size=None, collate_fn=default_collate, num_workers=0):
+    for batch in DataLoader(
+        dataset, sampler=sampler, batch_size=None, collate_fn=default_collate, num_workers=0
+    ):
         count, _, side, _ = batch["image"].shape
-        assert batch["label"].shape == (count, 2, side, side) and batch["prompt_valid"].shape == (count, 2)
+        assert batch["label"].shape == (count, 2, side, side) and batch["prompt_valid"].shape == (
+            count,
+            2,
+        )
         shapes.add(side)
     assert shapes == {32, 64}
 
 
 def test_wrong_settings_are_told():
     dataset = two_cards()
-    with pytest.raises(ValueError, match="shares: expected some of phantom, msd_hippocampus, received liver"):
+    with pytest.raises(
+        ValueError, match="shares: expected some of phantom, msd_hippocampus, received liver"
+    ):
         draw(dataset, shares={"liver": 1})
     for samples in (0, -1, "most", None):
-        with pytest.raises(ValueError, match=f"samples: expected a number from 1, or 'all', received {samples!r}"):
+        with pytest.raises(
+            ValueError, match=f"samples: expected a number from 1, or 'all', received {samples!r}"
+        ):
             draw(dataset, samples_per_epoch=samples)
-    for shares in (0.5, "phantom", {"phantom": -1.0}, {"phantom": "1"}, {"phantom": float("nan")}, {"phantom": 0}):
-        with pytest.raises(ValueError, match="shares: expected a number from 0 for each card, one of them above 0"):
+    for shares in (
+        0.5,
+        "phantom",
+        {"phantom": -1.0},
+        {"phantom": "1"},
+        {"phantom": float("nan")},
+        {"phantom": 0},
+    ):
+        with pytest.raises(
+            ValueError, match="shares: expected a number from 0 for each card, one of them above 0"
+        ):
             draw(dataset, shares=shares)
-    with pytest.raises(ValueError, match="samples_per_epoch: expected a number beside shares, received 'all'"):
+    with pytest.raises(
+        ValueError, match="samples_per_epoch: expected a number beside shares, received 'all'"
+    ):
         draw(dataset, samples_per_epoch="all", shares={"phantom": 1})
     with pytest.raises(ValueError, match="prompts_per_image: expected 1 or more, received 0"):
-        PromptSliceDataset([MadeSlices("phantom", 4, ("liver",))], image_size=64, prompts_per_image=0)
+        PromptSliceDataset(
+            [MadeSlices("phantom", 4, ("liver",))], image_size=64, prompts_per_image=0
+        )
 
 
 class TestFrames:
@@ -247,7 +317,9 @@ class TestForeignPrompts:
         dataset = two_cards(foreign_probability=0.25)
         foreign = ["hippocampus" in dataset[epoch, 0]["target"][0] for epoch in range(400)]
         assert 0.18 < np.mean(foreign) < 0.32
-        alone = PromptSliceDataset([MadeSlices("phantom", 4, ("liver",))], image_size=64, foreign_probability=1.0)
+        alone = PromptSliceDataset(
+            [MadeSlices("phantom", 4, ("liver",))], image_size=64, foreign_probability=1.0
+        )
         assert alone[0]["target"][0] == "liver"
 
 
@@ -261,6 +333,8 @@ def test_without_quarter_turns_up_stays_up():
 
     source = Upper("phantom", 1, ("liver",))
     for turns, expected in ((False, True), (True, False), (["phantom"], False), ([], True)):
-        dataset = PromptSliceDataset([source], image_size=64, augment_probability=1.0, quarter_turns=turns)
+        dataset = PromptSliceDataset(
+            [source], image_size=64, augment_probability=1.0, quarter_turns=turns
+        )
         rows = [dataset[epoch, 0]["label"][0].nonzero()[:, 0].float().mean() for epoch in range(30)]
         assert all(row < 32 for row in rows) == expected

@@ -1,4 +1,6 @@
-"""A case file gives back what was put in, in the network's pose, bit by bit; a broken one says so in one line."""
+"""A case file gives back what was put in, in the network's pose, bit by bit; a broken one says so
+in one line.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,9 @@ from safetensors.numpy import load_file, save_file
 
 from boltzmed.data.case_file import FORMAT, CaseFile, write_case
 from boltzmed.data.layouts.case import LabelledVolume
+from boltzmed.errors import InputError
 from boltzmed.transforms.slices import PLANES, SlicePlan
 from boltzmed.transforms.window import measure_percentiles
-from boltzmed.volumes import VolumeError
 
 SHAPE = (7, 6, 5)
 VALUES = {"organ": (1, 2), "lesion": (2,), "nothing": ()}
@@ -56,9 +58,13 @@ def make_labels() -> np.ndarray:
     return labels
 
 
-def make_volume(voxels: Any, affine: np.ndarray = LPS, labels: Any = None, **facts: Any) -> LabelledVolume:
+def make_volume(
+    voxels: Any, affine: np.ndarray = LPS, labels: Any = None, **facts: Any
+) -> LabelledVolume:
     voxels = np.asarray(voxels, np.float32)
-    image = MetaTensor(torch.from_numpy(voxels.copy())[None], affine=torch.from_numpy(affine.copy()))
+    image = MetaTensor(
+        torch.from_numpy(voxels.copy())[None], affine=torch.from_numpy(affine.copy())
+    )
     labels = make_labels() if labels is None else labels
     return LabelledVolume(image, labels, **{"values": VALUES, **facts})
 
@@ -68,7 +74,9 @@ def hu() -> np.ndarray:
     return (np.arange(7 * 6 * 5).reshape(SHAPE) * 9 - 1000).astype(np.float32)
 
 
-def write(path: Path, volume: LabelledVolume, *, plane: str = "axial", percentiles: bool = False) -> CaseFile:
+def write(
+    path: Path, volume: LabelledVolume, *, plane: str = "axial", percentiles: bool = False
+) -> CaseFile:
     write_case(path, path.stem, volume, plane=plane, percentiles=percentiles, made_from=MADE_FROM)
     return CaseFile(path)
 
@@ -95,14 +103,21 @@ def test_what_is_written_is_the_cut_volume(tmp_path, plane, name, voxels, dtype)
     plan = SlicePlan.from_affine(affine, SHAPE, plane)
     images, labels = stack(file)
     assert images.dtype == dtype and labels.dtype == np.uint8
-    assert np.array_equal(images, plan.cut(voxels)) and np.array_equal(labels, plan.cut(make_labels()))
-    assert file.facts.shape == (plan.count, *plan.slice_shape) == images.shape and file.facts.plane == plane
+    assert np.array_equal(images, plan.cut(voxels)) and np.array_equal(
+        labels, plan.cut(make_labels())
+    )
+    assert (
+        file.facts.shape == (plan.count, *plan.slice_shape) == images.shape
+        and file.facts.plane == plane
+    )
     # A voxel lies where it did: every one has another value, which says which it was.
     for place in ((0, 0, 0), (1, 2, 3), tuple(size - 1 for size in images.shape)):
         index = np.argwhere(voxels == images[place])
         assert len(index) == 1
         expected = affine @ [*index[0], 1]
-        np.testing.assert_allclose(np.array(file.facts.affine_ras) @ [*place, 1], expected, atol=1e-9)
+        np.testing.assert_allclose(
+            np.array(file.facts.affine_ras) @ [*place, 1], expected, atol=1e-9
+        )
     sizes = {0.7: 0, 0.8: 1, 2.5: 2}
     if name != "sheared":
         assert sorted(np.round(file.facts.spacing_mm, 9)) == sorted(sizes)
@@ -111,7 +126,10 @@ def test_what_is_written_is_the_cut_volume(tmp_path, plane, name, voxels, dtype)
 def test_pixels_count_each_label_on_each_slice(tmp_path):
     file = write(tmp_path / "c.safetensors", make_volume(hu()))
     assert file.facts.label_values == (1, 2) and file.facts.targets == VALUES
-    assert file.pixels.tolist() == [[0, 0], [9, 0], [8, 1], [0, 0], [0, 0]] and file.pixels.dtype == np.int32
+    assert (
+        file.pixels.tolist() == [[0, 0], [9, 0], [8, 1], [0, 0], [0, 0]]
+        and file.pixels.dtype == np.int32
+    )
 
 
 def test_a_volume_of_which_no_target_is_known(tmp_path):
@@ -123,14 +141,25 @@ def test_facts_come_back_as_they_were(tmp_path):
     findings = [{"nodule": 1, "readers": 3, "malignancy": [3, 4.5, None]}]
     file = write(tmp_path / "lüng 7.safetensors", make_volume(hu(), findings=findings))
     facts = file.facts
-    assert (facts.case, facts.format, facts.findings, facts.made_from) == ("lüng 7", FORMAT, findings, MADE_FROM)
+    assert (facts.case, facts.format, facts.findings, facts.made_from) == (
+        "lüng 7",
+        FORMAT,
+        findings,
+        MADE_FROM,
+    )
     assert facts.window is None and facts.percentiles is None
 
 
 @pytest.mark.parametrize(
     ("value", "dtype"),
     [
-        *((-32768, np.int16), (32767, np.int16), (32768, np.float32), (-32769, np.float32), (0.5, np.float32)),
+        *(
+            (-32768, np.int16),
+            (32767, np.int16),
+            (32768, np.float32),
+            (-32769, np.float32),
+            (0.5, np.float32),
+        ),
         *((1.7e6, np.float32), (1e-30, np.float32), (16777216, np.float32)),
     ],
 )
@@ -144,7 +173,9 @@ def test_int16_is_used_where_it_loses_nothing(tmp_path, value, dtype):
 
 @settings(max_examples=50, deadline=None)
 @given(
-    voxels=st.lists(st.floats(-40000, 40000, width=32) | st.integers(-33000, 33000), min_size=8, max_size=8),
+    voxels=st.lists(
+        st.floats(-40000, 40000, width=32) | st.integers(-33000, 33000), min_size=8, max_size=8
+    ),
     name=st.sampled_from(sorted(AFFINES)),
 )
 def test_any_voxels_survive(tmp_path_factory, voxels, name):
@@ -153,7 +184,9 @@ def test_any_voxels_survive(tmp_path_factory, voxels, name):
         tmp_path_factory.getbasetemp() / "any.safetensors",
         make_volume(volume, AFFINES[name], np.zeros((2, 2, 2), np.uint8)),
     )
-    assert np.array_equal(stack(file)[0], SlicePlan.from_affine(AFFINES[name], (2, 2, 2)).cut(volume))
+    assert np.array_equal(
+        stack(file)[0], SlicePlan.from_affine(AFFINES[name], (2, 2, 2)).cut(volume)
+    )
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):
@@ -199,9 +232,13 @@ class TestPercentiles:
     @pytest.mark.parametrize("name", AFFINES)
     @pytest.mark.parametrize("voxels", [hu(), FRACTIONS, HUGE], ids=["whole", "fractions", "huge"])
     def test_they_are_the_volumes(self, tmp_path, name, voxels):
-        file = write(tmp_path / "c.safetensors", make_volume(voxels, AFFINES[name]), percentiles=True)
+        file = write(
+            tmp_path / "c.safetensors", make_volume(voxels, AFFINES[name]), percentiles=True
+        )
         assert file.facts.percentiles == measure_percentiles(voxels)
-        assert file.facts.percentiles == pytest.approx(np.percentile(voxels[voxels > 0], (0.5, 99.5)))
+        assert file.facts.percentiles == pytest.approx(
+            np.percentile(voxels[voxels > 0], (0.5, 99.5))
+        )
 
     def test_without_a_voxel_above_zero(self, tmp_path):
         file = write(tmp_path / "c.safetensors", make_volume(-np.abs(hu())), percentiles=True)
@@ -211,9 +248,15 @@ class TestPercentiles:
 def test_pictures_have_a_window_and_no_spacing(tmp_path):
     pictures = np.arange(48, dtype=np.float32).reshape(8, 6, 1)
     labels = np.zeros((8, 6, 1), np.uint8)
-    volume = make_volume(pictures, np.diag([-1.0, -1, 1, 1]), labels, window=(0.0, 255.0), has_spacing=False)
+    volume = make_volume(
+        pictures, np.diag([-1.0, -1, 1, 1]), labels, window=(0.0, 255.0), has_spacing=False
+    )
     file = write(tmp_path / "c.safetensors", volume)
-    assert file.facts.window == (0.0, 255.0) and file.facts.spacing_mm is None and file.facts.percentiles is None
+    assert (
+        file.facts.window == (0.0, 255.0)
+        and file.facts.spacing_mm is None
+        and file.facts.percentiles is None
+    )
     assert np.array_equal(file.image_at(0), pictures[..., 0].T)
 
 
@@ -234,12 +277,18 @@ class TestBroken:
         return tmp_path / "c.safetensors"
 
     def refuse(
-        self, path: Path, words: str = "expected a whole case file of a slice cache, got one that does not read"
+        self,
+        path: Path,
+        words: str = "expected a whole case file of a slice cache, got one that does not read",
     ):
-        with pytest.raises(VolumeError) as caught:
+        with pytest.raises(InputError) as caught:
             CaseFile(path)
         line = str(caught.value)
-        assert line.startswith(f"{path.name}: {words}") and "\n" not in line and str(path.parent) not in line
+        assert (
+            line.startswith(f"{path.name}: {words}")
+            and "\n" not in line
+            and str(path.parent) not in line
+        )
 
     @pytest.mark.parametrize("kept", [0, 1, 7, 8, 9, 100, 0.5, 0.9, -1])
     def test_a_truncated_file(self, path, kept):
@@ -253,7 +302,13 @@ class TestBroken:
 
     @pytest.mark.parametrize(
         "content",
-        [b"garbage", b"\0" * 1000, b"\xff" * 1000, b"PK\x03\x04" + b"z" * 500, struct.pack("<Q", 4) + b"[1]\n"],
+        [
+            b"garbage",
+            b"\0" * 1000,
+            b"\xff" * 1000,
+            b"PK\x03\x04" + b"z" * 500,
+            struct.pack("<Q", 4) + b"[1]\n",
+        ],
     )
     def test_garbage(self, path, content):
         path.write_bytes(content)
@@ -266,7 +321,13 @@ class TestBroken:
 
     def test_safetensors_of_others(self, path):
         tensors = load_file(path)
-        for metadata in (None, {"format": "pt"}, {"boltzmed": "{"}, {"boltzmed": "[1]"}, {"boltzmed": "{}"}):
+        for metadata in (
+            None,
+            {"format": "pt"},
+            {"boltzmed": "{"},
+            {"boltzmed": "[1]"},
+            {"boltzmed": "{}"},
+        ):
             save_file(tensors, path, metadata)
             self.refuse(path)
 

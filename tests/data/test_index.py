@@ -1,4 +1,6 @@
-"""The index by hand: what each protocol counts, how large things are, and what is known to be absent."""
+"""The index by hand: what each protocol counts, how large things are, and what is known to be
+absent.
+"""
 
 from __future__ import annotations
 
@@ -48,12 +50,18 @@ def make_case(
         case=case,
         plane="axial",
         shape=(len(counted), *hw),
-        spacing_mm=None if affine is False else tuple(np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)),
+        spacing_mm=(
+            None if affine is False else tuple(np.linalg.norm(np.asarray(affine)[:3, :3], axis=0))
+        ),
         affine_ras=np.eye(4).tolist() if affine is False else np.asarray(affine).tolist(),
         window=None,
         percentiles=None,
         label_values=tuple(range(1, counted.shape[1] + 1)),
-        targets={name: target.labels for name, target in card.targets.items()} if targets is None else targets,
+        targets=(
+            {name: target.labels for name, target in card.targets.items()}
+            if targets is None
+            else targets
+        ),
         findings=[],
         made_from={},
     )
@@ -83,7 +91,10 @@ class TestVolume:
     def test_extra_windows_and_all_labels_are_not_for_it(self):
         card = make_card(replace(LEFT, extra_windows=("lung",)), BOTH)
         table = index(make_case([[5, 0]], card), card, "volume")
-        assert rows(table, "target", "window", "used") == [("left", "abdomen", 1), ("both", "abdomen", 1)]
+        assert rows(table, "target", "window", "used") == [
+            ("left", "abdomen", 1),
+            ("both", "abdomen", 1),
+        ]
 
     def test_a_row_knows_whose_it_is(self):
         card = make_card(LEFT)
@@ -98,28 +109,39 @@ class TestVolume:
 
     def test_nothing_gives_an_empty_table_of_all_columns(self):
         card = make_card(LEFT)
-        for table in (build_index([], {}, card, "volume"), index(make_case([[0], [0]], card), card, "volume")):
+        for table in (
+            build_index([], {}, card, "volume"),
+            index(make_case([[0], [0]], card), card, "volume"),
+        ):
             assert tuple(table.columns) == COLUMNS and table.empty and int(table["used"].sum()) == 0
 
     def test_a_target_that_the_case_cannot_show_has_no_rows(self):
         card = make_card(LEFT, RIGHT)
-        table = index(make_case([[5, 5]], card, targets={"left": (1,), "right": ()}), card, "volume")
+        table = index(
+            make_case([[5, 5]], card, targets={"left": (1,), "right": ()}), card, "volume"
+        )
         assert rows(table, "target") == [("left",)]
 
 
 class TestBiomedparse:
     @pytest.mark.parametrize(
-        ("largest", "kept", "dropped"), [(100, 10, 9), (1, 1, None), (10, 1, None), (11, 2, 1), (99, 10, 9)]
+        ("largest", "kept", "dropped"),
+        [(100, 10, 9), (1, 1, None), (10, 1, None), (11, 2, 1), (99, 10, 9)],
     )
     def test_a_tenth_of_the_largest_slice_is_enough(self, largest, kept, dropped):
         card = make_card(LEFT)
-        table = index(make_case([[largest], [kept], [dropped or 0], [0]], card), card, "biomedparse")
+        table = index(
+            make_case([[largest], [kept], [dropped or 0], [0]], card), card, "biomedparse"
+        )
         expected = [(0, 1), (1, 1)] + ([(2, 0)] if dropped else [])
         assert rows(table, "slice_index", "used") == expected
 
     def test_the_tenth_is_of_each_volume_by_itself(self):
         card = make_card(LEFT)
-        cases = [make_case([[1000], [10]], card, case="a"), make_case([[100], [10]], card, case="b")]
+        cases = [
+            make_case([[1000], [10]], card, case="a"),
+            make_case([[100], [10]], card, case="b"),
+        ]
         members = {name: Membership(name, "train") for name in "ab"}
         assert build_index(cases, members, card, "biomedparse")["used"].tolist() == [1, 0, 1, 1]
 
@@ -127,17 +149,32 @@ class TestBiomedparse:
         card = make_card(LEFT)
         for largest in range(1, 2000, 7):
             pixels = [[n] for n in (largest, -(-largest // 10), (largest - 1) // 10)]
-            used = index(make_case(pixels, card), card, "biomedparse").set_index("slice_index")["used"]
+            used = index(make_case(pixels, card), card, "biomedparse").set_index("slice_index")[
+                "used"
+            ]
             assert used[0] == used[1] == 1 and used.get(2, 0) == 0
 
     def test_a_merged_target_needs_each_of_its_labels_by_its_own_tenth(self):
         card = make_card(LEFT, RIGHT, BOTH)
-        table = index(make_case([[100, 50], [10, 5], [9, 50], [100, 4], [100, 0], [0, 0]], card), card, "biomedparse")
-        used = {name: dict(rows(part, "slice_index", "used")) for name, part in table.groupby("target", sort=False)}
+        table = index(
+            make_case([[100, 50], [10, 5], [9, 50], [100, 4], [100, 0], [0, 0]], card),
+            card,
+            "biomedparse",
+        )
+        used = {
+            name: dict(rows(part, "slice_index", "used"))
+            for name, part in table.groupby("target", sort=False)
+        }
         assert used["left"] == {0: 1, 1: 1, 2: 0, 3: 1, 4: 1}
         assert used["right"] == {0: 1, 1: 1, 2: 1, 3: 0}
         assert used["both"] == {0: 1, 1: 1, 2: 0, 3: 0, 4: 0}
-        assert rows(table[table["target"] == "both"], "pixels") == [(150,), (15,), (59,), (104,), (100,)]
+        assert rows(table[table["target"] == "both"], "pixels") == [
+            (150,),
+            (15,),
+            (59,),
+            (104,),
+            (100,),
+        ]
 
     def test_a_union_needs_its_sum_alone(self):
         card = make_card(EITHER)
@@ -176,7 +213,9 @@ class TestBiomedparse:
 
 
 class TestSizes:
-    @pytest.mark.parametrize(("hw", "square"), [((10, 20), 400), ((20, 10), 400), ((7, 7), 49), ((1, 30), 900)])
+    @pytest.mark.parametrize(
+        ("hw", "square"), [((10, 20), 400), ((20, 10), 400), ((7, 7), 49), ((1, 30), 900)]
+    )
     def test_area_fractions_are_of_the_padded_square(self, hw, square):
         card = make_card(LEFT)
         table = index(make_case([[7], [3]], card, hw=hw), card, "volume")
@@ -196,15 +235,22 @@ class TestSizes:
         for protocol in ("volume", "biomedparse"):  # what is dropped still belongs to the object
             table = index(make_case([[100, 0], [9, 2]], card, affine=affine), card, protocol)
             volumes = dict(rows(table, "target", "volume_mm3"))
-            assert volumes == {"left": pytest.approx(109 * voxel_mm3), "both": pytest.approx(111 * voxel_mm3)}
+            assert volumes == {
+                "left": pytest.approx(109 * voxel_mm3),
+                "both": pytest.approx(111 * voxel_mm3),
+            }
 
     def test_pictures_have_no_volume(self):
         card = make_card(LEFT)
-        assert index(make_case([[7]], card, affine=False), card, "volume")["volume_mm3"].isna().all()
+        assert (
+            index(make_case([[7]], card, affine=False), card, "volume")["volume_mm3"].isna().all()
+        )
 
     def test_large_counts_do_not_overflow(self):
         card = make_card(EITHER)
-        table = index(make_case([[2**31 - 1, 2**31 - 1]], card, hw=(70000, 70000)), card, "biomedparse")
+        table = index(
+            make_case([[2**31 - 1, 2**31 - 1]], card, hw=(70000, 70000)), card, "biomedparse"
+        )
         assert rows(table, "pixels", "used") == [(2**32 - 2, 1)]
 
 
@@ -230,7 +276,11 @@ class TestAbsent:
 @pytest.mark.parametrize(
     ("window", "key"),
     [
-        *(((-150.0, 250.0), "-150,250"), ((-0.5, 17.25), "-0.5,17.25"), ((0.0, 123456.0), "0,123456")),
+        *(
+            ((-150.0, 250.0), "-150,250"),
+            ((-0.5, 17.25), "-0.5,17.25"),
+            ((0.0, 123456.0), "0,123456"),
+        ),
         ((0.0, 1234567.25), "0,1234567.25"),
     ],
 )
@@ -242,5 +292,7 @@ def test_a_window_of_numbers_is_its_numbers(window, key):
 
 def test_an_unknown_protocol_is_refused():
     card = make_card(LEFT)
-    with pytest.raises(ValueError, match=r"^protocol: expected one of volume, biomedparse, received 'all'$"):
+    with pytest.raises(
+        ValueError, match=r"^protocol: expected one of volume, biomedparse, received 'all'$"
+    ):
         build_index([], {}, card, "all")

@@ -18,7 +18,9 @@ REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "nnun
 
 def write(folder: Path, labels: Any, **more: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "dataset.json").write_text(json.dumps({"name": "Dataset001_x", "labels": labels, **more}))
+    (folder / "dataset.json").write_text(
+        json.dumps({"name": "Dataset001_x", "labels": labels, **more})
+    )
     return folder
 
 
@@ -47,14 +49,20 @@ def test_it_may_lie_two_folders_above(card, tmp_path: Path) -> None:
     inner.mkdir(parents=True)
     assert read_predicted_dataset(inner, card).name == "Dataset001_x"
     (inner / "one" / "more").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"expected dataset\.json in it or in the two folders above, found none"):
+    with pytest.raises(
+        ValueError, match=r"expected dataset\.json in it or in the two folders above, found none"
+    ):
         read_predicted_dataset(inner / "one", card)
 
 
 @pytest.mark.parametrize(
     ("labels", "more", "line"),
     [
-        ({"background": 0, "spleen": 1}, {}, r"labels called as those of card toy \(background, healthy, lesion\)"),
+        (
+            {"background": 0, "spleen": 1},
+            {},
+            r"labels called as those of card toy \(background, healthy, lesion\)",
+        ),
         (None, {}, "with labels and their values, found none"),
         ({"organ": "1"}, {}, "with labels and their values, found none"),
         ({"organ": 1.5}, {}, "with labels and their values, found none"),
@@ -64,7 +72,11 @@ def test_it_may_lie_two_folders_above(card, tmp_path: Path) -> None:
             "masks of card toy, found those of other",
         ),
         ({"organ": 1}, {"boltzmed": {"card": "toy"}}, "with labels and their values, found none"),
-        ({"organ": 1}, {"boltzmed": {"card": "toy", "targets": {"spleen": [1]}}}, "no target 'spleen'"),
+        (
+            {"organ": 1},
+            {"boltzmed": {"card": "toy", "targets": {"spleen": [1]}}},
+            "no target 'spleen'",
+        ),
     ],
 )
 def test_what_is_of_other_data_is_refused(card, tmp_path: Path, labels, more, line) -> None:
@@ -73,7 +85,9 @@ def test_what_is_of_other_data_is_refused(card, tmp_path: Path, labels, more, li
 
 
 def test_plans_of_another_data_set_are_noticed(card, tmp_path: Path) -> None:
-    folder = write(tmp_path / "x", {"organ": 1}, boltzmed={"card": "toy", "targets": {"organ": [1]}})
+    folder = write(
+        tmp_path / "x", {"organ": 1}, boltzmed={"card": "toy", "targets": {"organ": [1]}}
+    )
     (folder / "plans.json").write_text(json.dumps({"dataset_name": "Dataset002_y"}))
     with pytest.raises(ValueError, match="of one data set, found Dataset001_x and Dataset002_y"):
         read_predicted_dataset(folder, card)
@@ -84,6 +98,12 @@ def test_the_real_files(tmp_path: Path) -> None:
         pytest.skip("needs ../shared/reference/nnunet")
     for name in ("dataset.json", "plans.json"):
         shutil.copyfile(REFERENCE / name, tmp_path / name)
-    card = load_card(write_card(tmp_path / "card", labels={0: "background", 1: "organ", 2: "lesion"}))
+    card = load_card(
+        write_card(tmp_path / "card", labels={0: "background", 1: "organ", 2: "lesion"})
+    )
     found = read_predicted_dataset(tmp_path, card)
-    assert found.name == "Toy" and found.targets == {"organ": {1}, "the lesion": {2}} and found.values == {0, 1, 2}
+    assert (
+        found.name == "Toy"
+        and found.targets == {"organ": {1}, "the lesion": {2}}
+        and found.values == {0, 1, 2}
+    )

@@ -1,4 +1,6 @@
-"""Preparing a cache: what it holds, what it does not redo, what it refuses, and that no interruption leaves a trace."""
+"""Preparing a cache: what it holds, what it does not redo, what it refuses, and that no
+interruption leaves a trace.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,10 @@ from boltzmed.data import prepare
 from boltzmed.data.case_file import CaseFile
 from boltzmed.data.index import COLUMNS
 from boltzmed.data.prepare import Preparation, prepare_cache
+from boltzmed.errors import InputError, OutputError
 from boltzmed.reports.sizes import read_object_sizes
 from boltzmed.transforms.slices import SlicePlan
-from boltzmed.volumes import VolumeError, read_volume, write_ct_series, write_image
-from boltzmed.volumes.errors import OutputError
+from boltzmed.volumes import read_volume, write_ct_series, write_image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -51,10 +53,18 @@ def find_shared(name: str) -> Path:
 
 
 def write_card(folder: Path, name: str = "toy", **changes: Any) -> Path:
-    """A CT card of a Decathlon task; numbers to 6 are training, the rest is test, two numbers are one patient."""
+    """A CT card of a Decathlon task; numbers to 6 are training, the rest is test, two numbers are
+    one patient.
+    """
 
     def target(labels: list[int], window: str, *prompts: str, **more: Any) -> dict[str, Any]:
-        return {"labels": labels, "site": "abdomen", "window": window, "prompts": list(prompts), **more}
+        return {
+            "labels": labels,
+            "site": "abdomen",
+            "window": window,
+            "prompts": list(prompts),
+            **more,
+        }
 
     card = {
         "name": name,
@@ -77,7 +87,11 @@ def write_card(folder: Path, name: str = "toy", **changes: Any) -> Path:
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump({key: value for key, value in card.items() if value is not None}, sort_keys=False))
+    path.write_text(
+        yaml.safe_dump(
+            {key: value for key, value in card.items() if value is not None}, sort_keys=False
+        )
+    )
     return path
 
 
@@ -91,7 +105,9 @@ def make_case(number: int, shape: Sequence[int] = SHAPE) -> tuple[np.ndarray, np
     return hu, labels
 
 
-def write_case(task: Path, number: int, *, hu: Any = None, labels: Any = None, affine: Any = None) -> None:
+def write_case(
+    task: Path, number: int, *, hu: Any = None, labels: Any = None, affine: Any = None
+) -> None:
     made_hu, made_labels = make_case(number)
     affine = AFFINE if affine is None else affine
     for folder, voxels in (
@@ -108,7 +124,9 @@ def write_list(task: Path, numbers: Sequence[int]) -> Path:
         "name": "Toy",
         "modality": {"0": "CT"},
         "labels": {"0": "background", "1": "healthy", "2": "lesion"},
-        "training": [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names],
+        "training": [
+            {"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names
+        ],
     }
     (task / "dataset.json").write_text(json.dumps(content))
     return task
@@ -118,7 +136,14 @@ def write_task(folder: Path, numbers: Sequence[int] = range(1, 9)) -> Path:
     """A task whose volumes lie in the patient in four different ways."""
     task = folder / "Task99_Toy"
     for number in numbers:
-        axes = {"L": (-0.7, 0), "R": (0.7, 0), "P": (-0.8, 1), "A": (0.8, 1), "I": (-2.5, 2), "S": (2.5, 2)}
+        axes = {
+            "L": (-0.7, 0),
+            "R": (0.7, 0),
+            "P": (-0.8, 1),
+            "A": (0.8, 1),
+            "I": (-2.5, 2),
+            "S": (2.5, 2),
+        }
         affine = np.zeros((4, 4))
         affine[3, 3] = 1
         for column, code in enumerate(CODES[number % len(CODES)]):
@@ -131,7 +156,11 @@ def write_task(folder: Path, numbers: Sequence[int] = range(1, 9)) -> Path:
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     """Every file, hidden ones too."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -139,7 +168,9 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def read_index(cache: Path) -> pd.DataFrame:
-    return pd.read_csv(cache / "index.csv", dtype={"case": str, "patient": str}, keep_default_na=False)
+    return pd.read_csv(
+        cache / "index.csv", dtype={"case": str, "patient": str}, keep_default_na=False
+    )
 
 
 def read_manifest(cache: Path) -> dict[str, Any]:
@@ -151,13 +182,27 @@ class Toy:
 
     def __init__(self, folder: Path, numbers: Sequence[int] = range(1, 9)) -> None:
         self.folder = folder
-        self.card, self.task, self.cache = write_card(folder), write_task(folder, numbers), folder / "cache"
+        self.card, self.task, self.cache = (
+            write_card(folder),
+            write_task(folder, numbers),
+            folder / "cache",
+        )
 
     def prepare(self, **options: Any) -> Preparation:
         return prepare_cache(self.card, self.task, self.cache, **options)
 
     def run(self, *options: str) -> int:
-        return main(["prepare", str(self.card), "--source", str(self.task), "--cache", str(self.cache), *options])
+        return main(
+            [
+                "prepare",
+                str(self.card),
+                "--source",
+                str(self.task),
+                "--cache",
+                str(self.cache),
+                *options,
+            ]
+        )
 
     def fresh(self, **options: Any) -> dict[str, bytes]:
         """What an undisturbed run writes."""
@@ -182,10 +227,18 @@ class TestContents:
     def test_files(self, done):
         toy, preparation = done
         cases = {f"cases/{name}.safetensors" for name in NAMES}
-        assert set(snapshot(toy.cache)) == cases | {"index.csv", "manifest.json", "toy.yaml", ".lock"}
+        assert set(snapshot(toy.cache)) == cases | {
+            "index.csv",
+            "manifest.json",
+            "toy.yaml",
+            ".lock",
+        }
         assert (toy.cache / "toy.yaml").read_bytes() == toy.card.read_bytes()
         assert preparation.written == NAMES and preparation.kept == () and preparation.failed == {}
-        assert preparation.parts == {"test": (1, 2), "train": (3, 6)} and preparation.cache == toy.cache
+        assert (
+            preparation.parts == {"test": (1, 2), "train": (3, 6)}
+            and preparation.cache == toy.cache
+        )
 
     def test_case_files(self, done):
         toy, _ = done
@@ -196,7 +249,9 @@ class TestContents:
             file = CaseFile(toy.cache / "cases" / f"{name}.safetensors")
             assert file.facts.case == name and file.facts.percentiles is None
             for k, (image, label) in enumerate(zip(plan.cut(hu), plan.cut(labels), strict=True)):
-                assert np.array_equal(file.image_at(k), image) and np.array_equal(file.labels_at(k), label)
+                assert np.array_equal(file.image_at(k), image) and np.array_equal(
+                    file.labels_at(k), label
+                )
             np.testing.assert_allclose(file.facts.affine_ras, plan.slices_affine(affine), atol=1e-5)
 
     def test_index(self, done):
@@ -207,14 +262,29 @@ class TestContents:
         for number, name in enumerate(NAMES, 1):
             affine = nibabel.load(toy.task / "labelsTr" / f"{name}.nii.gz").affine
             labels = SlicePlan.from_affine(affine, SHAPE).cut(make_case(number)[1])
-            for target, values, windows in (("organ", (1, 2), ("abdomen", "liver")), ("lesion", (2,), ("liver",))):
+            for target, values, windows in (
+                ("organ", (1, 2), ("abdomen", "liver")),
+                ("lesion", (2,), ("liver",)),
+            ):
                 pixels = np.isin(labels, values).sum((1, 2))
                 for k in np.flatnonzero(pixels):
                     area = pixels[k] / max(labels.shape[1:]) ** 2
                     used = int(10 * pixels[k] >= pixels.max())
                     volume = round(float(pixels.sum() * 1.4), 1)
-                    expected += [(name, k, target, window, pixels[k], area, volume, used) for window in windows]
-        columns = ["case", "slice_index", "target", "window", "pixels", "area_fraction", "volume_mm3", "used"]
+                    expected += [
+                        (name, k, target, window, pixels[k], area, volume, used)
+                        for window in windows
+                    ]
+        columns = [
+            "case",
+            "slice_index",
+            "target",
+            "window",
+            "pixels",
+            "area_fraction",
+            "volume_mm3",
+            "used",
+        ]
         found = index[columns].assign(volume_mm3=index["volume_mm3"].round(1))
         assert sorted(found.itertuples(index=False, name=None)) == sorted(expected)
         assert preparation.rows == index["used"].sum() and 0 < preparation.rows < len(index)
@@ -229,11 +299,26 @@ class TestContents:
             "biomedparse",
             "axial",
         ]
-        assert manifest["failed"] == [] and [case["case"] for case in manifest["cases"]] == list(NAMES)
+        assert manifest["failed"] == [] and [case["case"] for case in manifest["cases"]] == list(
+            NAMES
+        )
         first = manifest["cases"][0]
-        assert {name: first[name] for name in ("patient", "split")} == {"patient": "patient_0001", "split": "train"}
-        assert first["shape"] == [6, 16, 20] and first["spacing_mm"] == pytest.approx([2.5, 0.8, 0.7])
-        assert first.keys() == {"case", "patient", "split", "shape", "spacing_mm", "image_sha256", "label_sha256"}
+        assert {name: first[name] for name in ("patient", "split")} == {
+            "patient": "patient_0001",
+            "split": "train",
+        }
+        assert first["shape"] == [6, 16, 20] and first["spacing_mm"] == pytest.approx(
+            [2.5, 0.8, 0.7]
+        )
+        assert first.keys() == {
+            "case",
+            "patient",
+            "split",
+            "shape",
+            "spacing_mm",
+            "image_sha256",
+            "label_sha256",
+        }
         of_index = read_index(toy.cache).groupby("case")[["patient", "split"]].first()
         assert {case["case"]: (case["patient"], case["split"]) for case in manifest["cases"]} == {
             case: (row["patient"], row["split"]) for case, row in of_index.iterrows()
@@ -304,7 +389,9 @@ class TestOnceMore:
         modified = times(toy.cache)
         text = toy.card.read_text()
         toy.card.write_text(
-            text.replace("organ in CT", "that organ on CT").replace("test_share: 1.0", "test_share: 0.1")
+            text.replace("organ in CT", "that organ on CT").replace(
+                "test_share: 1.0", "test_share: 0.1"
+            )
         )
         again = toy.prepare()
         assert again.written == () and times(toy.cache) == modified
@@ -313,21 +400,26 @@ class TestOnceMore:
         assert snapshot(toy.cache) == toy.fresh()
 
     @pytest.mark.parametrize(
-        ("field", "value"), [("labels", {0: "background", 1: "good", 2: "lesion"}), ("modality", "MR")]
+        ("field", "value"),
+        [("labels", {0: "background", 1: "good", 2: "lesion"}), ("modality", "MR")],
     )
     def test_what_reading_depends_on_rewrites_all(self, toy, field, value):
         toy.prepare()
         changes = {field: value}
         if field == "modality":
             content = json.loads((toy.task / "dataset.json").read_text())
-            (toy.task / "dataset.json").write_text(json.dumps({**content, "modality": {"0": "MRI"}}))
+            (toy.task / "dataset.json").write_text(
+                json.dumps({**content, "modality": {"0": "MRI"}})
+            )
         write_card(toy.folder, **changes)
         assert toy.prepare().written == NAMES
         assert snapshot(toy.cache) == toy.fresh()
 
     def test_changed_targets_rewrite_all(self, toy):
         toy.prepare()
-        text = toy.card.read_text().replace("    labels:\n    - 1\n    - 2\n", "    labels:\n    - 1\n")
+        text = toy.card.read_text().replace(
+            "    labels:\n    - 1\n    - 2\n", "    labels:\n    - 1\n"
+        )
         toy.card.write_text(text)
         assert toy.prepare().written == NAMES
         assert snapshot(toy.cache) == toy.fresh()
@@ -338,8 +430,13 @@ class TestOnceMore:
         again = toy.prepare(protocol="volume")
         assert again.written == () and times(toy.cache) == modified
         after = snapshot(toy.cache)
-        assert {name for name in after if after[name] != before[name]} == {"index.csv", "manifest.json"}
-        assert read_manifest(toy.cache)["protocol"] == "volume" and read_index(toy.cache)["used"].all()
+        assert {name for name in after if after[name] != before[name]} == {
+            "index.csv",
+            "manifest.json",
+        }
+        assert (
+            read_manifest(toy.cache)["protocol"] == "volume" and read_index(toy.cache)["used"].all()
+        )
         assert after == toy.fresh(protocol="volume")
         toy.prepare()
         assert snapshot(toy.cache) == before
@@ -386,7 +483,11 @@ def _(task: Path) -> None:
     write_image(make_case(3)[1], moved, task / "labelsTr" / "toy_003.nii.gz")
 
 
-@breaks(4, "expected labels 0, 1, 2 of card toy, received 7 in toy_004.nii.gz; pass the card of this data set")
+@breaks(
+    4,
+    "expected labels 0, 1, 2 of card toy, received 7 in toy_004.nii.gz; pass the card of this"
+    " data set",
+)
 def _(task: Path) -> None:
     labels = make_case(4)[1]
     labels[0, 0, 0] = 7
@@ -409,14 +510,23 @@ def _(task: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
-@breaks(8, "expected one case of that name, received 2, of imagesTr/toy_008.nii.gz and imagesTr/toy_008.nii.gz")
+@breaks(
+    8,
+    "expected one case of that name, received 2, of imagesTr/toy_008.nii.gz and"
+    " imagesTr/toy_008.nii.gz",
+)
 def _(task: Path) -> None:
     content = json.loads((task / "dataset.json").read_text())
-    content["training"].append(next(record for record in content["training"] if "toy_008" in record["image"]))
+    content["training"].append(
+        next(record for record in content["training"] if "toy_008" in record["image"])
+    )
     (task / "dataset.json").write_text(json.dumps(content))
 
 
-@breaks(9, "toy_009.nii.gz: expected a volume of at least one voxel along each axis, got shape (20, 0, 6)")
+@breaks(
+    9,
+    "toy_009.nii.gz: expected a volume of at least one voxel along each axis, got shape (20, 0, 6)",
+)
 def _(task: Path) -> None:
     file = task / "imagesTr" / "toy_009.nii.gz"
     content = bytearray(gzip.decompress(file.read_bytes()))
@@ -424,34 +534,47 @@ def _(task: Path) -> None:
     file.write_bytes(gzip.compress(content))
 
 
-@breaks(10, "toy_010.nii.gz: expected finite voxels, got 1 that are NaN or infinite, the first at (1, 2, 3)")
+@breaks(
+    10,
+    "toy_010.nii.gz: expected finite voxels, got 1 that are NaN or infinite, the first at (1,"
+    " 2, 3)",
+)
 def _(task: Path) -> None:
     hu = make_case(10)[0].astype(np.float32)
     hu[1, 2, 3] = np.nan
     write_case(task, 10, hu=hu)
 
 
-@breaks(11, "expected label values that are whole numbers from 0 to 255, received 0.5; number the labels")
+@breaks(
+    11,
+    "expected label values that are whole numbers from 0 to 255, received 0.5; number the labels",
+)
 def _(task: Path) -> None:
     write_case(task, 11, labels=make_case(11)[1].astype(np.float32) / 2)
 
 
 @breaks(12, "toy_012.nii.gz: expected a NIfTI file (.nii or .nii.gz), got something else")
 def _(task: Path) -> None:
-    (task / "labelsTr" / "toy_012.nii.gz").write_bytes(gzip.compress(b"a page that says: not found" * 100))
+    (task / "labelsTr" / "toy_012.nii.gz").write_bytes(
+        gzip.compress(b"a page that says: not found" * 100)
+    )
 
 
 class TestBroken:
     NUMBERS = tuple(range(1, 14))
 
-    def test_each_is_told_and_the_rest_is_there_and_mended_ones_are_taken_in(self, tmp_path, capsys):
+    def test_each_is_told_and_the_rest_is_there_and_mended_ones_are_taken_in(
+        self, tmp_path, capsys
+    ):
         toy = Toy(tmp_path, self.NUMBERS)
         whole = toy.fresh()
         shutil.copytree(toy.task, tmp_path / "mended")
         for harm, _ in BROKEN.values():
             harm(toy.task)
         assert toy.run() == 2
-        lines = sorted(line for line in capsys.readouterr().err.splitlines() if line.startswith("boltzmed: "))
+        lines = sorted(
+            line for line in capsys.readouterr().err.splitlines() if line.startswith("boltzmed: ")
+        )
         assert len(lines) == len(BROKEN)
         for (number, (_, expected)), line in zip(sorted(BROKEN.items()), lines, strict=True):
             assert line.startswith(f"boltzmed: case toy_{number:03d}: {expected}"), line
@@ -494,7 +617,9 @@ class TestBroken:
 
         monkeypatch.setattr("boltzmed.data.case_file.save", fill)
         assert toy.run() == 2
-        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("boltzmed")]
+        (line,) = [
+            line for line in capsys.readouterr().err.splitlines() if line.startswith("boltzmed")
+        ]
         assert "expected to write into folder" in line and "No space left on device" in line
         assert not list(toy.cache.rglob("*.safetensors"))
         monkeypatch.undo()
@@ -528,11 +653,17 @@ class TestBroken:
         monkeypatch.setattr(prepare, "list_source_cases", list_and_lose)
         (line,) = toy.prepare().failed.values()
         assert line.startswith(
-            "case toy_002: toy_002.nii.gz: expected a file or folder, got a path that does not exist"
+            "case toy_002: toy_002.nii.gz: expected a file or folder, got a path that does not"
+            " exist"
         )
 
     @pytest.mark.parametrize(
-        "error", [ValueError("expected three axes, got a"), MemoryError(), PermissionError(13, "Permission denied")]
+        "error",
+        [
+            ValueError("expected three axes, got a"),
+            MemoryError(),
+            PermissionError(13, "Permission denied"),
+        ],
     )
     def test_a_line_begins_with_its_case_whatever_went_wrong(self, tmp_path, monkeypatch, error):
         def fail(*_given: Any) -> None:
@@ -550,12 +681,30 @@ class TestBroken:
     def test_namesakes_in_different_parts_are_each_a_line(self, tmp_path, capsys):
         card = write_card(tmp_path, layout={"reader": "pairs"}, cases=None)
         write_task(tmp_path, [1, 2])
-        rows = [f"Task99_Toy/imagesTr/toy_00{n}.nii.gz,Task99_Toy/labelsTr/toy_00{n}.nii.gz" for n in (1, 2)]
+        rows = [
+            f"Task99_Toy/imagesTr/toy_00{n}.nii.gz,Task99_Toy/labelsTr/toy_00{n}.nii.gz"
+            for n in (1, 2)
+        ]
         (tmp_path / "t.csv").write_text(
             f"image,label,case,split\n{rows[0]},a,train\n{rows[0]},a,test\n{rows[1]},b,train\n"
         )
-        assert main(["prepare", str(card), "--source", str(tmp_path / "t.csv"), "--cache", str(tmp_path / "c")]) == 2
-        assert "boltzmed: case a: expected one case of that name, received 2" in capsys.readouterr().err
+        assert (
+            main(
+                [
+                    "prepare",
+                    str(card),
+                    "--source",
+                    str(tmp_path / "t.csv"),
+                    "--cache",
+                    str(tmp_path / "c"),
+                ]
+            )
+            == 2
+        )
+        assert (
+            "boltzmed: case a: expected one case of that name, received 2"
+            in capsys.readouterr().err
+        )
         assert list(times(tmp_path / "c")) == ["b.safetensors"]
 
 
@@ -563,10 +712,19 @@ class TestRefusals:
     def refuse(self, toy: Toy, capsys: pytest.CaptureFixture, *words: str, **changes: Any) -> None:
         """One line, exit status 2, and the cache is as it was."""
         before = snapshot(toy.cache) if toy.cache.exists() else None
-        options = [f"--{name}={value}" for name, value in changes.items() if name not in ("card", "source")]
+        options = [
+            f"--{name}={value}" for name, value in changes.items() if name not in ("card", "source")
+        ]
         card, source = changes.get("card", toy.card), changes.get("source", toy.task)
-        assert main(["prepare", str(card), "--source", str(source), "--cache", str(toy.cache), *options]) == 2
-        line = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("prepare:")]
+        assert (
+            main(
+                ["prepare", str(card), "--source", str(source), "--cache", str(toy.cache), *options]
+            )
+            == 2
+        )
+        line = [
+            line for line in capsys.readouterr().err.splitlines() if not line.startswith("prepare:")
+        ]
         assert len(line) == 1 and line[0].startswith("boltzmed: ")
         for word in words:
             assert word in line[0]
@@ -575,20 +733,35 @@ class TestRefusals:
     def test_the_cache_of_another_card(self, toy, capsys):
         toy.prepare()
         other = write_card(toy.folder, "other")
-        self.refuse(toy, capsys, "expected a cache of card other, found one of toy; choose another --cache", card=other)
+        self.refuse(
+            toy,
+            capsys,
+            "expected a cache of card other, found one of toy; choose another --cache",
+            card=other,
+        )
 
     def test_another_plane(self, toy, capsys):
         toy.prepare()
-        self.refuse(toy, capsys, "expected a cache of plane coronal, found one of axial", plane="coronal")
+        self.refuse(
+            toy, capsys, "expected a cache of plane coronal, found one of axial", plane="coronal"
+        )
 
-    @pytest.mark.parametrize("file", ["notes.txt", "index.csv.bak", "images/a.nii.gz", "other.yaml"])
+    @pytest.mark.parametrize(
+        "file", ["notes.txt", "index.csv.bak", "images/a.nii.gz", "other.yaml"]
+    )
     def test_a_folder_of_other_files(self, toy, capsys, file):
         (toy.cache / file).parent.mkdir(parents=True)
         (toy.cache / file).write_text("mine")
         (toy.cache / ".lock").touch()
-        self.refuse(toy, capsys, "expected a new folder or a cache, found other files; choose another --cache")
+        self.refuse(
+            toy,
+            capsys,
+            "expected a new folder or a cache, found other files; choose another --cache",
+        )
 
-    @pytest.mark.parametrize("content", ["{}", '{"card": "liver", "plane": "axial"}', "[1]", '"text"', "no JSON"])
+    @pytest.mark.parametrize(
+        "content", ["{}", '{"card": "liver", "plane": "axial"}', "[1]", '"text"', "no JSON"]
+    )
     def test_a_manifest_of_others(self, toy, capsys, content):
         toy.cache.mkdir()
         (toy.cache / "manifest.json").write_text(content)
@@ -598,19 +771,33 @@ class TestRefusals:
     def test_vanished_cases(self, toy, capsys):
         toy.prepare()
         write_list(toy.task, [1, 2, 3, 4, 6, 7])
-        self.refuse(toy, capsys, "holds 2 cases that the source does not have, toy_005 for one; choose another --cache")
+        self.refuse(
+            toy,
+            capsys,
+            "holds 2 cases that the source does not have, toy_005 for one; choose another --cache",
+        )
 
     def test_a_missing_source(self, toy, capsys):
-        self.refuse(toy, capsys, "gone: expected the data set's folder", "found nothing", source=toy.folder / "gone")
+        self.refuse(
+            toy,
+            capsys,
+            "gone: expected the data set's folder",
+            "found nothing",
+            source=toy.folder / "gone",
+        )
         assert not toy.cache.exists()
 
     def test_a_source_of_another_kind(self, toy, capsys):
         toy.prepare()
-        self.refuse(toy, capsys, "expected a folder with dataset.json, found none there", source=toy.folder)
+        self.refuse(
+            toy, capsys, "expected a folder with dataset.json, found none there", source=toy.folder
+        )
 
     def test_unknown_cards_protocols_and_too_few_workers(self, toy, capsys):
         toy.prepare()
-        self.refuse(toy, capsys, "no card 'msd_livers': expected one of amos22_ct", card="msd_livers")
+        self.refuse(
+            toy, capsys, "no card 'msd_livers': expected one of amos22_ct", card="msd_livers"
+        )
         self.refuse(toy, capsys, "no such file", card=toy.folder / "none.yaml")
         self.refuse(toy, capsys, "workers: expected at least 1, received 0", workers=0)
 
@@ -623,7 +810,12 @@ class TestRefusals:
     def test_a_patient_torn_between_parts(self, toy, capsys):
         toy.prepare()
         write_card(toy.folder, split={"by": "case number", "train": [[1, 5]], "test": [[6, 6]]})
-        self.refuse(toy, capsys, "case toy_006: expected one part of the data", "for toy_005; correct the split")
+        self.refuse(
+            toy,
+            capsys,
+            "case toy_006: expected one part of the data",
+            "for toy_005; correct the split",
+        )
 
     def test_two_runs_at_once(self, toy, capsys, monkeypatch):
         toy.prepare()
@@ -666,7 +858,11 @@ def test_dicom_says_nothing_of_the_patient(tmp_path):
             dataset.PatientBirthDate = "19010203"
             dataset.save_as(path)
     volume = read_volume(tmp_path / "scan_a")
-    write_image(np.asarray(volume[0] > 900).astype(np.uint8), volume.affine.numpy(), tmp_path / "label.nii.gz")
+    write_image(
+        np.asarray(volume[0] > 900).astype(np.uint8),
+        volume.affine.numpy(),
+        tmp_path / "label.nii.gz",
+    )
     uids = {
         str(dataset[k].value)
         for k in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID")
@@ -714,8 +910,12 @@ class TestAmos:
         assert not done.failed
         cases = {case["case"]: case["split"] for case in read_manifest(tmp_path)["cases"]}
         numbers = sorted(number for several in AMOS.values() for number in several)
-        assert list(cases) == [f"amos_{number:04d}" for number in numbers if first <= number <= last]
-        assert [case for case, part in cases.items() if part == "test"] == [f"amos_{number:04d}" for number in tested]
+        assert list(cases) == [
+            f"amos_{number:04d}" for number in numbers if first <= number <= last
+        ]
+        assert [case for case, part in cases.items() if part == "test"] == [
+            f"amos_{number:04d}" for number in tested
+        ]
         assert Counter(cases.values())["validation"] == 1  # a fifth of the rest
 
     def test_what_shows_on_a_ct(self, source, tmp_path):
@@ -777,12 +977,21 @@ class TestPictures:
         (folder / "data" / "train.json").write_text(json.dumps(content))
         return folder / "data"
 
-    def prepare(self, folder: Path, slices: Sequence[Mapping[str, tuple[slice, slice]]]) -> pd.DataFrame:
+    def prepare(
+        self, folder: Path, slices: Sequence[Mapping[str, tuple[slice, slice]]]
+    ) -> pd.DataFrame:
         targets = {
             name: {"site": "abdomen", "window": "abdomen", "prompts": [f"{name} in CT"], **facts}
             for name, facts in self.TARGETS.items()
         }
-        card = write_card(folder, layout={"reader": "biomedparse"}, labels={}, targets=targets, cases=None, split=None)
+        card = write_card(
+            folder,
+            layout={"reader": "biomedparse"},
+            labels={},
+            targets=targets,
+            cases=None,
+            split=None,
+        )
         done = prepare_cache(card, self.write(folder, slices), folder / "cache")
         assert not done.failed
         return read_index(folder / "cache")
@@ -792,7 +1001,8 @@ class TestPictures:
 
     def test_a_picture_has_its_window_and_no_volume(self, tmp_path):
         index = self.prepare(
-            tmp_path, [{"left kidney": self.LEFT}, {"left kidney": self.RIGHT, "right kidney": self.RIGHT}]
+            tmp_path,
+            [{"left kidney": self.LEFT}, {"left kidney": self.RIGHT, "right kidney": self.RIGHT}],
         )
         assert index[["slice_index", "target", "pixels", "area_fraction"]].values.tolist() == [
             [0, "left kidney", 9, 0.09],
@@ -805,7 +1015,11 @@ class TestPictures:
         assert read_manifest(tmp_path / "cache")["cases"][0]["spacing_mm"] is None
 
     def test_a_merged_target_is_used_wherever_it_was_published(self, tmp_path):
-        kidneys = {"kidney": (slice(0, 3), slice(0, 9)), "left kidney": self.LEFT, "right kidney": self.RIGHT}
+        kidneys = {
+            "kidney": (slice(0, 3), slice(0, 9)),
+            "left kidney": self.LEFT,
+            "right kidney": self.RIGHT,
+        }
         index = self.prepare(tmp_path, [kidneys, kidneys, {**kidneys, "liver": self.OVER_LEFT}])
         assert index[index["target"] == "kidney"]["used"].tolist() == [1, 1, 1]
 
@@ -815,7 +1029,9 @@ class TestPictures:
 
     def test_a_renamed_mask_is_another_target(self, tmp_path):
         self.prepare(tmp_path, [{"left kidney": self.LEFT}])
-        assert set(self.prepare(tmp_path, [{"right kidney": self.LEFT}])["target"]) == {"right kidney"}
+        assert set(self.prepare(tmp_path, [{"right kidney": self.LEFT}])["target"]) == {
+            "right kidney"
+        }
 
 
 def list_session(session: int) -> list[int]:
@@ -859,7 +1075,10 @@ class TestInterruptions:
         noise = np.random.default_rng(0).integers(-1000, 1000, shape).astype(np.int16)
         numbers = range(1, self.COUNT + 1)
         for number in numbers:
-            for folder, voxels in (("imagesTr", noise + number), ("labelsTr", make_case(number, shape)[1])):
+            for folder, voxels in (
+                ("imagesTr", noise + number),
+                ("labelsTr", make_case(number, shape)[1]),
+            ):
                 image = nibabel.Nifti1Image(voxels.astype(np.int16), AFFINE)
                 file = toy.task / folder / f"toy_{number:03d}.nii.gz"
                 file.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1))
@@ -872,9 +1091,21 @@ class TestInterruptions:
         runs: list[subprocess.Popen] = []
 
         def start(cache: Path) -> subprocess.Popen:
-            command = [sys.executable, "-m", "boltzmed.cli", "prepare", large.card, "--source", large.task]
+            command = [
+                sys.executable,
+                "-m",
+                "boltzmed.cli",
+                "prepare",
+                large.card,
+                "--source",
+                large.task,
+            ]
             command += ["--cache", cache, "--workers", "2"]
-            runs.append(subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True))
+            runs.append(
+                subprocess.Popen(
+                    command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True
+                )
+            )
             return runs[-1]
 
         yield start
@@ -887,7 +1118,13 @@ class TestInterruptions:
         cache = tmp_path / "cache"
         run, done = start(cache), 0
         for more in (1, 5, 9):
-            wait_until(lambda: len(case_files(cache)) >= done + more or run.poll() is not None, 60)  # noqa: B023
+            wanted, alive = done + more, run.poll
+            wait_until(
+                lambda wanted=wanted, alive=alive: (
+                    len(case_files(cache)) >= wanted or alive() is not None
+                ),
+                60,
+            )
             assert run.poll() is None and len(list_session(run.pid)) >= 3  # it and its workers
             run.send_signal(signal.SIGKILL)
             run.wait()
@@ -913,7 +1150,9 @@ class TestInterruptions:
 
         killer = threading.Thread(target=kill_one)
         killer.start()
-        with pytest.raises(VolumeError, match=r"one was killed .* run the same command again with fewer --workers"):
+        with pytest.raises(
+            InputError, match=r"one was killed .* run the same command again with fewer --workers"
+        ):
             prepare_cache(large.card, large.task, cache, workers=2)
         killer.join()
         assert multiprocessing.active_children() == [] and not (cache / "manifest.json").exists()
@@ -923,7 +1162,8 @@ class TestInterruptions:
         assert snapshot(cache) == snapshot(large.folder / "fresh")
 
     @pytest.mark.parametrize(
-        "leftover", ["cases/.0123456789ab.toy_001.safetensors", "cases/.0123456789ab.gone.safetensors"]
+        "leftover",
+        ["cases/.0123456789ab.toy_001.safetensors", "cases/.0123456789ab.gone.safetensors"],
     )
     def test_half_written_cases_are_cleared_away(self, toy, leftover):
         toy.prepare()
@@ -933,7 +1173,8 @@ class TestInterruptions:
         assert snapshot(toy.cache) == before
 
     @pytest.mark.parametrize(
-        "leftover", [".0123456789ab.index.csv", ".0123456789ab.manifest.json", ".0123456789ab.toy.yaml"]
+        "leftover",
+        [".0123456789ab.index.csv", ".0123456789ab.manifest.json", ".0123456789ab.toy.yaml"],
     )
     def test_half_written_tables_are_cleared_away(self, toy, leftover):
         toy.prepare()
@@ -947,7 +1188,9 @@ class TestInterruptions:
 
         def write_three(path: Path, *given: Any, **named: Any) -> None:
             if len(case_files(toy.cache)) == 3:
-                raise OutputError(f"{path.name}: expected to write into folder cases, got No space left on device")
+                raise OutputError(
+                    f"{path.name}: expected to write into folder cases, got No space left on device"
+                )
             write(path, *given, **named)
 
         monkeypatch.setattr(prepare, "write_case", write_three)
@@ -968,7 +1211,9 @@ class TestInterruptions:
         monkeypatch.setattr(prepare, "write_case", fail)
         with pytest.raises(OutputError):
             toy.prepare()
-        with pytest.raises(ValueError, match=r"expected a finished slice cache, found no manifest.json"):
+        with pytest.raises(
+            ValueError, match=r"expected a finished slice cache, found no manifest.json"
+        ):
             read_object_sizes(toy.cache)
         monkeypatch.undo()
         assert len(toy.prepare().written) == 8
@@ -987,7 +1232,9 @@ class TestRealData:
         assert all(len(part) == 1 for part in parts.values()) and len(parts) < 218
         assert len(parts) == sum(patients for patients, _ in done.parts.values())
         test, train = done.parts["test"][0], done.parts["train"][0]
-        assert test == round(0.2 * len(parts)) and done.parts["validation"][0] == round(0.2 * (len(parts) - test))
+        assert test == round(0.2 * len(parts)) and done.parts["validation"][0] == round(
+            0.2 * (len(parts) - test)
+        )
         assert train > test
 
         index = read_index(tmp_path)
@@ -1009,7 +1256,10 @@ class TestRealData:
 
     def test_nodules(self, tmp_path):
         root = find_shared("lidc_nodules")
-        rows = [f"{path},{root / 'masks' / path.name}" for path in sorted((root / "images").glob("*.nii.gz"))]
+        rows = [
+            f"{path},{root / 'masks' / path.name}"
+            for path in sorted((root / "images").glob("*.nii.gz"))
+        ]
         (tmp_path / "nodules.csv").write_text("\n".join(["image,label", *rows]) + "\n")
         done = prepare_cache("lidc_idri", tmp_path / "nodules.csv", tmp_path / "cache")
         assert len(done.written) == 820 and not done.failed

@@ -1,4 +1,6 @@
-"""Where slices come from: NIfTI files and caches say the same of the same data, and nothing that is not known."""
+"""Where slices come from: NIfTI files and caches say the same of the same data, and nothing that is
+not known.
+"""
 
 from __future__ import annotations
 
@@ -18,25 +20,48 @@ from torch.utils.data import DataLoader, default_collate
 from boltzmed.cards import load_card
 from boltzmed.data.batches import KeyedBatches
 from boltzmed.data.prepare import prepare_cache
-from boltzmed.data.slice_sources import CachedSlices, NiftiSlices, SliceEntry, open_sources, read_datalist
+from boltzmed.data.slice_sources import (
+    CachedSlices,
+    NiftiSlices,
+    SliceEntry,
+    open_sources,
+    read_datalist,
+)
 from boltzmed.data.slices import PromptSliceDataset
+from boltzmed.errors import InputError
 from boltzmed.transforms.window import measure_percentiles
-from boltzmed.volumes import VolumeError
 
 CARD = load_card("phantom")
-LABEL = {name: target.labels[0] for name, target in CARD.targets.items()}  # a label value of each target
+LABEL = {
+    name: target.labels[0] for name, target in CARD.targets.items()
+}  # a label value of each target
 ABDOMEN, LUNG = (-150.0, 250.0), (-1000.0, 1000.0)
 SHAPE = (40, 32, 5)  # axial slices of 32 rows and 40 columns, hence a square of 40
 LPS, RAS, LPI = (-1, -1, 1), (1, 1, 1), (-1, -1, -1)
 
 
 def write_pair(
-    folder: Path, labels: np.ndarray, *, name: str = "a", signs: Sequence[int] = LPS, image: Any = None
+    folder: Path,
+    labels: np.ndarray,
+    *,
+    name: str = "a",
+    signs: Sequence[int] = LPS,
+    image: Any = None,
 ) -> dict[str, str]:
     """A NIfTI pair; the image's voxels are all different unless it is given."""
-    affine = np.diag([*(sign * size for sign, size in zip(signs, (0.8, 0.8, 3.0), strict=True)), 1.0])
-    image = (np.arange(labels.size).reshape(labels.shape) % 3000 - 1000).astype(np.int16) if image is None else image
-    case = {"image": str(folder / f"{name}.nii"), "label": str(folder / f"{name}_label.nii"), "case": name}
+    affine = np.diag(
+        [*(sign * size for sign, size in zip(signs, (0.8, 0.8, 3.0), strict=True)), 1.0]
+    )
+    image = (
+        (np.arange(labels.size).reshape(labels.shape) % 3000 - 1000).astype(np.int16)
+        if image is None
+        else image
+    )
+    case = {
+        "image": str(folder / f"{name}.nii"),
+        "label": str(folder / f"{name}_label.nii"),
+        "case": name,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(image, affine), case["image"])
     nibabel.save(nibabel.Nifti1Image(labels.astype(np.uint8), affine), case["label"])
@@ -44,13 +69,18 @@ def write_pair(
 
 
 def write_table(folder: Path, cases: Sequence[Mapping[str, str]], split: str = "train") -> Path:
-    rows = [f"{case['image']},{case['label']},{case['case']},{case.get('split', split)}" for case in cases]
+    rows = [
+        f"{case['image']},{case['label']},{case['case']},{case.get('split', split)}"
+        for case in cases
+    ]
     (folder / "pairs.csv").write_text("\n".join(["image,label,case,split", *rows]) + "\n")
     return folder / "pairs.csv"
 
 
 def abdomen_and_lung() -> np.ndarray:
-    """Slice 1: liver, spleen, aorta; slice 2: liver, lung with a nodule; slice 3: three voxels of heart; else empty."""
+    """Slice 1: liver, spleen, aorta; slice 2: liver, lung with a nodule; slice 3: three voxels of
+    heart; else empty.
+    """
     labels = np.zeros(SHAPE, np.uint8)
     labels[2:14, 5:15, 1:3] = LABEL["liver"]
     labels[30:34, 20:24, 1] = LABEL["spleen"]
@@ -62,9 +92,14 @@ def abdomen_and_lung() -> np.ndarray:
 
 
 def write_card(
-    folder: Path, name: str = "toy", targets: Mapping[str, Mapping[str, Any]] | None = None, **changes: Any
+    folder: Path,
+    name: str = "toy",
+    targets: Mapping[str, Mapping[str, Any]] | None = None,
+    **changes: Any,
 ) -> Path:
-    """A CT card of two targets, `zone` before `blob`, so that names are in another order than the card's."""
+    """A CT card of two targets, `zone` before `blob`, so that names are in another order than the
+    card's.
+    """
     targets = {"zone": {"labels": [1]}, "blob": {"labels": [2]}} if targets is None else targets
     card = {
         "name": name,
@@ -76,7 +111,12 @@ def write_card(
         "windows": {"abdomen": [-150, 250], "lung": [-1000, 1000]},
         "default_window": "abdomen",
         "targets": {
-            target: {"site": "abdomen", "window": "abdomen", "prompts": [f"{target} in CT", f"a {target}"], **facts}
+            target: {
+                "site": "abdomen",
+                "window": "abdomen",
+                "prompts": [f"{target} in CT", f"a {target}"],
+                **facts,
+            }
             for target, facts in targets.items()
         },
         **changes,
@@ -90,7 +130,9 @@ def write_card(
 def write_mr_card(folder: Path, window: Any = "percentiles") -> Path:
     targets = {"zone": {"labels": [1], "window": window}, "blob": {"labels": [2], "window": window}}
     windows = {"percentiles": None}
-    return write_card(folder, "mr", targets, modality="MR", windows=windows, default_window="percentiles")
+    return write_card(
+        folder, "mr", targets, modality="MR", windows=windows, default_window="percentiles"
+    )
 
 
 def boxes(*slices: tuple[int, int], shape: tuple[int, ...] = (20, 16, 4)) -> np.ndarray:
@@ -101,7 +143,9 @@ def boxes(*slices: tuple[int, int], shape: tuple[int, ...] = (20, 16, 4)) -> np.
     return np.moveaxis(labels.reshape(shape[2], *shape[:2]), 0, 2)
 
 
-def prepare(folder: Path, card: Path | str, cases: Sequence[Mapping[str, str]], **options: Any) -> Path:
+def prepare(
+    folder: Path, card: Path | str, cases: Sequence[Mapping[str, str]], **options: Any
+) -> Path:
     done = prepare_cache(card, write_table(folder, cases), folder / "cache", **options)
     assert not done.failed
     return done.cache
@@ -113,18 +157,27 @@ def make_both(
     """The two sources of one case."""
     case = write_pair(folder, labels, **options)
     card = card or write_card(folder)
-    return NiftiSlices([case], load_card(card)), CachedSlices(prepare(folder, card, [case]), part="train")
+    return NiftiSlices([case], load_card(card)), CachedSlices(
+        prepare(folder, card, [case]), part="train"
+    )
 
 
 def by_place(entries: Sequence[SliceEntry]) -> dict[tuple[Any, ...], dict[str, float]]:
-    found = {(entry.case, entry.slice_index, entry.window): dict(entry.area_fractions) for entry in entries}
+    found = {
+        (entry.case, entry.slice_index, entry.window): dict(entry.area_fractions)
+        for entry in entries
+    }
     assert len(found) == len(entries)
     return found
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return one.keys() == other.keys() and all(
-        torch.equal(one[key], other[key]) if isinstance(one[key], torch.Tensor) else one[key] == other[key]
+        (
+            torch.equal(one[key], other[key])
+            if isinstance(one[key], torch.Tensor)
+            else one[key] == other[key]
+        )
         for key in one
     )
 
@@ -141,7 +194,11 @@ class TestReadDatalist:
         record = {"image": "a.nii", "label": "a_label.nii", "case": "a", "patient": "p"}
         path = self.write(tmp_path, {"training": [record], "test": [record, record]})
         monkeypatch.chdir("/")
-        expected = {**record, "image": str(tmp_path / "a.nii"), "label": str(tmp_path / "a_label.nii")}
+        expected = {
+            **record,
+            "image": str(tmp_path / "a.nii"),
+            "label": str(tmp_path / "a_label.nii"),
+        }
         assert read_datalist(path) == [expected]
         assert read_datalist(path, "test") == [expected, expected]
 
@@ -151,7 +208,9 @@ class TestReadDatalist:
 
     @pytest.mark.parametrize("content", [{"validation": [1]}, {"validation": [1], "training": []}])
     def test_a_missing_or_empty_list_is_told_with_those_there(self, tmp_path, content):
-        with pytest.raises(ValueError, match=r"expected a list named 'training', received \[.*'validation'"):
+        with pytest.raises(
+            ValueError, match=r"expected a list named 'training', received \[.*'validation'"
+        ):
             read_datalist(self.write(tmp_path, content))
 
     @pytest.mark.parametrize("field", ["image", "label"])
@@ -163,10 +222,17 @@ class TestReadDatalist:
 
 class TestNiftiSlices:
     def open(
-        self, folder: Path, labels: np.ndarray | None = None, *, signs: Sequence[int] = LPS, **options: Any
+        self,
+        folder: Path,
+        labels: np.ndarray | None = None,
+        *,
+        signs: Sequence[int] = LPS,
+        **options: Any,
     ) -> NiftiSlices:
         return NiftiSlices(
-            [write_pair(folder, abdomen_and_lung() if labels is None else labels, signs=signs)], CARD, **options
+            [write_pair(folder, abdomen_and_lung() if labels is None else labels, signs=signs)],
+            CARD,
+            **options,
         )
 
     def test_one_entry_for_each_slice_and_window_that_shows_a_target(self, tmp_path):
@@ -181,7 +247,11 @@ class TestNiftiSlices:
         shown = {name: area for name, area in first.area_fractions.items() if area}
         assert shown == {"liver": 120 / side2, "spleen": 16 / side2, "aorta": 6 / side2}
         # The lung includes its nodule.
-        assert lung.area_fractions == {"right lung": 100 / side2, "left lung": 0.0, "lung nodule": 4 / side2}
+        assert lung.area_fractions == {
+            "right lung": 100 / side2,
+            "left lung": 0.0,
+            "lung nodule": 4 / side2,
+        }
 
     def test_what_is_too_small_is_neither_there_nor_absent(self, tmp_path):
         labels = abdomen_and_lung()
@@ -193,13 +263,18 @@ class TestNiftiSlices:
         assert [entry.slice_index for entry in self.open(tmp_path, signs=LPI).entries] == [2, 2, 3]
 
     def test_cases_without_any_target_are_refused(self, tmp_path):
-        with pytest.raises(ValueError, match="card phantom: none of its targets is on any slice of 1 cases"):
+        with pytest.raises(
+            ValueError, match="card phantom: none of its targets is on any slice of 1 cases"
+        ):
             self.open(tmp_path, np.zeros(SHAPE))
 
     def test_nothing_is_absent_where_not_all_is_annotated(self, tmp_path):
         card = load_card(write_card(tmp_path, exhaustive=False))
         source = NiftiSlices([write_pair(tmp_path, boxes((0, 0), (50, 0), (50, 9), (0, 0)))], card)
-        assert [set(entry.area_fractions) for entry in source.entries] == [{"zone"}, {"zone", "blob"}]
+        assert [set(entry.area_fractions) for entry in source.entries] == [
+            {"zone"},
+            {"zone", "blob"},
+        ]
 
 
 class TestBothAlike:
@@ -211,8 +286,14 @@ class TestBothAlike:
     def test_entries(self, tmp_path, signs):
         files, cache = make_both(tmp_path, self.LABELS, signs=signs)
         side2 = 20 * 20
-        first = {1: {"zone": 100 / side2}, 2: {"zone": 60 / side2, "blob": 20 / side2}, 3: {"blob": 4 / side2}}
-        expected = {("a", 3 - k if signs == LPI else k, ABDOMEN): areas for k, areas in first.items()}
+        first = {
+            1: {"zone": 100 / side2},
+            2: {"zone": 60 / side2, "blob": 20 / side2},
+            3: {"blob": 4 / side2},
+        }
+        expected = {
+            ("a", 3 - k if signs == LPI else k, ABDOMEN): areas for k, areas in first.items()
+        }
         assert by_place(files.entries) == by_place(cache.entries) == expected
 
     @pytest.mark.parametrize("channels", ["repeat", "neighbours"])
@@ -221,12 +302,23 @@ class TestBothAlike:
         # A target each slice, so that there is nothing to draw.
         labels = boxes((0, 0), (100, 0), (0, 20), (60, 0))
         files, cache = make_both(tmp_path, labels, signs=signs)
-        options: dict[str, Any] = {"image_size": 24, "channels": channels, "negative_probability": 0.0, "seed": 4}
-        datasets = [PromptSliceDataset([source], augment_probability=0.5, **options) for source in (files, cache)]
+        options: dict[str, Any] = {
+            "image_size": 24,
+            "channels": channels,
+            "negative_probability": 0.0,
+            "seed": 4,
+        }
+        datasets = [
+            PromptSliceDataset([source], augment_probability=0.5, **options)
+            for source in (files, cache)
+        ]
         assert len(datasets[0]) == len(datasets[1]) == 3
         for key in [(epoch, index) for epoch in range(4) for index in range(3)]:
             assert same(datasets[0][key], datasets[1][key])
-        assert all(any(datasets[1][epoch, index]["label"].any() for epoch in range(4)) for index in range(3))
+        assert all(
+            any(datasets[1][epoch, index]["label"].any() for epoch in range(4))
+            for index in range(3)
+        )
 
     @pytest.mark.parametrize("voxels", ["whole", "fractions", "scaled"])
     def test_percentiles(self, tmp_path, voxels):
@@ -247,12 +339,17 @@ class TestBothAlike:
             (one, labels, window), (other, other_labels, other_window) = (
                 s.read(entry, [entry.slice_index]) for s in (files, cache)
             )
-            assert window == pytest.approx(other_window, rel=1e-6) and np.array_equal(labels, other_labels)
+            assert window == pytest.approx(other_window, rel=1e-6) and np.array_equal(
+                labels, other_labels
+            )
             np.testing.assert_allclose(one, other, rtol=1e-6)
         if voxels != "scaled":
             assert window == other_window == measure_percentiles(image)
             datasets = [PromptSliceDataset([source], image_size=24) for source in (files, cache)]
-            assert all(torch.equal(datasets[0][k]["image"], datasets[1][k]["image"]) for k in range(len(datasets[0])))
+            assert all(
+                torch.equal(datasets[0][k]["image"], datasets[1][k]["image"])
+                for k in range(len(datasets[0]))
+            )
 
     def test_neighbours_and_counts(self, tmp_path):
         files, cache = make_both(tmp_path, self.LABELS)
@@ -265,7 +362,8 @@ class TestBothAlike:
 
     def test_draws(self, tmp_path):
         card = write_card(
-            tmp_path, targets={"zone": {"labels": [1]}, "blob": {"labels": [2]}, "all": {"labels": [1, 2]}}
+            tmp_path,
+            targets={"zone": {"labels": [1]}, "blob": {"labels": [2]}, "all": {"labels": [1, 2]}},
         )
         files, cache = make_both(tmp_path, self.LABELS, card=card)
         datasets = [PromptSliceDataset([source], image_size=24) for source in (files, cache)]
@@ -273,25 +371,39 @@ class TestBothAlike:
             assert same(datasets[0][key], datasets[1][key])
 
     def test_order_of_entries(self, tmp_path):
-        card = write_card(tmp_path, targets={"zone": {"labels": [1], "window": "lung"}, "blob": {"labels": [2]}})
+        card = write_card(
+            tmp_path, targets={"zone": {"labels": [1], "window": "lung"}, "blob": {"labels": [2]}}
+        )
         files, cache = make_both(tmp_path, self.LABELS, card=card)
         assert files.entries == cache.entries
 
     def test_phantoms(self, tmp_path):
         # Many targets, labels shared by several, two windows.
         case = write_pair(tmp_path, abdomen_and_lung())
-        card = yaml.safe_load((Path(__file__).resolve().parents[2] / "datasets" / "phantom.yaml").read_text())
+        card = yaml.safe_load(
+            (Path(__file__).resolve().parents[2] / "datasets" / "phantom.yaml").read_text()
+        )
         (tmp_path / "phantom.yaml").write_text(
             yaml.safe_dump({**card, "split": None} | {"layout": {"reader": "pairs"}})
         )
         cache = CachedSlices(prepare(tmp_path, tmp_path / "phantom.yaml", [case]), part="train")
         files = NiftiSlices([case], CARD)
         assert by_place(cache.entries) == by_place(files.entries)
-        options: dict[str, Any] = {"image_size": 40, "augment_probability": 0.0, "prompts_per_image": 10}
-        one, other = (PromptSliceDataset([source], negative_probability=1.0, **options) for source in (files, cache))
+        options: dict[str, Any] = {
+            "image_size": 40,
+            "augment_probability": 0.0,
+            "prompts_per_image": 10,
+        }
+        one, other = (
+            PromptSliceDataset([source], negative_probability=1.0, **options)
+            for source in (files, cache)
+        )
         for index, entry in enumerate(one.entries):
             place = other.entries.index(entry)
-            masks = [dict(zip(item["target"], item["label"], strict=True)) for item in (one[index], other[place])]
+            masks = [
+                dict(zip(item["target"], item["label"], strict=True))
+                for item in (one[index], other[place])
+            ]
             for name in masks[0].keys() & masks[1].keys():
                 assert torch.equal(masks[0][name], masks[1][name])
             assert torch.equal(one[index]["image"], other[place]["image"])
@@ -299,20 +411,37 @@ class TestBothAlike:
 
 class TestNegatives:
     def entries(
-        self, folder: Path, labels: np.ndarray, *, empty_slices: bool = False, protocol: str = "volume", **card: Any
+        self,
+        folder: Path,
+        labels: np.ndarray,
+        *,
+        empty_slices: bool = False,
+        protocol: str = "volume",
+        **card: Any,
     ) -> Any:
         case = write_pair(folder, labels)
         cache = prepare(folder, write_card(folder, **card), [case], protocol=protocol)
         return {
             key[1:]: areas
-            for key, areas in by_place(CachedSlices(cache, part="train", empty_slices=empty_slices).entries).items()
+            for key, areas in by_place(
+                CachedSlices(cache, part="train", empty_slices=empty_slices).entries
+            ).items()
         }
 
     def test_of_exhaustive_cards_alone(self, tmp_path):
         labels = boxes((0, 0), (100, 0), (100, 20), (0, 0))
-        found = {flag: self.entries(tmp_path / str(flag), labels, exhaustive=flag) for flag in (True, False)}
-        assert found[True] == {(1, ABDOMEN): {"zone": 0.25, "blob": 0.0}, (2, ABDOMEN): {"zone": 0.25, "blob": 0.05}}
-        assert found[False] == {(1, ABDOMEN): {"zone": 0.25}, (2, ABDOMEN): {"zone": 0.25, "blob": 0.05}}
+        found = {
+            flag: self.entries(tmp_path / str(flag), labels, exhaustive=flag)
+            for flag in (True, False)
+        }
+        assert found[True] == {
+            (1, ABDOMEN): {"zone": 0.25, "blob": 0.0},
+            (2, ABDOMEN): {"zone": 0.25, "blob": 0.05},
+        }
+        assert found[False] == {
+            (1, ABDOMEN): {"zone": 0.25},
+            (2, ABDOMEN): {"zone": 0.25, "blob": 0.05},
+        }
 
     def test_never_of_what_a_protocol_drops(self, tmp_path):
         labels = boxes((100, 20), (9, 20), (10, 1), (0, 20))
@@ -341,7 +470,10 @@ class TestNegatives:
         }
 
     def test_each_in_its_own_window(self, tmp_path):
-        targets = {"zone": {"labels": [1], "extra_windows": ["lung"]}, "blob": {"labels": [2], "window": "lung"}}
+        targets = {
+            "zone": {"labels": [1], "extra_windows": ["lung"]},
+            "blob": {"labels": [2], "window": "lung"},
+        }
         labels = boxes((40, 0), (40, 40), (0, 40), (0, 0))
         assert self.entries(tmp_path, labels, protocol="biomedparse", targets=targets) == {
             (0, ABDOMEN): {"zone": 0.1},
@@ -353,14 +485,27 @@ class TestNegatives:
 
     def test_slices_without_any_target_are_listed_where_asked(self, tmp_path):
         labels = boxes((40, 0), (0, 0), (3, 0), (0, 40))
-        usual, all_slices = (self.entries(tmp_path / str(flag), labels, empty_slices=flag) for flag in (False, True))
+        usual, all_slices = (
+            self.entries(tmp_path / str(flag), labels, empty_slices=flag) for flag in (False, True)
+        )
         assert set(usual) == {(0, ABDOMEN), (3, ABDOMEN)}
-        assert all_slices == usual | {(1, ABDOMEN): {"zone": 0.0, "blob": 0.0}, (2, ABDOMEN): {"blob": 0.0}}
-        assert set(self.entries(tmp_path / "c", labels, empty_slices=True, exhaustive=False)) == set(usual)
+        assert all_slices == usual | {
+            (1, ABDOMEN): {"zone": 0.0, "blob": 0.0},
+            (2, ABDOMEN): {"blob": 0.0},
+        }
+        assert set(
+            self.entries(tmp_path / "c", labels, empty_slices=True, exhaustive=False)
+        ) == set(usual)
 
     def test_an_empty_slice_is_an_item_of_empty_masks(self, tmp_path):
-        cache = prepare(tmp_path, write_card(tmp_path), [write_pair(tmp_path, boxes((40, 0), (0, 0), (0, 0), (0, 0)))])
-        dataset = PromptSliceDataset([CachedSlices(cache, part="train", empty_slices=True)], image_size=24)
+        cache = prepare(
+            tmp_path,
+            write_card(tmp_path),
+            [write_pair(tmp_path, boxes((40, 0), (0, 0), (0, 0), (0, 0)))],
+        )
+        dataset = PromptSliceDataset(
+            [CachedSlices(cache, part="train", empty_slices=True)], image_size=24
+        )
         assert len(dataset) == 4
         for index in (1, 2, 3):
             item = dataset[index]
@@ -372,7 +517,10 @@ class TestCachedSlices:
     def cache(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("cached")
         cases = [
-            {**write_pair(folder, boxes((100, 20), (60, 0), (0, 30), (0, 0)), name=name), "split": split}
+            {
+                **write_pair(folder, boxes((100, 20), (60, 0), (0, 30), (0, 0)), name=name),
+                "split": split,
+            }
             for name, split in (("007", "train"), ("NA", "train"), ("1e5", "validation"))
         ]
         return prepare(folder, write_card(folder), cases)
@@ -385,19 +533,24 @@ class TestCachedSlices:
 
     def test_a_part_without_slices_is_refused(self, cache):
         for part in ("test", "training"):
-            with pytest.raises(ValueError, match=f"cache: expected cases in part '{part}', found none; it has train"):
+            with pytest.raises(
+                ValueError,
+                match=f"cache: expected cases in part '{part}', found none; it has train",
+            ):
                 CachedSlices(cache, part=part)
 
     def test_another_plane_is_refused(self, cache):
         with pytest.raises(
-            ValueError, match="expected slices of plane coronal, found axial; prepare another cache with"
+            ValueError,
+            match="expected slices of plane coronal, found axial; prepare another cache with",
         ):
             CachedSlices(cache, part="train", plane="coronal")
 
     def test_an_unfinished_cache_is_refused(self, tmp_path, cache):
         for folder in (tmp_path / "gone", tmp_path, cache / "cases"):
             with pytest.raises(
-                ValueError, match=r"expected a finished cache, found no manifest\.json; run `boltzmed prepare`"
+                ValueError,
+                match=r"expected a finished cache, found no manifest\.json; run `boltzmed prepare`",
             ):
                 CachedSlices(folder, part="train")
 
@@ -407,7 +560,7 @@ class TestCachedSlices:
         file = cache / "cases" / "a.safetensors"
         file.write_bytes(file.read_bytes()[:-1])
         for _ in range(2):
-            with pytest.raises(VolumeError, match=r"^a.safetensors: expected a whole case file"):
+            with pytest.raises(InputError, match=r"^a.safetensors: expected a whole case file"):
                 source.read(source.entries[0], [0])
             file.unlink(missing_ok=True)
 
@@ -449,7 +602,10 @@ class TestCachedSlices:
         source = CachedSlices(cache, part="train", empty_slices=True)
         assert source.entries[0] == SliceEntry("a", 0, ABDOMEN, {name: 0.25})
         assert by_place(source.entries)["a", 1, ABDOMEN] == {name: 0.0}
-        assert PromptSliceDataset([source], image_size=24, augment_probability=0.0)[0]["target"][0] == name
+        assert (
+            PromptSliceDataset([source], image_size=24, augment_probability=0.0)[0]["target"][0]
+            == name
+        )
 
     @pytest.mark.parametrize(
         "window",
@@ -490,7 +646,9 @@ class TestCachedSlices:
         source.read(source.entries[0], [0])
         again = pickle.loads(pickle.dumps(source))
         assert again.entries == source.entries
-        assert np.array_equal(again.read(again.entries[1], [0, 1])[0], source.read(source.entries[1], [0, 1])[0])
+        assert np.array_equal(
+            again.read(again.entries[1], [0, 1])[0], source.read(source.entries[1], [0, 1])[0]
+        )
 
 
 class TestSeveralSources:
@@ -498,10 +656,15 @@ class TestSeveralSources:
         # `zone` is label 1 on one card and label 2 on the other.
         one = write_card(tmp_path / "one", "one", targets={"zone": {"labels": [1]}})
         other = write_card(
-            tmp_path / "other", "other", targets={"zone": {"labels": [2], "window": "lung", "prompts": ["the other"]}}
+            tmp_path / "other",
+            "other",
+            targets={"zone": {"labels": [2], "window": "lung", "prompts": ["the other"]}},
         )
         labels = boxes((100, 50))
-        folders = [prepare(folder.parent, folder, [write_pair(folder.parent, labels)]) for folder in (one, other)]
+        folders = [
+            prepare(folder.parent, folder, [write_pair(folder.parent, labels)])
+            for folder in (one, other)
+        ]
         sources = open_sources(caches=folders, card="phantom")
         assert [source.card.name for source in sources] == ["one", "other"]
         dataset = PromptSliceDataset(sources, image_size=20, augment_probability=0.0)
@@ -526,9 +689,13 @@ class TestOpenSources:
             ({"datalist": "a.json", "caches": ["b"]}, "received both"),
             ({"caches": []}, "received neither"),
         ):
-            with pytest.raises(ValueError, match=f"^expected --datalist FILE.json .* or --caches DIR .*, {words}$"):
+            with pytest.raises(
+                ValueError, match=f"^expected --datalist FILE.json .* or --caches DIR .*, {words}$"
+            ):
                 open_sources(card="phantom", **given)
-        with pytest.raises(ValueError, match=r"^expected --validation_datalist FILE.json .*, received neither$"):
+        with pytest.raises(
+            ValueError, match=r"^expected --validation_datalist FILE.json .*, received neither$"
+        ):
             open_sources(card="phantom", part="validation")
 
     def test_a_datalist_with_its_card(self, tmp_path):
@@ -541,7 +708,9 @@ class TestOpenSources:
         case = {**write_pair(tmp_path, boxes((40, 0), (0, 0))), "split": "validation"}
         cache = prepare(tmp_path, write_card(tmp_path), [case])
         for caches in (cache, str(cache), [cache]):
-            (source,) = open_sources(caches=caches, part="validation", card="phantom", empty_slices=True)
+            (source,) = open_sources(
+                caches=caches, part="validation", card="phantom", empty_slices=True
+            )
             assert source.card.name == "toy" and len(source.entries) == 4
         with pytest.raises(ValueError, match="expected slices of plane sagittal"):
             open_sources(caches=cache, part="validation", card="phantom", plane="sagittal")

@@ -1,4 +1,6 @@
-"""Training items: the right anatomy at the right place, and the same item whoever asks for it, in whatever order."""
+"""Training items: the right anatomy at the right place, and the same item whoever asks for it, in
+whatever order.
+"""
 
 from __future__ import annotations
 
@@ -21,23 +23,44 @@ from boltzmed.transforms.tokenize import tokenize_prompts
 
 CARD = load_card("phantom")
 WHOLE_BATCHES: dict[str, Any] = {"batch_size": None, "collate_fn": default_collate}
-LABEL = {name: target.labels[0] for name, target in CARD.targets.items()}  # a label value of each target
+LABEL = {
+    name: target.labels[0] for name, target in CARD.targets.items()
+}  # a label value of each target
 ABDOMEN, LUNG = (-150.0, 250.0), (-1000.0, 1000.0)
-SHAPE = (40, 32, 5)  # axial slices of 32 rows and 40 columns, hence a square of 40 with 4 rows of padding above
-LPS = (-1, -1, 1)  # array axes to the patient's left, back and head: columns, rows and slices as the network has them
+SHAPE = (
+    40,
+    32,
+    5,
+)  # axial slices of 32 rows and 40 columns, hence a square of 40 with 4 rows of padding above
+LPS = (
+    -1,
+    -1,
+    1,
+    # Array axes to the patient's left, back and head: columns, rows and slices as the network has them.
+)
 
 
-def write_case(folder: Path, labels: np.ndarray, *, signs: Sequence[int] = LPS, image: Any = None) -> dict[str, str]:
+def write_case(
+    folder: Path, labels: np.ndarray, *, signs: Sequence[int] = LPS, image: Any = None
+) -> dict[str, str]:
     """A NIfTI pair; the image is -150 HU, and 250 HU wherever there is a label, unless given."""
-    affine = np.diag([*(sign * size for sign, size in zip(signs, (0.8, 0.8, 3.0), strict=True)), 1.0])
+    affine = np.diag(
+        [*(sign * size for sign, size in zip(signs, (0.8, 0.8, 3.0), strict=True)), 1.0]
+    )
     image = np.where(labels > 0, 250, -150) if image is None else image
     nibabel.save(nibabel.Nifti1Image(image.astype(np.int16), affine), folder / "image.nii")
     nibabel.save(nibabel.Nifti1Image(labels.astype(np.uint8), affine), folder / "label.nii")
-    return {"image": str(folder / "image.nii"), "label": str(folder / "label.nii"), "case": "hand-made"}
+    return {
+        "image": str(folder / "image.nii"),
+        "label": str(folder / "label.nii"),
+        "case": "hand-made",
+    }
 
 
 def abdomen_and_lung() -> np.ndarray:
-    """Slice 1: liver, spleen, aorta; slice 2: liver, lung with a nodule; slice 3: three voxels of heart; else empty."""
+    """Slice 1: liver, spleen, aorta; slice 2: liver, lung with a nodule; slice 3: three voxels of
+    heart; else empty.
+    """
     labels = np.zeros(SHAPE, np.uint8)
     labels[2:14, 5:15, 1:3] = LABEL["liver"]
     labels[30:34, 20:24, 1] = LABEL["spleen"]
@@ -49,7 +72,9 @@ def abdomen_and_lung() -> np.ndarray:
 
 
 def open_case(case: dict[str, str], **options: Any) -> PromptSliceDataset:
-    return PromptSliceDataset([NiftiSlices([case], CARD)], **{"image_size": 40, "augment_probability": 0.0, **options})
+    return PromptSliceDataset(
+        [NiftiSlices([case], CARD)], **{"image_size": 40, "augment_probability": 0.0, **options}
+    )
 
 
 def make_dataset(
@@ -67,7 +92,11 @@ def draw_names(dataset: PromptSliceDataset, index: int, epochs: int) -> list[lis
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all(
-        torch.equal(one[key], other[key]) if isinstance(one[key], torch.Tensor) else one[key] == other[key]
+        (
+            torch.equal(one[key], other[key])
+            if isinstance(one[key], torch.Tensor)
+            else one[key] == other[key]
+        )
         for key in one
     )
 
@@ -77,7 +106,12 @@ def test_equal_keys_give_equal_streams_and_every_part_of_the_key_counts():
         return keyed_generator(*key).random(4).tolist()
 
     assert stream(1, 2, 3, "targets") == stream(1, 2, 3, "targets")
-    others = [(0, 2, 3, "targets"), (1, 0, 3, "targets"), (1, 2, 0, "targets"), (2, 1, 3, "targets")]
+    others = [
+        (0, 2, 3, "targets"),
+        (1, 0, 3, "targets"),
+        (1, 2, 0, "targets"),
+        (2, 1, 3, "targets"),
+    ]
     others += [(1, 2, 3, purpose) for purpose in ("order", "augmentation", "draws")]
     assert len({tuple(stream(*key)) for key in [(1, 2, 3, "targets"), *others]}) == len(others) + 1
 
@@ -85,24 +119,37 @@ def test_equal_keys_give_equal_streams_and_every_part_of_the_key_counts():
 class TestItem:
     @pytest.mark.parametrize("image_size", [32, 64])
     def test_shapes_types_and_ranges(self, tmp_path, image_size):
-        dataset = make_dataset(tmp_path, image_size=image_size, prompts_per_image=4, augment_probability=1.0)
+        dataset = make_dataset(
+            tmp_path, image_size=image_size, prompts_per_image=4, augment_probability=1.0
+        )
         for index in range(len(dataset)):
             item = dataset[5, index]
-            assert item["image"].shape == (3, image_size, image_size) and item["image"].dtype == torch.float32
-            # The augmentation's bilinear weights are rounded, and may leave the top a few ulp above 255.
+            assert (
+                item["image"].shape == (3, image_size, image_size)
+                and item["image"].dtype == torch.float32
+            )
+            # The augmentation's bilinear weights are rounded, and may leave the top a few ulp above
+            # 255.
             assert 0 <= item["image"].min() < 1 and 150 < item["image"].max() < 255.001
-            assert item["label"].shape == (4, image_size, image_size) and item["label"].dtype == torch.float32
+            assert (
+                item["label"].shape == (4, image_size, image_size)
+                and item["label"].dtype == torch.float32
+            )
             assert set(item["label"].unique().tolist()) == {0.0, 1.0}
             assert item["input_ids"].shape == (4, 77) and item["input_ids"].dtype == torch.int64
             assert item["prompt_valid"].shape == (4,) and item["prompt_valid"].dtype == torch.bool
             assert item["draw_key"].shape == () and item["draw_key"].dtype == torch.int64
-            assert (item["case"], item["slice_index"]) == ("hand-made", dataset.entries[index].slice_index)
+            assert (item["case"], item["slice_index"]) == (
+                "hand-made",
+                dataset.entries[index].slice_index,
+            )
             assert len(item["target"]) == 4
 
     @pytest.mark.parametrize("signs", [(-1, -1, 1), (1, 1, 1), (1, -1, -1)])
     def test_rows_run_front_to_back_and_columns_from_the_patients_right(self, tmp_path, signs):
         labels = np.zeros(SHAPE, np.uint8)
-        # Two by two voxels, 6 from the patient's right end and 3 from the front, on the second slice from the feet.
+        # Two by two voxels, 6 from the patient's right end and 3 from the front, on the second
+        # slice from the feet.
         place = [slice(6, 8), slice(3, 5), slice(1, 2)]
         for axis, sign in enumerate(signs):
             if sign != LPS[axis]:
@@ -163,7 +210,9 @@ class TestPrompts:
             assert all(len(set(names)) == len(names) <= prompts_per_image for names in drawn)
 
     def test_the_others_are_drawn(self, tmp_path):
-        drawn = draw_names(make_dataset(tmp_path, prompts_per_image=2, negative_probability=0.0), 0, 30)
+        drawn = draw_names(
+            make_dataset(tmp_path, prompts_per_image=2, negative_probability=0.0), 0, 30
+        )
         assert {names[1] for names in drawn} == {"liver", "spleen"}
 
     def test_negatives_are_targets_of_the_same_window_with_empty_masks(self, tmp_path):
@@ -179,13 +228,17 @@ class TestPrompts:
         assert asked == absent
 
     def test_the_share_of_negatives_is_as_asked(self, tmp_path):
-        drawn = draw_names(make_dataset(tmp_path, prompts_per_image=2, negative_probability=0.3), 0, 400)
+        drawn = draw_names(
+            make_dataset(tmp_path, prompts_per_image=2, negative_probability=0.3), 0, 400
+        )
         share = np.mean([names[1] not in ("liver", "spleen") for names in drawn])
         assert 0.22 < share < 0.38
 
     def test_an_object_too_small_to_count_is_never_asked_for(self, tmp_path):
         labels = abdomen_and_lung()
-        labels[10:13, 20, 1] = LABEL["heart"]  # three voxels, fewer than count as an object, but no absence either
+        labels[10:13, 20, 1] = LABEL[
+            "heart"
+        ]  # three voxels, fewer than count as an object, but no absence either
         dataset = make_dataset(tmp_path, labels, prompts_per_image=6, negative_probability=1.0)
         assert "heart" not in dataset.entries[0].area_fractions
         drawn = draw_names(dataset, 0, 20)
@@ -193,7 +246,11 @@ class TestPrompts:
 
     def test_slots_without_a_prompt_are_invalid(self, tmp_path):
         item = make_dataset(tmp_path, prompts_per_image=6, negative_probability=0.0)[0]
-        assert set(item["target"][:3]) == {"aorta", "liver", "spleen"} and item["target"][3:] == ["", "", ""]
+        assert set(item["target"][:3]) == {"aorta", "liver", "spleen"} and item["target"][3:] == [
+            "",
+            "",
+            "",
+        ]
         assert item["prompt_valid"].tolist() == [True] * 3 + [False] * 3
         assert item["label"][:3].flatten(1).any(1).all() and not item["label"][3:].any()
         # The network wants an end token in every prompt, used or not.
@@ -220,7 +277,9 @@ class TestReproducibility:
         for workers in (0, 2):
             torch.manual_seed(workers)
             np.random.seed(workers)  # noqa: NPY002  (global state must not matter)
-            batches.append(list(DataLoader(dataset, sampler=sampler, num_workers=workers, **WHOLE_BATCHES)))
+            batches.append(
+                list(DataLoader(dataset, sampler=sampler, num_workers=workers, **WHOLE_BATCHES))
+            )
         assert len(batches[0]) == 3
         assert all(same(one, other) for one, other in zip(*batches, strict=True))
 
@@ -251,17 +310,26 @@ class TestReproducibility:
 class TestWeights:
     """Data sets without images: entries are all that weights need."""
 
-    def make(self, *sources: Sequence[dict[str, float]], cards: Sequence[str] = ("phantom", "msd_lung")) -> Any:
-        entries = [[SliceEntry("c", k, None, areas) for k, areas in enumerate(source)] for source in sources]
+    def make(
+        self, *sources: Sequence[dict[str, float]], cards: Sequence[str] = ("phantom", "msd_lung")
+    ) -> Any:
+        entries = [
+            [SliceEntry("c", k, None, areas) for k, areas in enumerate(source)]
+            for source in sources
+        ]
         pairs = zip(cards, entries, strict=False)
-        return PromptSliceDataset([SimpleNamespace(card=load_card(c), entries=e) for c, e in pairs], image_size=8)
+        return PromptSliceDataset(
+            [SimpleNamespace(card=load_card(c), entries=e) for c, e in pairs], image_size=8
+        )
 
     def test_without_balance_all_count_alike(self):
         dataset = self.make([{"liver": 0.05}, {"liver": 0.05, "spleen": 0.005}, {"aorta": 0.0}])
         assert dataset.weights() == pytest.approx([1, 1, 1])
 
     def test_rare_targets_are_drawn_as_often_as_others(self):
-        dataset = self.make([{"liver": 0.05}, {"liver": 0.005}, {"liver": 0.2}, {"spleen": 0.05, "aorta": 0.0}])
+        dataset = self.make(
+            [{"liver": 0.05}, {"liver": 0.005}, {"liver": 0.2}, {"spleen": 0.05, "aorta": 0.0}]
+        )
         weights = dataset.weights(balance=["target"])
         assert weights == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
         sampler = KeyedBatches(dataset, samples_per_epoch=1, batch_size=1, balance=["target"])
@@ -272,39 +340,62 @@ class TestWeights:
         assert np.mean([index == 3 for index in drawn]) == pytest.approx(0.5, abs=0.07)
 
     def test_several_objects_on_a_slice_count_as_their_mean(self):
-        dataset = self.make([{"liver": 0.05}, {"liver": 0.05, "spleen": 0.05}, {"liver": 0.05}, {"liver": 0.05}])
+        dataset = self.make(
+            [{"liver": 0.05}, {"liver": 0.05, "spleen": 0.05}, {"liver": 0.05}, {"liver": 0.05}]
+        )
         # Four livers and one spleen: 1/4, 5/8, 1/4, 1/4, whose mean is 11/32.
-        assert dataset.weights(balance=["target"]) == pytest.approx([8 / 11, 20 / 11, 8 / 11, 8 / 11])
+        assert dataset.weights(balance=["target"]) == pytest.approx(
+            [8 / 11, 20 / 11, 8 / 11, 8 / 11]
+        )
 
     def test_sizes_are_balanced_whatever_the_target_and_data_set(self):
-        dataset = self.make([{"liver": 0.05}, {"spleen": 0.05}, {"liver": 0.005}], [{"lung tumor": 0.05}])
+        dataset = self.make(
+            [{"liver": 0.05}, {"spleen": 0.05}, {"liver": 0.005}], [{"lung tumor": 0.05}]
+        )
         assert dataset.weights(balance=["size"]) == pytest.approx([2 / 3, 2 / 3, 2, 2 / 3])
 
     def test_targets_of_two_data_sets_are_two_groups(self):
-        dataset = self.make([{"liver": 0.05}] * 3, [{"liver": 0.05}], cards=("phantom", "amos22_ct"))
+        dataset = self.make(
+            [{"liver": 0.05}] * 3, [{"liver": 0.05}], cards=("phantom", "amos22_ct")
+        )
         assert dataset.weights(balance=["target"]) == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
         assert dataset.weights(balance=["size"]) == pytest.approx([1, 1, 1, 1])
 
     def test_both_together_are_groups_of_target_and_size(self):
-        areas = [{"liver": 0.05}, {"liver": 0.05}, {"liver": 0.005}, {"spleen": 0.05}, {"spleen": 0.05}]
+        areas = [
+            {"liver": 0.05},
+            {"liver": 0.05},
+            {"liver": 0.005},
+            {"spleen": 0.05},
+            {"spleen": 0.05},
+        ]
         weights = self.make(areas).weights(balance=["target", "size"])
         # Three groups: large livers (2), a small one (1), large spleens (2).
         assert weights == pytest.approx([5 / 6, 5 / 6, 5 / 3, 5 / 6, 5 / 6])
         assert weights == pytest.approx(self.make(areas).weights(balance=("size", "target")))
 
     def test_slices_without_an_object_keep_the_mean_weight(self):
-        dataset = self.make([{"liver": 0.05}, {"liver": 0.05}, {"liver": 0.05}, {"spleen": 0.05}, {"aorta": 0.0}])
+        dataset = self.make(
+            [{"liver": 0.05}, {"liver": 0.05}, {"liver": 0.05}, {"spleen": 0.05}, {"aorta": 0.0}]
+        )
         weights = dataset.weights(balance=["target"])
         assert weights == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2, 1])
         assert weights.mean() == pytest.approx(1)
 
     @pytest.mark.filterwarnings("error")
     def test_slices_without_any_object_count_alike(self):
-        assert self.make([{"liver": 0.0}, {"aorta": 0.0}]).weights(balance=["target"]) == pytest.approx([1, 1])
+        assert self.make([{"liver": 0.0}, {"aorta": 0.0}]).weights(
+            balance=["target"]
+        ) == pytest.approx([1, 1])
 
     def test_small_objects_count_more_on_top(self):
         dataset = self.make(
-            [{"liver": 0.05}, {"liver": 0.05}, {"liver": SMALL_AREA_FRACTION / 2}, {"spleen": 0.05, "aorta": 0.0}]
+            [
+                {"liver": 0.05},
+                {"liver": 0.05},
+                {"liver": SMALL_AREA_FRACTION / 2},
+                {"spleen": 0.05, "aorta": 0.0},
+            ]
         )
         weights = dataset.weights(3.0, ["target"])
         assert weights == pytest.approx([2 / 3, 2 / 3, 3 * 2 / 3, 2])
@@ -312,7 +403,9 @@ class TestWeights:
         assert dataset.weights(3.0) == pytest.approx([1, 1, 3, 1])
 
     def test_other_groups_are_refused(self):
-        with pytest.raises(ValueError, match=r"^balance: expected some of target, size, received modality$"):
+        with pytest.raises(
+            ValueError, match=r"^balance: expected some of target, size, received modality$"
+        ):
             self.make([{"liver": 0.05}]).weights(balance=["target", "modality"])
 
 
@@ -321,7 +414,9 @@ def test_labels_of_another_grid_or_type(tmp_path):
     expected = open_case(case)[0, 1]
     label = nibabel.Nifti1Image.from_filename(case["label"])
     voxels = np.array(label.dataobj)  # not a view of the file that is about to be replaced
-    nibabel.save(nibabel.Nifti1Image(voxels.astype(np.float32)[..., None], label.affine), case["label"])
+    nibabel.save(
+        nibabel.Nifti1Image(voxels.astype(np.float32)[..., None], label.affine), case["label"]
+    )
     assert same(open_case(case)[0, 1], expected)
     mirrored = label.affine @ np.diag([-1.0, 1.0, 1.0, 1.0])
     mirrored[0, 3] += label.affine[0, 0] * (SHAPE[0] - 1)

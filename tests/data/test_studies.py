@@ -29,7 +29,9 @@ SPLIT = {"by": "case number", "test": [[1, 1]], "train": [[2, 9]]}
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two oblique cases with a liver and a spleen, as a datalist and by a card whose test case is the first."""
+    """Two oblique cases with a liver and a spleen, as a datalist and by a card whose test case is
+    the first.
+    """
     folder = tmp_path_factory.mktemp("studies")
     generator = np.random.default_rng(0)
     affine = np.diag([-0.8, 0.9, 3.0, 1.0])
@@ -41,7 +43,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels[2:6, 3:8, 1:4], labels[9:12, 2:5, 2:5] = 7, 8
         image = generator.integers(-150, 250, SHAPE).astype(np.int16)
         for name, voxels in (("image", image), ("label", labels)):
-            nibabel.save(nibabel.Nifti1Image(voxels, affine), folder / f"case_{number}_{name}.nii.gz")
+            nibabel.save(
+                nibabel.Nifti1Image(voxels, affine), folder / f"case_{number}_{name}.nii.gz"
+            )
         files = {name: f"case_{number}_{name}.nii.gz" for name in ("image", "label")}
         records.append({**files, "case": f"case_{number}", "patient": f"case_{number}"})
     (folder / "datalist.json").write_text(json.dumps({"training": records}))
@@ -53,23 +57,36 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("plane", ["axial", "coronal"])
 def test_a_cache_gives_the_slices_of_its_source(source, plane):
-    (from_files, _) = open_labelled_studies(datalist=source / "datalist.json", card=source / "mine.yaml")
+    from_files, _ = open_labelled_studies(
+        datalist=source / "datalist.json", card=source / "mine.yaml"
+    )
     (from_cache,) = open_labelled_studies(caches=source / "cache", card="phantom")
     slices = []
     for study in (from_files, from_cache):
-        plan = SlicePlan.from_affine(np.asarray(study["image"].affine), study["image"].shape[1:], plane)
+        plan = SlicePlan.from_affine(
+            np.asarray(study["image"].affine), study["image"].shape[1:], plane
+        )
         cut = plan.cut(np.asarray(study["image"][0])), plan.cut(study["labels"])
         slices.append((*cut, plan.slices_affine(np.asarray(study["image"].affine))))
     for ours, theirs in zip(*slices, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-9)
-    assert (from_files["case"], from_files["patient"]) == (from_cache["case"], from_cache["patient"]) == ("case_1",) * 2
-    assert from_files["values"] == dict(from_cache["values"]) and from_cache["values"]["spleen"] == (8,)
+    assert (
+        (from_files["case"], from_files["patient"])
+        == (from_cache["case"], from_cache["patient"])
+        == ("case_1",) * 2
+    )
+    assert from_files["values"] == dict(from_cache["values"]) and from_cache["values"][
+        "spleen"
+    ] == (8,)
     assert from_files["prompts"] == from_cache["prompts"]
 
 
 def test_a_patient_is_the_lists_or_the_cards_or_nobody(source):
     records = json.loads((source / "datalist.json").read_text())["training"]
-    bare = [{**{name: str(source / record[name]) for name in ("image", "label")}, "case": "p1_a"} for record in records]
+    bare = [
+        {**{name: str(source / record[name]) for name in ("image", "label")}, "case": "p1_a"}
+        for record in records
+    ]
     card = load_card(source / "mine.yaml")
     assert LabelledStudyDataset(bare, card)[0]["patient"] == ""
     named = replace(card, cases=replace(card.cases, patient=r"^p\d"))
@@ -78,7 +95,9 @@ def test_a_patient_is_the_lists_or_the_cards_or_nobody(source):
 
 
 def test_only_the_asked_part_of_every_cache_comes(source):
-    both = open_labelled_studies(caches=[source / "cache"] * 2, part="train", card="phantom", targets=["liver"])
+    both = open_labelled_studies(
+        caches=[source / "cache"] * 2, part="train", card="phantom", targets=["liver"]
+    )
     assert [both[k]["case"] for k in range(len(both))] == ["case_2"] * 2
     assert [prompt.target for prompt in both[0]["prompts"]] == ["liver"]
     assert both[0]["prompts"][0].card == "mine"
@@ -90,30 +109,42 @@ def test_wrong_sources_are_told(source, tmp_path):
     with pytest.raises(ValueError, match=r"expected --datalist FILE\.json, received none"):
         open_labelled_studies(card="phantom")
     with pytest.raises(ValueError, match="expected --datalist or --caches, received both"):
-        open_labelled_studies(datalist=source / "datalist.json", caches=source / "cache", card="phantom")
+        open_labelled_studies(
+            datalist=source / "datalist.json", caches=source / "cache", card="phantom"
+        )
     with pytest.raises(ValueError, match=r"expected a finished cache, found no manifest\.json"):
         open_labelled_studies(caches=tmp_path, card="phantom")
 
 
 def test_labels_that_the_card_does_not_know_are_told_by_case(source):
     studies = open_labelled_studies(datalist=source / "datalist.json", card="msd_colon")
-    with pytest.raises(ValueError, match=r"case case_1: expected labels 0, 1 of card msd_colon, received 7, 8"):
+    with pytest.raises(
+        ValueError, match=r"case case_1: expected labels 0, 1 of card msd_colon, received 7, 8"
+    ):
         studies[0]
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache by the published protocol: the spleen is on slices 1 to 3, but small on 1; the liver has two windows."""
+    """A cache by the published protocol: the spleen is on slices 1 to 3, but small on 1; the liver
+    has two windows.
+    """
     folder = tmp_path_factory.mktemp("published")
     labels = np.zeros((32, 32, 5), np.uint8)
     labels[2:12, 2:12, 2:4], labels[2, 2, 1] = 8, 8
     labels[20:30, 20:30, 2:5] = 7
     image = np.random.default_rng(0).integers(-150, 250, labels.shape).astype(np.int16)
     for name, voxels in (("image", image), ("label", labels)):
-        nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1, 3, 1])), folder / f"{name}.nii.gz")
+        nibabel.save(
+            nibabel.Nifti1Image(voxels, np.diag([-1.0, -1, 3, 1])), folder / f"{name}.nii.gz"
+        )
     (folder / "pairs.csv").write_text("image,label,case,split\nimage.nii.gz,label.nii.gz,a,test\n")
     card = yaml.safe_load((resource_folder("datasets") / "phantom.yaml").read_text())
-    card |= {"name": "twice", "protocol": "biomedparse", "windows": {**card["windows"], "liver": [-25, 230]}}
+    card |= {
+        "name": "twice",
+        "protocol": "biomedparse",
+        "windows": {**card["windows"], "liver": [-25, 230]},
+    }
     card["targets"]["liver"]["extra_windows"] = ["liver"]
     (folder / "twice.yaml").write_text(yaml.safe_dump(card))
     return prepare_cache(folder / "twice.yaml", folder / "pairs.csv", folder / "cache").cache
@@ -122,7 +153,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_published_protocol_asks_for_its_slices_alone_and_in_every_window(published):
     (study,) = open_labelled_studies(caches=published, card="phantom", targets=["liver", "spleen"])
     asked = [
-        (prompt.target, prompt.window, slices) for prompt, slices in zip(study["prompts"], study["asked"], strict=True)
+        (prompt.target, prompt.window, slices)
+        for prompt, slices in zip(study["prompts"], study["asked"], strict=True)
     ]
     assert asked == [
         ("liver", (-150.0, 250.0), {2, 3, 4}),
@@ -131,7 +163,9 @@ def test_the_published_protocol_asks_for_its_slices_alone_and_in_every_window(pu
     ]
     assert study["input_ids"].shape[0] == 3
     # By the other protocol every slice is asked for.
-    prepare_cache(published / "twice.yaml", published.parent / "pairs.csv", published, protocol="volume")
+    prepare_cache(
+        published / "twice.yaml", published.parent / "pairs.csv", published, protocol="volume"
+    )
     (study,) = open_labelled_studies(caches=published, card="phantom", targets=["liver"])
     assert study["asked"] == [None]
     prepare_cache(published / "twice.yaml", published.parent / "pairs.csv", published)
@@ -152,21 +186,32 @@ def test_rows_of_the_published_protocol(published):
             return image
 
         def decode(self, image, input_ids):
-            return {"mask_logits": torch.ones(len(image), input_ids.shape[1], 16, 16), "presence_logits": None}
+            return {
+                "mask_logits": torch.ones(len(image), input_ids.shape[1], 16, 16),
+                "presence_logits": None,
+            }
 
     windows = [prompt.window for prompt in study["prompts"]]
-    masks = PromptSliceInferer(image_size=32)(study["image"], Everything(), study["input_ids"], windows)
+    masks = PromptSliceInferer(image_size=32)(
+        study["image"], Everything(), study["input_ids"], windows
+    )
     writer = ResultsWriter("unused.csv", method="all", seed=0)
     writer(SimpleNamespace(state=SimpleNamespace(batch=[study], output={"pred": masks})))
     rows = [(row.dataset, row.case, row.target, row.slice_index, row.level) for row in writer.rows]
     liver = [("twice", "a", "liver", k, "slice") for k in (2, 3, 4)]
     spleen = [("twice", "a", "spleen", k, "slice") for k in (2, 3)]
-    assert rows == [*liver, *spleen, *[("twice", "a_liver", "liver", k, "slice") for k in (2, 3, 4)]]
+    assert rows == [
+        *liver,
+        *spleen,
+        *[("twice", "a_liver", "liver", k, "slice") for k in (2, 3, 4)],
+    ]
     assert writer.rows[0].dice == pytest.approx(2 * 100 / (100 + 1024))
 
 
 def test_a_cache_cut_otherwise_is_refused(source):
-    with pytest.raises(ValueError, match="expected slices of plane coronal, found axial; pass --plane axial"):
+    with pytest.raises(
+        ValueError, match="expected slices of plane coronal, found axial; pass --plane axial"
+    ):
         open_labelled_studies(caches=source / "cache", part="test", card="phantom", plane="coronal")
 
 
@@ -179,7 +224,10 @@ class TestDamagedCaches:
         ("damage", "message"),
         [
             (lambda c: (c / "index.csv").unlink(), "found No such file or directory"),
-            (lambda c: (c / "index.csv").write_text("case"), r"found index\.csv is not the one it was finished with"),
+            (
+                lambda c: (c / "index.csv").write_text("case"),
+                r"found index\.csv is not the one it was finished with",
+            ),
             (lambda c: (c / "manifest.json").write_text("{"), "found damaged tables"),
             (lambda c: (c / "manifest.json").write_text("[]"), "found damaged tables"),
             (lambda c: (c / "mine.yaml").unlink(), "no such file"),
@@ -193,7 +241,8 @@ class TestDamagedCaches:
         damage(cache)
         for read in (open_labelled_studies, open_sources):
             with pytest.raises(
-                ValueError, match=rf"cache: expected .*{message}.*; run the same `boltzmed prepare` again"
+                ValueError,
+                match=rf"cache: expected .*{message}.*; run the same `boltzmed prepare` again",
             ) as e:
                 read(caches=cache, part="test", card="phantom")
             assert "\n" not in str(e.value)

@@ -24,8 +24,12 @@ SAMPLES = [
 ]
 
 
-def build_trainer(handlers: Any = (), *, network: nn.Module | None = None, rate: float = 0.1, **options: Any) -> Any:
-    """A linear network on four samples in two batches, with plain gradient descent unless told otherwise."""
+def build_trainer(
+    handlers: Any = (), *, network: nn.Module | None = None, rate: float = 0.1, **options: Any
+) -> Any:
+    """A linear network on four samples in two batches, with plain gradient descent unless told
+    otherwise.
+    """
     network = nn.Linear(3, 1) if network is None else network
     sampler: Any = DistributedSampler(SAMPLES, num_replicas=1, rank=0)  # type: ignore[arg-type]
     return SupervisedTrainer(
@@ -61,7 +65,10 @@ class TestFiniteLoss:
             ValueError, match=f"epoch 2, iteration 4: expected a finite loss, received {value} "
         ) as told:
             trainer.run()
-        assert set(str(told.value).split("cases ")[1].split(";")[0].split(", ")) <= {"case0", "case1"}
+        assert set(str(told.value).split("cases ")[1].split(";")[0].split(", ")) <= {
+            "case0",
+            "case1",
+        }
         assert "\n" not in str(told.value)
         assert len(snapshots) == 4 and torch.equal(parameters(network), snapshots[-1])
 
@@ -74,14 +81,18 @@ class TestFiniteLoss:
     def test_only_the_case_that_spoils_it_is_named(self):
         samples = [{**sample, "case": f"case{index}"} for index, sample in enumerate(SAMPLES)]
         samples[2] = {**samples[2], "image": torch.full((3,), torch.inf)}
-        with pytest.raises(ValueError, match=r"received (nan|inf) on cases case2; check those images"):
+        with pytest.raises(
+            ValueError, match=r"received (nan|inf) on cases case2; check those images"
+        ):
             build_trainer([FiniteLoss()], train_data_loader=DataLoader(samples, batch_size=4)).run()  # type: ignore[arg-type]
 
     def test_of_several_processes_each_names_its_own(self, monkeypatch):
         monkeypatch.setattr(idist, "get_world_size", lambda: 2)
         options = {"loss_function": lambda output, target: output.sum() * torch.nan}
         options["train_data_loader"] = DataLoader(SAMPLES, batch_size=4)  # type: ignore[assignment,arg-type]
-        with pytest.raises(ValueError, match="on cases case0, case1, or on those that another process names; check"):
+        with pytest.raises(
+            ValueError, match="on cases case0, case1, or on those that another process names; check"
+        ):
             build_trainer([FiniteLoss()], **options).run()
 
     def test_a_finite_loss_passes(self):
@@ -107,7 +118,9 @@ class TestTrainingCheckpoints:
         rate: float = 0.1,
         settings: Any = None,
     ) -> Any:
-        """Weights, the rates of the steps taken, and the trainer; stopped in the middle of an epoch if asked."""
+        """Weights, the rates of the steps taken, and the trainer; stopped in the middle of an epoch
+        if asked.
+        """
         torch.manual_seed(0)
         network = nn.Linear(3, 1)
         optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
@@ -117,7 +130,9 @@ class TestTrainingCheckpoints:
         checkpoints = TrainingCheckpoints(
             str(folder), state, settings={"rate": rate, **(settings or {})}, resume=resume
         )
-        trainer = build_trainer([*handlers, checkpoints], network=network, optimizer=optimizer, max_epochs=epochs)
+        trainer = build_trainer(
+            [*handlers, checkpoints], network=network, optimizer=optimizer, max_epochs=epochs
+        )
         rates: list[float] = []
 
         @trainer.on(Events.ITERATION_STARTED)
@@ -207,13 +222,15 @@ class TestTrainingCheckpoints:
     def test_other_settings_and_broken_files_are_refused(self, tmp_path):
         self.train(tmp_path, 2)
         with pytest.raises(
-            ValueError, match=r"checkpoint_epoch=2\.pt: expected a training with rate 0\.2, got .* 0\.1; "
+            ValueError,
+            match=r"checkpoint_epoch=2\.pt: expected a training with rate 0\.2, got .* 0\.1; ",
         ):
             self.train(tmp_path, 4, rate=0.2)
         for path in sorted(tmp_path.glob("checkpoint_epoch=*.pt")):
             path.write_bytes(path.read_bytes()[:500])
         with pytest.raises(
-            ValueError, match=r"checkpoint_epoch=2\.pt: expected this training's checkpoint, got .*resume"
+            ValueError,
+            match=r"checkpoint_epoch=2\.pt: expected this training's checkpoint, got .*resume",
         ):
             self.train(tmp_path, 4)
 
@@ -225,21 +242,29 @@ class TestTrainingCheckpoints:
         newest.write_bytes(newest.read_bytes()[:-30])
         resumed, rates, _ = self.train(tmp_path / "cut", 4)
         assert torch.equal(resumed, whole) and len(rates) == 4
-        assert "checkpoint_epoch=3.pt is damaged: going on from checkpoint_epoch=2.pt" in caplog.text
+        assert (
+            "checkpoint_epoch=3.pt is damaged: going on from checkpoint_epoch=2.pt" in caplog.text
+        )
         assert self.saved(tmp_path / "cut") == [3, 4]
 
     def test_a_setting_that_a_save_lacks_is_another_training(self, tmp_path):
         self.train(tmp_path, 2)
-        with pytest.raises(ValueError, match=r"expected a training with decay 0\.01, got one with none; "):
+        with pytest.raises(
+            ValueError, match=r"expected a training with decay 0\.01, got one with none; "
+        ):
             self.train(tmp_path, 4, settings={"decay": 0.01})
 
     def test_a_process_without_the_first_ones_save_is_told(self, tmp_path, monkeypatch):
         self.train(tmp_path / "first", 2)
         (tmp_path / "other").mkdir()
-        with monkeypatch.context() as patch:  # as the second of two, on a machine with a disk of its own
+        # As the second of two, on a machine with a disk of its own.
+        with monkeypatch.context() as patch:
             patch.setattr(idist, "get_rank", lambda: 1)
             patch.setattr(idist, "broadcast", lambda name, src: "checkpoint_epoch=2.pt")
-            with pytest.raises(ValueError, match=r"other/checkpoint_epoch=2\.pt: .* process 1 finds none; .* all proc"):
+            with pytest.raises(
+                ValueError,
+                match=r"other/checkpoint_epoch=2\.pt: .* process 1 finds none; .* all proc",
+            ):
                 self.train(tmp_path / "other", 4)
             _, rates, _ = self.train(tmp_path / "first", 4)
         assert len(rates) == 4
@@ -257,7 +282,9 @@ class TestTrainingCheckpoints:
             "my.model.pt",
         }
         for name in (*cut, *own):
-            (tmp_path / name).write_bytes(b"notes" if name == "tmpmy_notes" else b"PK\x03\x04" if "_1" in name else b"")
+            (tmp_path / name).write_bytes(
+                b"notes" if name == "tmpmy_notes" else b"PK\x03\x04" if "_1" in name else b""
+            )
         (tmp_path / "tmpfolders1").mkdir()
         self.train(tmp_path, 2)
         left = {path.name for path in tmp_path.iterdir() if not path.name.startswith("checkpoint_")}
@@ -295,7 +322,9 @@ class TestEarlyStop:
         stop.set_trainer(trainer)
         return stop, trainer
 
-    def epochs_until_stopped(self, stop: EarlyStop, trainer: Any, losses: list[float]) -> int | None:
+    def epochs_until_stopped(
+        self, stop: EarlyStop, trainer: Any, losses: list[float]
+    ) -> int | None:
         """Number of validations after which training ends; Dice gets better all the while."""
         evaluator = Engine(lambda engine, batch: None)
         for epoch, loss in enumerate(losses, 1):
@@ -322,16 +351,21 @@ class TestEarlyStop:
         stop, _ = self.build(3)
         images = torch.zeros(4, 2, 3)
         images[1, 0, 2] = images[3, 1, 0] = value
-        evaluator = Engine(lambda engine, batch: {"image": batch["image"], "pred": {"mask_logits": batch["image"]}})
+        evaluator = Engine(
+            lambda engine, batch: {"image": batch["image"], "pred": {"mask_logits": batch["image"]}}
+        )
         stop.attach(evaluator)
-        batches = [{"image": image, "case": [f"case{k}0", f"case{k}1"]} for k, image in enumerate(images)]
+        batches = [
+            {"image": image, "case": [f"case{k}0", f"case{k}1"]} for k, image in enumerate(images)
+        ]
 
         @evaluator.on(Events.STARTED)
         def validate() -> None:
             evaluator.state.metrics = {"val_loss": value}
 
         with pytest.raises(
-            ValueError, match=r"expected a finite val_loss, received (nan|inf); .* of cases case10, case31;"
+            ValueError,
+            match=r"expected a finite val_loss, received (nan|inf); .* of cases case10, case31;",
         ):
             evaluator.run(batches)
         assert stop.state_dict()["best_score"] is None

@@ -1,4 +1,6 @@
-"""Inference of a volume: masks on the file's own grid, the same whatever the batch, each window encoded once."""
+"""Inference of a volume: masks on the file's own grid, the same whatever the batch, each window
+encoded once.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def place(volume: np.ndarray, orientation: Any = LPS) -> MetaTensor:
     affine[:3, :3] = 0
     for column, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
         affine[axis, column] = sign * (0.8 + column)
-    return MetaTensor(torch.tensor(volume, dtype=torch.float32)[None], affine=torch.from_numpy(affine))
+    return MetaTensor(
+        torch.tensor(volume, dtype=torch.float32)[None], affine=torch.from_numpy(affine)
+    )
 
 
 class StandIn(nn.Module):
@@ -68,11 +72,16 @@ class Brightness(StandIn):
 
     def decode(self, image: Tensor, input_ids: Tensor) -> dict[str, Tensor | None]:
         logits = F.avg_pool2d(image[:, self.channel, None], 2) - 127.5
-        return {"mask_logits": logits.expand(-1, input_ids.shape[1], -1, -1), "presence_logits": None}
+        return {
+            "mask_logits": logits.expand(-1, input_ids.shape[1], -1, -1),
+            "presence_logits": None,
+        }
 
 
 class Recorded(StandIn):
-    """Gives the logits (K,P,h,h) it was made of. Slice k must be k HU throughout, prompt p's first token p."""
+    """Gives the logits (K,P,h,h) it was made of. Slice k must be k HU throughout, prompt p's first
+    token p.
+    """
 
     def __init__(self, logits: Tensor, presence: Tensor | None = None) -> None:
         super().__init__()
@@ -85,14 +94,21 @@ class Recorded(StandIn):
 
 
 def run_recorded(
-    logits: Tensor, slice_shape: tuple[int, int], *, windows: Any = None, presence: Tensor | None = None, **options: Any
+    logits: Tensor,
+    slice_shape: tuple[int, int],
+    *,
+    windows: Any = None,
+    presence: Tensor | None = None,
+    **options: Any,
 ) -> PackedMasks:
     """Masks of given logits over slices of a given (H, W)."""
     count, prompts = logits.shape[:2]
     volume = np.broadcast_to(np.arange(count), (*slice_shape[::-1], count))
     inferer = PromptSliceInferer(image_size=32, **options)
     ids = torch.arange(prompts)[:, None]
-    return inferer(place(volume), Recorded(logits, presence), ids, windows or [(0.0, 255.0)] * prompts)
+    return inferer(
+        place(volume), Recorded(logits, presence), ids, windows or [(0.0, 255.0)] * prompts
+    )
 
 
 def test_a_crop_is_segmented_at_its_own_scale_where_asked():
@@ -107,7 +123,9 @@ def test_a_crop_is_segmented_at_its_own_scale_where_asked():
     volume[2:4, 2:4] = 255
     for side, bright in ((1, 32 * 32 // 9), (32, 4)):
         inferer = PromptSliceInferer(image_size=32, min_side=side)
-        masks = inferer(place(volume), Looking(), torch.zeros(1, 1, dtype=torch.int64), [(0.0, 255.0)])
+        masks = inferer(
+            place(volume), Looking(), torch.zeros(1, 1, dtype=torch.int64), [(0.0, 255.0)]
+        )
         assert (seen[-1][0, 1] > 127).sum() == pytest.approx(bright, rel=0.2)
         assert masks.volume(0).shape == volume.shape
 
@@ -124,7 +142,9 @@ class TestFrames:
         encode = network.encode_image
         network.encode_image = lambda image: seen.append(tuple(image.shape)) or encode(image)  # type: ignore[method-assign]
         windows = [ABDOMEN] * 3 + [LUNG]
-        masks = PromptSliceInferer(image_size=96, min_side=8)(place(volume), network, ids, windows, frames)
+        masks = PromptSliceInferer(image_size=96, min_side=8)(
+            place(volume), network, ids, windows, frames
+        )
         # Two prompts with the same window, or the same frame, still are two groups.
         assert network.texts == [[10], [11], [12], [13]]
         assert [shape[-1] for shape in seen] == [64, 96, 32, 64]
@@ -150,7 +170,13 @@ class TestFrames:
     def test_small_images_come_in_larger_batches_of_as_many_pixels(self):
         network, ids = Brightness(), torch.zeros(3, 1, dtype=torch.int64)
         inferer = PromptSliceInferer(image_size=64, batch_size=2)
-        inferer(place(np.zeros((16, 16, 12))), network, ids, [ABDOMEN] * 3, [Frame(32), Frame(64), Frame(96)])
+        inferer(
+            place(np.zeros((16, 16, 12))),
+            network,
+            ids,
+            [ABDOMEN] * 3,
+            [Frame(32), Frame(64), Frame(96)],
+        )
         assert network.images == [8, 4, *[2] * 6, *[2] * 6]
 
     def test_large_slices_do_not_though_their_images_are_small(self):
@@ -162,7 +188,10 @@ class TestFrames:
         assert network.images == [2, 2]
 
     def test_a_card_has_its_frame(self):
-        prompts = [SimpleNamespace(window=None, card=name) for name in ("lidc_idri", "generic_ct", "lidc_idri")]
+        prompts = [
+            SimpleNamespace(window=None, card=name)
+            for name in ("lidc_idri", "generic_ct", "lidc_idri")
+        ]
         study = {"image": None, "input_ids": None, "prompts": prompts}
         assert PrepareStudy({"lidc_idri": Frame(128, 128)})([study])[3]["frames"] == [
             Frame(128, 128),
@@ -200,7 +229,9 @@ class TestGeometry:
         volume = np.full((20, 14, 3), -150)
         volume[2:8, 3:12, 1] = 250
         inferer = PromptSliceInferer(image_size=40)
-        masks = inferer(place(volume), Brightness(), torch.zeros(1, 1, dtype=torch.int64), [ABDOMEN])
+        masks = inferer(
+            place(volume), Brightness(), torch.zeros(1, 1, dtype=torch.int64), [ABDOMEN]
+        )
         expected = np.zeros((3, 14, 20))
         expected[1, 3:12, 2:8] = 1  # rows from the front, columns from the patient's right
         assert np.array_equal(masks.slices(0), expected)
@@ -222,7 +253,9 @@ class TestWindows:
         network = Brightness()
         inferer = PromptSliceInferer(image_size=32, batch_size=2)
         windows = [LUNG, ABDOMEN, LUNG, LUNG]
-        inferer(place(np.zeros((16, 16, 5))), network, torch.tensor([[10], [11], [12], [13]]), windows)
+        inferer(
+            place(np.zeros((16, 16, 5))), network, torch.tensor([[10], [11], [12], [13]]), windows
+        )
         assert network.texts == [[10, 12, 13], [11]]
         assert network.images == [2, 2, 1, 2, 2, 1]  # two windows, three batches
 
@@ -231,7 +264,9 @@ class TestWindows:
         volume = np.full((16, 16, 2), -25)
         volume[2:14, 2:14, 0], volume[2:14, 2:14, 1] = 25, 75
         inferer = PromptSliceInferer(image_size=32)
-        masks = inferer(place(volume), Brightness(), torch.zeros(3, 1, dtype=torch.int64), [LUNG, ABDOMEN, LUNG])
+        masks = inferer(
+            place(volume), Brightness(), torch.zeros(3, 1, dtype=torch.int64), [LUNG, ABDOMEN, LUNG]
+        )
         for prompt, expected in enumerate([volume > 0, volume > 50, volume > 0]):
             assert np.array_equal(masks.volume(prompt), expected)
 
@@ -247,8 +282,9 @@ class TestWindows:
 
 class TestLogits:
     def test_logits_are_resized_and_masks_are_not(self):
-        # Two columns of -1 and 9 over eight pixels: 0.1 of the way from one centre (pixel 1.5) to the other (5.5) the
-        # logit is 0, before pixel 2. Resized probabilities would begin at pixel 3, resized masks at pixel 4.
+        # Two columns of -1 and 9 over eight pixels: 0.1 of the way from one centre (pixel 1.5) to
+        # the other (5.5) the logit is 0, before pixel 2. Resized probabilities would begin at pixel
+        # 3, resized masks at pixel 4.
         logits = torch.tensor([[-1.0, 9.0], [-1.0, 9.0]])[None, None]
         assert run_recorded(logits, (8, 8)).slices(0)[0].tolist() == [[0, 0, 1, 1, 1, 1, 1, 1]] * 8
 
@@ -311,10 +347,20 @@ class TestPresence:
         masks = run_recorded(torch.full((3, 3, 8, 8), 3.0), (8, 8), **options)
         np.testing.assert_allclose(masks.presence_PK, probability.T, atol=1e-6)
         for prompt in range(3):
-            assert masks.slices(prompt).all((1, 2)).tolist() == (probability[:, prompt] >= 0.5).tolist()
-            assert masks.slices(prompt).any((1, 2)).tolist() == (probability[:, prompt] >= 0.5).tolist()
-            assert [len(part) for part in masks.probabilities(prompt)] == masks.slices(prompt).sum((1, 2)).tolist()
-        strict = run_recorded(torch.full((3, 3, 8, 8), 3.0), (8, 8), presence_threshold=0.85, **options)
+            assert (
+                masks.slices(prompt).all((1, 2)).tolist()
+                == (probability[:, prompt] >= 0.5).tolist()
+            )
+            assert (
+                masks.slices(prompt).any((1, 2)).tolist()
+                == (probability[:, prompt] >= 0.5).tolist()
+            )
+            assert [len(part) for part in masks.probabilities(prompt)] == masks.slices(prompt).sum(
+                (1, 2)
+            ).tolist()
+        strict = run_recorded(
+            torch.full((3, 3, 8, 8), 3.0), (8, 8), presence_threshold=0.85, **options
+        )
         assert [int(strict.slices(prompt).any((1, 2)).sum()) for prompt in range(3)] == [1, 0, 0]
 
     def test_a_network_without_it_gives_none_and_gates_nothing(self):
@@ -337,8 +383,12 @@ class TestPresence:
     )
     def test_without_smoothing_each_slice_counts_for_itself(self, probability, threshold):
         presence = torch.from_numpy(probability).logit()
-        masks = run_recorded(random_logits(7, 2, 8), (8, 8), presence=presence, presence_threshold=threshold)
-        ungated = run_recorded(random_logits(7, 2, 8), (8, 8), presence=presence, presence_threshold=0.0)
+        masks = run_recorded(
+            random_logits(7, 2, 8), (8, 8), presence=presence, presence_threshold=threshold
+        )
+        ungated = run_recorded(
+            random_logits(7, 2, 8), (8, 8), presence=presence, presence_threshold=0.0
+        )
         open_PK = np.float32(threshold) <= presence.sigmoid().numpy().T
         assert masks.smoothed_PK is None
         assert np.array_equal(masks.bits_PKHW, ungated.bits_PKHW * open_PK[..., None, None])
@@ -355,34 +405,51 @@ class TestPresence:
 
     @settings(max_examples=25, deadline=None, derandomize=True)
     @given(
-        arrays(np.float32, (3, 12), elements=strategies.floats(0, 1, width=32, allow_subnormal=False)),
+        arrays(
+            np.float32, (3, 12), elements=strategies.floats(0, 1, width=32, allow_subnormal=False)
+        ),
         strategies.floats(0.1, 5),
     )
     def test_smoothing_keeps_prompts_apart_and_a_curves_range(self, curves, deviation):
         smoothed = smooth_presence(curves, deviation)
         assert np.array_equal(smoothed[1], smooth_presence(curves[1:2], deviation)[0])
-        assert (smoothed >= curves.min(1, keepdims=True)).all() and (smoothed <= curves.max(1, keepdims=True)).all()
+        assert (smoothed >= curves.min(1, keepdims=True)).all() and (
+            smoothed <= curves.max(1, keepdims=True)
+        ).all()
 
     def test_smoothing_fills_a_dropped_slice_and_drops_a_single_one(self):
-        probability = torch.tensor([[0.9, 0.9, 0.9, 0.1, 0.9, 0.9, 0.9], [0.1, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1]]).T
+        probability = torch.tensor(
+            [[0.9, 0.9, 0.9, 0.1, 0.9, 0.9, 0.9], [0.1, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1]]
+        ).T
         logits = torch.full((7, 2, 8, 8), 3.0)
         gap_mm = 2.8  # of `place`'s slices
-        options = {"presence": probability.logit(), "batch_size": 2, "presence_smoothing_mm": gap_mm}
+        options = {
+            "presence": probability.logit(),
+            "batch_size": 2,
+            "presence_smoothing_mm": gap_mm,
+        }
         masks = run_recorded(logits, (8, 8), **options)
         assert masks.slices(0).all() and not masks.slices(1).any()
         assert not any(len(part) for part in masks.probabilities(1))
         np.testing.assert_allclose(masks.presence_PK, probability.T, atol=1e-6)
-        # The Gaussian of one slice's width, with what is beyond four of them cut off: 0.399 of its weight is here.
+        # The Gaussian of one slice's width, with what is beyond four of them cut off: 0.399 of its
+        # weight is here.
         weight = 1 / np.exp(-(np.arange(-4, 5) ** 2) / 2).sum()
-        assert masks.smoothed_PK[:, 3] == pytest.approx([0.9 - 0.8 * weight, 0.1 + 0.8 * weight], abs=1e-6)
+        assert masks.smoothed_PK[:, 3] == pytest.approx(
+            [0.9 - 0.8 * weight, 0.1 + 0.8 * weight], abs=1e-6
+        )
         narrow = run_recorded(logits, (8, 8), **{**options, "presence_smoothing_mm": gap_mm / 10})
         assert narrow.slices(0).any((1, 2)).tolist() == [True] * 3 + [False] + [True] * 3
 
     @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
     def test_impossible_settings_are_refused(self, value):
-        with pytest.raises(ValueError, match="presence_threshold: expected a probability from 0 to 1, received"):
+        with pytest.raises(
+            ValueError, match="presence_threshold: expected a probability from 0 to 1, received"
+        ):
             PromptSliceInferer(image_size=64, presence_threshold=value)
-        with pytest.raises(ValueError, match="presence_smoothing_mm: expected 0 or more mm, received"):
+        with pytest.raises(
+            ValueError, match="presence_smoothing_mm: expected 0 or more mm, received"
+        ):
             PromptSliceInferer(image_size=64, presence_smoothing_mm=-1 if value == 1.1 else value)
 
 
@@ -403,7 +470,9 @@ def test_progress_sees_every_step():
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0, float("nan")])
 def test_impossible_thresholds_are_refused(threshold):
-    with pytest.raises(ValueError, match="mask threshold: expected a probability between 0 and 1, received"):
+    with pytest.raises(
+        ValueError, match="mask threshold: expected a probability between 0 and 1, received"
+    ):
         PromptSliceInferer(image_size=64, threshold=threshold)
 
 
@@ -424,7 +493,9 @@ class TestWithTheNetwork:
         return BoltzFormer(
             HieraEncoder(16, 1, stages=(1, 2, 3, 1), global_att_blocks=(4,), neck_channels=32),
             PixelDecoder([32] * 4, 32, 32, num_layers=1, num_heads=4, feedforward_dim=48),
-            TextEncoder(64, width=32, num_layers=1, num_heads=2, output_dim=32, context_length=16, end_id=63),
+            TextEncoder(
+                64, width=32, num_layers=1, num_heads=2, output_dim=32, context_length=16, end_id=63
+            ),
             Decoder(5, 32, num_heads=4, feedforward_dim=48, num_layers=6),
             PiGMA(5),
         ).eval()
@@ -434,14 +505,22 @@ class TestWithTheNetwork:
         noise = np.random.default_rng(0).normal(size=(48, 40, 7))
         return place(2500 * gaussian_filter(noise, (3, 3, 1)))
 
-    def segment(self, network: BoltzFormer, image: MetaTensor, prompts: Sequence[int] = (0, 1, 2), **options: Any):
+    def segment(
+        self,
+        network: BoltzFormer,
+        image: MetaTensor,
+        prompts: Sequence[int] = (0, 1, 2),
+        **options: Any,
+    ):
         """Masks of some prompts, and the draws that every decoder call was given."""
         draws: list[list[Tensor]] = []
         hook = network.decoder.register_forward_pre_hook(
             lambda module, args, keywords: draws.append(list(keywords["draws"])), with_kwargs=True
         )
         inferer = PromptSliceInferer(image_size=64, channels="neighbours", **options)
-        masks = inferer(image, network, self.IDS[list(prompts)], [self.WINDOWS[prompt] for prompt in prompts])
+        masks = inferer(
+            image, network, self.IDS[list(prompts)], [self.WINDOWS[prompt] for prompt in prompts]
+        )
         hook.remove()
         return masks, draws
 
@@ -450,7 +529,9 @@ class TestWithTheNetwork:
         """Slice by slice."""
         masks, _ = self.segment(network, image, batch_size=1)
         shares = [masks.volume(prompt).mean() for prompt in range(3)]
-        assert all(0.02 < share < 0.98 for share in shares), f"masks that could not tell a difference: {shares}"
+        assert all(0.02 < share < 0.98 for share in shares), (
+            f"masks that could not tell a difference: {shares}"
+        )
         assert len({masks.volume(prompt).tobytes() for prompt in range(3)}) == 3
         return masks
 
@@ -494,7 +575,9 @@ class TestWithTheNetwork:
     def test_nothing_carries_a_gradient(self, network, image):
         assert torch.is_grad_enabled()
         seen: list[bool] = []
-        hook = network.pigma.register_forward_hook(lambda module, args, output: seen.append(output.requires_grad))
+        hook = network.pigma.register_forward_hook(
+            lambda module, args, output: seen.append(output.requires_grad)
+        )
         self.segment(network, image, [0])
         hook.remove()
         assert seen and not any(seen)

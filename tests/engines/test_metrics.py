@@ -1,4 +1,6 @@
-"""Metrics of validation: Dice by formula, the loss of all prompts, a gate's rates by hand; over batches."""
+"""Metrics of validation: Dice by formula, the loss of all prompts, a gate's rates by hand; over
+batches.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ def batch(presence: list[float] | None, shown: list[bool], valid: list[bool]) ->
     target = torch.zeros(1, len(shown), 2, 2)
     target[0, torch.tensor(shown), 1, 0] = 1
     logits = None if presence is None else torch.tensor([presence])
-    masks = torch.zeros(1, len(shown), 2, 2) if logits is None else -logits[..., None, None].expand(1, -1, 2, 2)
+    masks = (
+        torch.zeros(1, len(shown), 2, 2)
+        if logits is None
+        else -logits[..., None, None].expand(1, -1, 2, 2)
+    )
     return {"mask_logits": masks, "presence_logits": logits}, target, torch.tensor([valid])
 
 
@@ -36,7 +42,8 @@ def run(present: bool, batches: list[Any]) -> dict[str, float]:
 
 
 def test_by_hand_and_over_batches():
-    # Shown: open at 2 and 0 (probability 0.5), closed at -0.1. Not shown: closed at -5 and -1, open at 3 and 1.
+    # Shown: open at 2 and 0 (probability 0.5), closed at -0.1. Not shown: closed at -5 and -1, open
+    # at 3 and 1.
     assert run(True, BATCHES)["rate"] == pytest.approx(2 / 3)
     assert run(False, BATCHES)["rate"] == pytest.approx(2 / 4)
 
@@ -62,7 +69,9 @@ def masks(*rows: list[int]) -> Tensor:
 
 def dice(logits: Any, target: Tensor, valid: list[bool] | None = None, **options: Any) -> Any:
     metric = PromptDice(**options)
-    flags = torch.ones(target.shape[:2], dtype=torch.bool) if valid is None else torch.tensor([valid])
+    flags = (
+        torch.ones(target.shape[:2], dtype=torch.bool) if valid is None else torch.tensor([valid])
+    )
     metric.update((logits, target, flags))
     return metric.compute()
 
@@ -81,7 +90,9 @@ class TestPromptDice:
     def test_known_answers(self, prediction, reference, expected):
         logits = masks(prediction) * 6 - 3
         assert dice(logits, masks(reference)) == pytest.approx(expected)
-        assert dice({"mask_logits": logits, "presence_logits": None}, masks(reference)) == pytest.approx(expected)
+        assert dice(
+            {"mask_logits": logits, "presence_logits": None}, masks(reference)
+        ) == pytest.approx(expected)
 
     def test_invalid_and_empty_references_do_not_count(self):
         logits = masks([1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]) * 6 - 3
@@ -103,7 +114,8 @@ class TestPromptDice:
         assert metric.compute() == 0
 
     def test_logits_are_resized_to_the_target(self):
-        # Two columns of -1 and 9 over eight pixels: the logit is 0 a tenth of the way from pixel 1.5 to 5.5.
+        # Two columns of -1 and 9 over eight pixels: the logit is 0 a tenth of the way from pixel
+        # 1.5 to 5.5.
         logits = torch.tensor([-1.0, 9.0]).expand(1, 1, 2, 2)
         target = torch.zeros(1, 1, 8, 8)
         target[..., 4:] = 1
@@ -113,7 +125,9 @@ class TestPromptDice:
 
     @staticmethod
     def squares(*sizes_found: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Logits and targets of 100 x 100 pixels: each target's size, and how many of its pixels are found."""
+        """Logits and targets of 100 x 100 pixels: each target's size, and how many of its pixels
+        are found.
+        """
         target = torch.zeros(1, len(sizes_found), 100, 100)
         logits = torch.full_like(target, -3.0)
         for prompt, (size, found) in enumerate(sizes_found):
@@ -129,7 +143,9 @@ class TestPromptDice:
 
     def test_exactly_at_an_edge_is_the_larger_stratum(self):
         logits, target = self.squares((1, 1), (100, 50))
-        assert dice(logits, target, by_size=True) == pytest.approx({"0.01–0.1 %": 1.0, "1–10 %": 2 / 3})
+        assert dice(logits, target, by_size=True) == pytest.approx(
+            {"0.01–0.1 %": 1.0, "1–10 %": 2 / 3}
+        )
 
     @pytest.mark.parametrize("by_size", [False, True])
     def test_without_any_object_there_is_nothing_to_compute(self, by_size):
@@ -148,14 +164,21 @@ class TestMeanPromptLoss:
         if gated:
             logits["presence_logits"] = torch.randn(6, 3, generator=generator)
         target = torch.zeros(6, 3, 8, 8)
-        target[0, 0, 2:5], target[0, 1, 0, 0], target[4, 2, :, 3:] = 1, 1, 1  # four images show nothing
+        target[0, 0, 2:5], target[0, 1, 0, 0], target[4, 2, :, 3:] = (
+            1,
+            1,
+            1,
+        )  # four images show nothing
         valid = torch.rand(6, 3, generator=generator) < 0.8
         valid[0], valid[3], valid[4, 2] = True, False, True  # and one is asked for nothing
         loss = PromptLoss(0.7, absent_dice)
         expected = loss(logits, target, valid).item()
         for cuts in ([6], [1, 1, 1, 1, 1, 1], [2, 3, 1]):
             metric = MeanPromptLoss(loss)
-            parts = [{name: value.split(cuts)[k] for name, value in logits.items()} for k in range(len(cuts))]
+            parts = [
+                {name: value.split(cuts)[k] for name, value in logits.items()}
+                for k in range(len(cuts))
+            ]
             for output in zip(parts, target.split(cuts), valid.split(cuts), strict=True):
                 metric.update(output)
             assert metric.compute() == pytest.approx(expected, rel=1e-5)

@@ -1,4 +1,6 @@
-"""Steps of training: gradients accumulated and clipped, the rate and the average moved on, bfloat16 where asked."""
+"""Steps of training: gradients accumulated and clipped, the rate and the average moved on, bfloat16
+where asked.
+"""
 
 from __future__ import annotations
 
@@ -69,14 +71,18 @@ class TestAccumulation:
         options = {"optimizer": optimizer, "accumulation_steps": accumulate}
         trainer = build_trainer(network, handlers, batch_size=batch_size, **options)
         weights: list[Tensor] = []
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: weights.append(parameters(network)))
+        trainer.add_event_handler(
+            Events.ITERATION_COMPLETED, lambda: weights.append(parameters(network))
+        )
         trainer.run()
         return weights, rates, average
 
     @pytest.mark.parametrize("max_norm", [1e-3, 1e3])
     @pytest.mark.parametrize("accumulate", [2, 3, 5])
     def test_batches_accumulated_are_the_larger_batch(self, accumulate, max_norm):
-        """Ten samples leave a step with fewer batches at the end of an epoch, for all numbers but 5."""
+        """Ten samples leave a step with fewer batches at the end of an epoch, for all numbers but
+        5.
+        """
         large, rates, average = self.train(2 * accumulate, 1, max_norm=max_norm)
         small, small_rates, small_average = self.train(2, accumulate, max_norm=max_norm)
         assert len(small) == 25 and len(rates) == 5 * -(-5 // accumulate)
@@ -85,7 +91,9 @@ class TestAccumulation:
         assert len(ends) == len(large)
         for index, weights in zip(ends, large, strict=True):
             torch.testing.assert_close(small[index], weights, rtol=0, atol=1e-9)
-        torch.testing.assert_close(parameters(small_average.module), parameters(average.module), rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            parameters(small_average.module), parameters(average.module), rtol=0, atol=1e-9
+        )
         assert small_average.averaged.n_averaged == average.averaged.n_averaged == 1 + len(rates)
         assert (parameters(average.module) - large[-1]).abs().max() > 1e-4
 
@@ -94,14 +102,17 @@ class TestAccumulation:
         moved = [not torch.equal(a, b) for a, b in pairwise(weights)]
         assert moved[:9] == [False, True, False, True, False, False, True, False, True]
 
-    @pytest.mark.parametrize(("batches", "accumulate", "expected"), [(10, 1, 10), (10, 3, 4), (9, 3, 3), (2, 5, 1)])
+    @pytest.mark.parametrize(
+        ("batches", "accumulate", "expected"), [(10, 1, 10), (10, 3, 4), (9, 3, 3), (2, 5, 1)]
+    )
     def test_steps_of_an_epoch(self, batches, accumulate, expected):
         assert count_steps(batches, accumulate) == expected
 
     @pytest.mark.parametrize("accumulate", [0, -1, 1.5, "2"])
     def test_other_numbers_are_refused(self, accumulate):
         with pytest.raises(
-            ValueError, match=f"accumulate: expected a number of batches from 1, received {accumulate!r}"
+            ValueError,
+            match=f"accumulate: expected a number of batches from 1, received {accumulate!r}",
         ):
             count_steps(10, accumulate)
 
@@ -109,8 +120,12 @@ class TestAccumulation:
 def test_a_schedule_is_chosen_by_its_name():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
     schedules = {"constant": torch.optim.lr_scheduler.ConstantLR, "halved": lambda _: None}
-    assert isinstance(build_schedule(optimizer, schedules, "constant"), torch.optim.lr_scheduler.ConstantLR)
-    with pytest.raises(ValueError, match="schedule: expected constant or halved, received 'cosine'"):
+    assert isinstance(
+        build_schedule(optimizer, schedules, "constant"), torch.optim.lr_scheduler.ConstantLR
+    )
+    with pytest.raises(
+        ValueError, match="schedule: expected constant or halved, received 'cosine'"
+    ):
         build_schedule(optimizer, schedules, "cosine")
 
 
@@ -148,15 +163,21 @@ class TestGradientClipper:
     def test_long_gradients_are_scaled_down_to_the_largest_norm(self):
         assert self.step_length(max_norm=float("inf"), scale=1e3) > 100
         for max_norm in (0.5, 2.0):
-            assert self.step_length(max_norm=max_norm, scale=1e3) == pytest.approx(max_norm, rel=1e-4)
+            assert self.step_length(max_norm=max_norm, scale=1e3) == pytest.approx(
+                max_norm, rel=1e-4
+            )
 
     def test_short_gradients_pass_unchanged(self):
         free = self.step_length(max_norm=float("inf"), scale=0.02)
         assert 0.01 < free < 1
         assert self.step_length(max_norm=1.0, scale=0.02) == pytest.approx(free)
 
-    @pytest.mark.parametrize(("accumulate", "named"), [(1, "case4, case5;"), (2, "case4, case5, case6, case7;")])
-    def test_a_gradient_that_is_no_number_stops_before_the_step_and_names_the_cases(self, accumulate, named):
+    @pytest.mark.parametrize(
+        ("accumulate", "named"), [(1, "case4, case5;"), (2, "case4, case5, case6, case7;")]
+    )
+    def test_a_gradient_that_is_no_number_stops_before_the_step_and_names_the_cases(
+        self, accumulate, named
+    ):
         """Of the square root of 0 in the third batch, whose value is fine."""
         torch.manual_seed(0)
         network = nn.Linear(3, 1).double()
@@ -174,7 +195,9 @@ class TestGradientClipper:
             train_data_loader=DataLoader(samples, batch_size=2),  # type: ignore[arg-type]
             accumulation_steps=accumulate,
         )
-        with pytest.raises(ValueError, match=f"iteration {2 + accumulate}: expected a finite gradient, .* {named}"):
+        with pytest.raises(
+            ValueError, match=f"iteration {2 + accumulate}: expected a finite gradient, .* {named}"
+        ):
             trainer.run()
         assert torch.equal(parameters(network), seen[2]) and not torch.equal(seen[0], seen[2])
 
@@ -198,7 +221,9 @@ class TestAverageWeights:
         # Kept: 2 of 11, then 3 of 12, then a quarter at most.
         first = 1 * 2 / 11 + 3 * 9 / 11
         second = 0.25 * first + 0.75 * 5
-        assert self.step(network, average, 3, 5, 5) == pytest.approx([first, second, 0.25 * second + 0.75 * 5])
+        assert self.step(network, average, 3, 5, 5) == pytest.approx(
+            [first, second, 0.25 * second + 0.75 * 5]
+        )
         assert network.weight.item() == 5
 
     def test_it_is_one_interpolation_a_tensor_to_the_last_bit(self):
@@ -213,7 +238,8 @@ class TestAverageWeights:
             average(Engine(lambda engine, batch: None))
             kept = min(0.9, (1 + step) / (10 + step))
             expected = [
-                torch.lerp(new.detach(), old, kept) for new, old in zip(network.parameters(), expected, strict=True)
+                torch.lerp(new.detach(), old, kept)
+                for new, old in zip(network.parameters(), expected, strict=True)
             ]
         found = average.module.parameters()
         assert all(torch.equal(value, mean) for value, mean in zip(found, expected, strict=True))
@@ -232,5 +258,7 @@ class TestAverageWeights:
 
     @pytest.mark.parametrize("decay", [-0.1, 1.0])
     def test_other_decays_are_refused(self, decay):
-        with pytest.raises(ValueError, match=f"average_decay: expected 0 to below 1, received {decay}"):
+        with pytest.raises(
+            ValueError, match=f"average_decay: expected 0 to below 1, received {decay}"
+        ):
             self.make(decay)

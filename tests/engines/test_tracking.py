@@ -1,4 +1,6 @@
-"""Tracking of a training: what is measured, where it goes, what is shown, and that nothing else is touched."""
+"""Tracking of a training: what is measured, where it goes, what is shown, and that nothing else is
+touched.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,12 @@ from boltzmed.engines import tracking
 from boltzmed.engines.tracking import Tracking, mlflow_uri, take_over_mlflow
 
 SAMPLES = [{"image": torch.full((1,), k + 1.0), "label": torch.zeros(1)} for k in range(6)]
-VALIDATION = {"val_dice": 0.5, "val_dice_by_size": {"<0.01 %": 0.25, "≥10 %": 0.75}, "<0.01 %": 0.25, "≥10 %": 0.75}
+VALIDATION = {
+    "val_dice": 0.5,
+    "val_dice_by_size": {"<0.01 %": 0.25, "≥10 %": 0.75},
+    "<0.01 %": 0.25,
+    "≥10 %": 0.75,
+}
 
 
 class Clock:
@@ -70,27 +77,39 @@ class SplitLoss(nn.Module):
 
     def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         total = F.mse_loss(output, target)
-        self.latest = {"total": total.detach(), "dice": 0.75 * total.detach(), "bce": 0.25 * total.detach()}
+        self.latest = {
+            "total": total.detach(),
+            "dice": 0.75 * total.detach(),
+            "bce": 0.25 * total.detach(),
+        }
         self.totals.append(total.item())
         self.clock.now += 1
         return total
 
 
 class Run:
-    """Epochs of three batches of two on a linear network; validation takes 30 seconds and finds what it finds."""
+    """Epochs of three batches of two on a linear network; validation takes 30 seconds and finds
+    what it finds.
+    """
 
-    def __init__(self, folder: Path, clock: Clock, *, epochs: int = 2, extra: Any = (), **named: Any):
+    def __init__(
+        self, folder: Path, clock: Clock, *, epochs: int = 2, extra: Any = (), **named: Any
+    ):
         torch.manual_seed(0)
         network = nn.Linear(1, 1)
         self.loss, self.clock, self.titles = SplitLoss(clock), clock, []
         self.evaluator = Engine(self.validate)
         named = {"log_interval": 2, **named}
-        self.tracking = Tracking(folder, evaluator=self.evaluator, loss=self.loss, sheets=self.draw, **named)
+        self.tracking = Tracking(
+            folder, evaluator=self.evaluator, loss=self.loss, sheets=self.draw, **named
+        )
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
         self.trainer = SupervisedTrainer(
             device="cpu",
             max_epochs=epochs,
-            train_data_loader=DataLoader(SAMPLES, batch_size=2, sampler=DistributedSampler(SAMPLES, 1, 0)),  # type: ignore[arg-type]
+            train_data_loader=DataLoader(
+                SAMPLES, batch_size=2, sampler=DistributedSampler(SAMPLES, 1, 0)
+            ),  # type: ignore[arg-type]
             network=network,
             optimizer=optimizer,
             loss_function=self.loss,
@@ -103,14 +122,21 @@ class Run:
 
     def go_on_after(self, epoch: int) -> None:
         """As from a checkpoint, which is loaded once training starts."""
-        state = {"epoch_length": 3, "max_epochs": self.trainer.state.max_epochs, "iteration": 3 * epoch}
+        state = {
+            "epoch_length": 3,
+            "max_epochs": self.trainer.state.max_epochs,
+            "iteration": 3 * epoch,
+        }
         self.trainer.add_event_handler(Events.STARTED, lambda: self.trainer.load_state_dict(state))
 
     def validate(self, engine: Engine, batch: Any) -> None:
         self.clock.now += 30
 
     def run_validation(self, engine: Engine) -> None:
-        self.evaluator.state.metrics, self.evaluator.state.epoch = dict(VALIDATION), engine.state.epoch - 1
+        self.evaluator.state.metrics, self.evaluator.state.epoch = (
+            dict(VALIDATION),
+            engine.state.epoch - 1,
+        )
         self.evaluator.state.max_epochs, self.evaluator.state.iteration = engine.state.epoch, 0
         self.evaluator.run([0], max_epochs=engine.state.epoch, epoch_length=1)
 
@@ -126,8 +152,13 @@ def read_events(folder: Path) -> tuple[dict[str, dict[int, float]], dict[str, li
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
     events.Reload()
-    scalars = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
-    return scalars, {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
+    scalars = {
+        tag: {event.step: event.value for event in events.Scalars(tag)}
+        for tag in events.Tags()["scalars"]
+    }
+    return scalars, {
+        tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]
+    }
 
 
 def mean(values: list[float]) -> float:
@@ -139,10 +170,16 @@ def check_scalars(scalars: dict[str, dict[int, float]], totals: list[float]) -> 
     windows = {2: totals[:2], 3: totals[2:3], 5: totals[3:5], 6: totals[5:]}
     epochs = {1: totals[:3], 2: totals[3:]}
     for name, share in (("loss", 1), ("loss_dice", 0.75), ("loss_bce", 0.25)):
-        assert scalars[name] == pytest.approx({step: share * mean(part) for step, part in windows.items()})
-        assert scalars[f"epoch/{name}"] == pytest.approx({step: share * mean(part) for step, part in epochs.items()})
+        assert scalars[name] == pytest.approx(
+            {step: share * mean(part) for step, part in windows.items()}
+        )
+        assert scalars[f"epoch/{name}"] == pytest.approx(
+            {step: share * mean(part) for step, part in epochs.items()}
+        )
     # The rate that a step was made with, halved after every step; validation is not in the speed.
-    assert scalars["learning_rate"] == pytest.approx({step: 0.01 * 0.5 ** (step - 1) for step in windows})
+    assert scalars["learning_rate"] == pytest.approx(
+        {step: 0.01 * 0.5 ** (step - 1) for step in windows}
+    )
     assert scalars["epoch/learning_rate"] == pytest.approx({1: 0.01 / 4, 2: 0.01 / 32})
     assert scalars["epoch/images_per_second"] == pytest.approx({1: 2.0, 2: 2.0})
     assert scalars["val_dice"] == {1: 0.5, 2: 0.5}
@@ -199,9 +236,17 @@ def test_images_of_all_processes_count(tmp_path, clock, monkeypatch):
 def test_lines_tell_the_time_left(tmp_path, clock, lines):
     run = Run(tmp_path, clock)
     run.trainer.run()
-    shown = [re.search(r"Epoch: (\d/2, Iter: \d/3) -- loss: (\S+) .* time left: (\S+)", line) for line in lines]
+    shown = [
+        re.search(r"Epoch: (\d/2, Iter: \d/3) -- loss: (\S+) .* time left: (\S+)", line)
+        for line in lines
+    ]
     found = [match.groups() for match in shown if match]
-    assert [place for place, _, _ in found] == ["1/2, Iter: 2/3", "1/2, Iter: 3/3", "2/2, Iter: 2/3", "2/2, Iter: 3/3"]
+    assert [place for place, _, _ in found] == [
+        "1/2, Iter: 2/3",
+        "1/2, Iter: 3/3",
+        "2/2, Iter: 2/3",
+        "2/2, Iter: 3/3",
+    ]
     assert float(found[0][1]) == pytest.approx(mean(run.loss.totals[:2]), abs=1e-4)
     # Two seconds for two of six; after five, 35 seconds with the validation between.
     assert [left for _, _, left in found] == ["00:04", "00:03", "00:07", "00:00"]
@@ -243,7 +288,9 @@ def test_what_an_interrupted_run_had_written_is_replaced(tmp_path, clock):
     interrupted.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=5), lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # and errors pass as they are
         interrupted.trainer.run()
-    (file,) = tmp_path.iterdir()  # files are read in the order of their names, which begin with the second
+    (file,) = (
+        tmp_path.iterdir()
+    )  # files are read in the order of their names, which begin with the second
     file.rename(tmp_path / "events.out.tfevents.0000000001.host.1.0")
     again = Run(tmp_path, clock, epochs=3, log_interval=1)
     again.go_on_after(1)
@@ -278,7 +325,8 @@ def test_wrong_settings_are_told_in_one_line(tmp_path, clock, named, message):
 def test_missing_mlflow_is_told_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        ValueError, match=r"^tracking: mlflow is not installed; in boltzmed.s source folder: pip install"
+        ValueError,
+        match=r"^tracking: mlflow is not installed; in boltzmed.s source folder: pip install",
     ):
         mlflow_uri(tmp_path)
 
@@ -290,7 +338,9 @@ def test_mlflow_reports_nothing_by_itself(monkeypatch, asked):
     if asked is not None:
         monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", asked)
     seen = []
-    telemetry = SimpleNamespace(set_telemetry_client=lambda: seen.append(os.environ["MLFLOW_DISABLE_TELEMETRY"]))
+    telemetry = SimpleNamespace(
+        set_telemetry_client=lambda: seen.append(os.environ["MLFLOW_DISABLE_TELEMETRY"])
+    )
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(telemetry=telemetry))
     monkeypatch.setitem(sys.modules, "mlflow.telemetry", telemetry)
     run = SimpleNamespace(info=SimpleNamespace(run_id="1"))
@@ -308,7 +358,9 @@ def test_mlflow_gets_the_same(tmp_path, clock, monkeypatch):
     folder.mkdir()
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     assert mlflow_uri(folder) == f"sqlite:///{folder}/mlflow.db"
-    handler = MLFlowHandler(tracking_uri=mlflow_uri(folder), experiment_name="boltzmed", run_name="my run")
+    handler = MLFlowHandler(
+        tracking_uri=mlflow_uri(folder), experiment_name="boltzmed", run_name="my run"
+    )
     run = Run(folder, clock, tensorboard=False, sheet_interval=1, extra=[handler])
     run.trainer.run()
     client = MlflowClient(mlflow_uri(folder))
@@ -316,7 +368,9 @@ def test_mlflow_gets_the_same(tmp_path, clock, monkeypatch):
     (kept,) = client.search_runs([experiment.experiment_id])
     assert kept.info.run_name == "my run" and kept.info.status == "FINISHED"
     scalars = {
-        name: {point.step: point.value for point in client.get_metric_history(kept.info.run_id, name)}
+        name: {
+            point.step: point.value for point in client.get_metric_history(kept.info.run_id, name)
+        }
         for name in kept.data.metrics
     }
     check_scalars(scalars, run.loss.totals)

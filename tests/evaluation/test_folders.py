@@ -1,4 +1,6 @@
-"""A folder against a folder: who is paired with whom, what is refused, listed, resampled or scored as empty."""
+"""A folder against a folder: who is paired with whom, what is refused, listed, resampled or scored
+as empty.
+"""
 
 from __future__ import annotations
 
@@ -58,19 +60,31 @@ def test_label_maps(pair):
     whole = done.rows[-1]
     assert (whole.volume_mm3, whole.prediction_volume_mm3, whole.false_negative_mm3) == (72, 48, 24)
     assert whole.hd95_mm == 2 and whole.prompt == "whole" and whole.seed == 0
-    assert done.cases == ["hippocampus_001", "hippocampus_002"] and done.excluded == done.passed_over == lines == []
+    assert (
+        done.cases == ["hippocampus_001", "hippocampus_002"]
+        and done.excluded == done.passed_over == lines == []
+    )
     both = score(pair, labels=LABELS)
     assert len(both.rows) == 2 * 3 * (6 + 1) and len(both.lesions) == 2 * 6 - 1
 
 
 def test_a_card_names_labels_patients_and_the_data_set(pair):
     done = score(pair, card="msd_hippocampus", levels=("volume",), method="m")
-    assert {row.target for row in done.rows} == {"hippocampus", "anterior hippocampus", "posterior hippocampus"}
-    assert {(row.method, row.dataset, row.patient) for row in done.rows} == {("m", "msd_hippocampus", "patient_0001")}
+    assert {row.target for row in done.rows} == {
+        "hippocampus",
+        "anterior hippocampus",
+        "posterior hippocampus",
+    }
+    assert {(row.method, row.dataset, row.patient) for row in done.rows} == {
+        ("m", "msd_hippocampus", "patient_0001")
+    }
     write(pair / "predictions" / "hippocampus_002.nii", label_map() * 3)
     done = score(pair, card="msd_hippocampus")
     assert done.cases == ["hippocampus_001"] and len(done.excluded) == 1
-    assert "case hippocampus_002: hippocampus_002.nii: expected the labels 0, 1, 2 that the card" in done.excluded[0]
+    assert (
+        "case hippocampus_002: hippocampus_002.nii: expected the labels 0, 1, 2 that the card"
+        in done.excluded[0]
+    )
 
 
 def test_patients_by_a_pattern(pair):
@@ -79,7 +93,10 @@ def test_patients_by_a_pattern(pair):
     done = score(pair, labels=LABELS, patient_pattern=r"\d*1$")
     assert {row.patient for row in done.rows} == {"001", ""} and done.excluded == []
     done = score(pair, card="msd_hippocampus", patient_pattern=r"_\d*1$")
-    assert {row.patient for row in done.rows} == {"_001", "patient_0001"}  # as `boltzmed summarize` finds them
+    assert {row.patient for row in done.rows} == {
+        "_001",
+        "patient_0001",
+    }  # as `boltzmed summarize` finds them
 
 
 def test_masks_of_one_thing_need_no_name(pair):
@@ -92,11 +109,16 @@ def test_masks_of_one_thing_need_no_name(pair):
     write(pair / "masks" / "hippocampus_001" / "lung-nodule.nii.gz", label_map() // 2)
     done = score_folder(pair / "masks", pair / "references", levels=("volume",))
     assert [(row.target, row.dice) for row in done.rows] == [("lung-nodule", 0.5)]
-    assert len(done.excluded) == 1 and "hippocampus_002: expected a prediction of foreground" in done.excluded[0]
+    assert (
+        len(done.excluded) == 1
+        and "hippocampus_002: expected a prediction of foreground" in done.excluded[0]
+    )
 
 
 def number_classes(folder: Path, *names: str, card: str = "msd_hippocampus") -> None:
-    """nnU-Net's `dataset.json` as `boltzmed nnunet export` writes it: a class for each of these targets, from 1."""
+    """nnU-Net's `dataset.json` as `boltzmed nnunet export` writes it: a class for each of these
+    targets, from 1.
+    """
     numbers = {name: number for number, name in enumerate(names, start=1)}
     ours = {"card": card, "targets": {name: [number] for name, number in numbers.items()}}
     content = {"name": "Dataset001_x", "labels": {"background": 0, **numbers}, "boltzmed": ours}
@@ -121,15 +143,24 @@ def test_each_folder_goes_by_its_own_dataset_json(pair):
     assert done.excluded == done.never_predicted == []  # the references have no more targets
     write(pair / "predictions" / "hippocampus_002.nii", tail * 2)
     (line,) = score(pair, card="msd_hippocampus").excluded
-    assert "hippocampus_002.nii: expected the labels 0, 1 that the card or dataset.json has, received 2" in line
+    assert (
+        "hippocampus_002.nii: expected the labels 0, 1 that the card or dataset.json has,"
+        " received 2" in line
+    )
     number_classes(pair / "predictions", "posterior hippocampus", card="msd_lung")
-    with pytest.raises(ValueError, match="expected masks of card msd_hippocampus, found those of msd_lung; pass that"):
+    with pytest.raises(
+        ValueError,
+        match="expected masks of card msd_hippocampus, found those of msd_lung; pass that",
+    ):
         score(pair, card="msd_hippocampus")
     # The Decathlon's own leads from values to names, which are the card's.
-    (pair / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "Anterior", "2": "Posterior"}}))
+    (pair / "dataset.json").write_text(
+        json.dumps({"labels": {"0": "background", "1": "Anterior", "2": "Posterior"}})
+    )
     (pair / "predictions" / "dataset.json").unlink()
     dice = {
-        (row.case[-1], row.target): row.dice for row in score(pair, card="msd_hippocampus", levels=("volume",)).rows
+        (row.case[-1], row.target): row.dice
+        for row in score(pair, card="msd_hippocampus", levels=("volume",)).rows
     }
     assert dice["1", "anterior hippocampus"] == dice["1", "posterior hippocampus"] == 0
     assert dice["2", "posterior hippocampus"] == 1
@@ -137,7 +168,8 @@ def test_each_folder_goes_by_its_own_dataset_json(pair):
 
 def test_label_maps_without_names_are_refused(pair):
     message = (
-        r"one label value in all files \(255 counts as 1\), received 1 in references/hippocampus_001.nii.gz and 2 in "
+        r"one label value in all files \(255 counts as 1\), received 1 in"
+        r" references/hippocampus_001.nii.gz and 2 in "
         r"references/hippocampus_001.nii.gz; name the values by --labels"
     )
     with pytest.raises(ValueError, match=message):
@@ -146,7 +178,12 @@ def test_label_maps_without_names_are_refused(pair):
 
 @pytest.mark.parametrize(
     ("references", "predictions", "fits"),
-    [((1, 1), (2, 2), False), ((1, 2), (1, 2), False), ((1, 1), (255, 1), True), ((3, 3), (255, 255), False)],
+    [
+        ((1, 1), (2, 2), False),
+        ((1, 2), (1, 2), False),
+        ((1, 1), (255, 1), True),
+        ((3, 3), (255, 255), False),
+    ],
 )
 def test_masks_of_other_values_do_not_pass_for_one_thing(pair, references, predictions, fits):
     mask = (label_map() > 0).astype(np.uint8)
@@ -156,17 +193,24 @@ def test_masks_of_other_values_do_not_pass_for_one_thing(pair, references, predi
     if fits:
         assert {row.dice for row in score(pair, levels=("volume",)).rows} == {1}
         return
-    with pytest.raises(ValueError, match="expected masks of one thing, with one label value in all files"):
+    with pytest.raises(
+        ValueError, match="expected masks of one thing, with one label value in all files"
+    ):
         score(pair)
     # Where files name what they hold, values say nothing.
     for number in (0, 1):
         write(pair / "a" / "c" / "tumor.nii.gz", mask * references[number])
         write(pair / "b" / "c" / "tumor.nii.gz", mask * predictions[number])
-        assert {row.dice for row in score_folder(pair / "b", pair / "a", levels=("volume",)).rows} == {1}
+        assert {
+            row.dice for row in score_folder(pair / "b", pair / "a", levels=("volume",)).rows
+        } == {1}
 
 
 def test_names_that_file_names_cannot_tell_apart_are_refused(pair):
-    with pytest.raises(ValueError, match="by more than case and punctuation, received 'tumor' and 'Tumor'; rename one"):
+    with pytest.raises(
+        ValueError,
+        match="by more than case and punctuation, received 'tumor' and 'Tumor'; rename one",
+    ):
         score(pair, labels={"tumor": (1,), "Tumor": (2,)})
 
 
@@ -178,10 +222,20 @@ def test_label_values_that_nobody_named_are_told(pair):
         "label values 2 have no name in 3 files, such as references/hippocampus_001.nii.gz, and are passed over; "
         "--labels can name them"
     ]  # fmt: skip
-    command = ["evaluate", "--predictions", str(pair / "predictions"), "--references", str(pair / "references")]
-    assert main([*command, "--labels", "1=head", "--output", str(pair / "out")]) == 0  # a part, chosen on purpose
+    command = [
+        "evaluate",
+        "--predictions",
+        str(pair / "predictions"),
+        "--references",
+        str(pair / "references"),
+    ]
+    assert (
+        main([*command, "--labels", "1=head", "--output", str(pair / "out")]) == 0
+    )  # a part, chosen on purpose
     left_out = pd.read_csv(pair / "out" / "left_out.csv")
-    assert left_out["kind"].tolist() == ["unnamed label values"] and left_out["line"].tolist() == lines
+    assert (
+        left_out["kind"].tolist() == ["unnamed label values"] and left_out["line"].tolist() == lines
+    )
     summary = pd.read_csv(pair / "out" / "measures.csv").set_index(["table", "target", "measure"])
     assert summary.loc[("Presence in slices", "head", "specificity"), "value"] == 1
     assert summary.loc[("Volumes", "head", "IoU")].tolist()[:2] == [1, 2]
@@ -190,15 +244,31 @@ def test_label_values_that_nobody_named_are_told(pair):
 
 
 def write_run(folder: Path, *, plane: str = "axial") -> np.ndarray:
-    """A case as `boltzmed predict` writes it: two things in one mask, and a target that nothing was found of."""
+    """A case as `boltzmed predict` writes it: two things in one mask, and a target that nothing was
+    found of.
+    """
     mask = np.zeros((8, 8, 6), np.uint8)
     mask[2:5, 2:6, 1:4], mask[7, 7, 5] = 1, 1
     write(folder / "nodule.nii.gz", mask)
     write(folder / "free.nii.gz", mask * 0)
-    components = [{"volume_mm3": 72.0, "max_probability": 0.75}, {"volume_mm3": 2.0, "max_probability": 0.5}]
-    nodule = {"prompt": "a lung nodule", "target": "whole", "file": "nodule.nii.gz", "components": components}
+    components = [
+        {"volume_mm3": 72.0, "max_probability": 0.75},
+        {"volume_mm3": 2.0, "max_probability": 0.5},
+    ]
+    nodule = {
+        "prompt": "a lung nodule",
+        "target": "whole",
+        "file": "nodule.nii.gz",
+        "components": components,
+    }
     nodule |= {"presence": [0.1, 0.9, 0.8, 0.7, 0.2, 0.3]}
-    free = {"prompt": "Bright spots", "target": None, "file": "free.nii.gz", "components": [], "presence": None}
+    free = {
+        "prompt": "Bright spots",
+        "target": None,
+        "file": "free.nii.gz",
+        "components": [],
+        "presence": None,
+    }
     record = {"seed": 5, "settings": {"plane": plane}, "prompts": [nodule, free]}
     (folder / "run.json").write_text(json.dumps(record))
     return mask
@@ -238,8 +308,12 @@ def test_prompts_that_mean_one_target_are_all_scored(tmp_path):
         ("whole", "a lung nodule", False),
     ]
     assert lines == done.repeated and len(lines) == 1 and done.excluded == []
-    assert lines[0].startswith("case c1: whole has several predictions, free.nii.gz, nodule.nii.gz, and each its rows")
-    assert "several predictions,case c1" in write_scores(done, tmp_path / "out")[2].read_text().replace('"', "")
+    assert lines[0].startswith(
+        "case c1: whole has several predictions, free.nii.gz, nodule.nii.gz, and each its rows"
+    )
+    assert "several predictions,case c1" in write_scores(done, tmp_path / "out")[
+        2
+    ].read_text().replace('"', "")
 
 
 def test_scores_from_a_table(pair):
@@ -247,14 +321,29 @@ def test_scores_from_a_table(pair):
     (pair / "scores.csv").write_text(table)
     done = score(pair, labels=LABELS, lesion_scores=pair / "scores.csv", levels=("volume",))
     scores = {(row.case, row.target, row.kind): row.score for row in done.lesions}
-    assert scores["hippocampus_001", "whole", "prediction"] == scores["hippocampus_001", "whole", "reference"] == 0.25
+    assert (
+        scores["hippocampus_001", "whole", "prediction"]
+        == scores["hippocampus_001", "whole", "reference"]
+        == 0.25
+    )
     assert list(scores.values()).count(None) == len(scores) - 2
-    assert len(done.excluded) == 4 and all(line.endswith("FROC drops them first") for line in done.excluded)
-    assert done.excluded[0].startswith("case hippocampus_001: head, lesions 1 of the table of scores: expected their")
-    assert score(pair, labels=LABELS, lesion_scores=pair / "scores.csv", levels=("slice",)).excluded == []
+    assert len(done.excluded) == 4 and all(
+        line.endswith("FROC drops them first") for line in done.excluded
+    )
+    assert done.excluded[0].startswith(
+        "case hippocampus_001: head, lesions 1 of the table of scores: expected their"
+    )
+    assert (
+        score(pair, labels=LABELS, lesion_scores=pair / "scores.csv", levels=("slice",)).excluded
+        == []
+    )
     (pair / "scores.csv").write_text(table + "nobody,whole,7,1\n")
-    line = score(pair, labels=LABELS, lesion_scores=pair / "scores.csv", levels=("volume",)).excluded[0]
-    assert line.startswith("case nobody: whole, lesions 7 of the table of scores: expected predicted lesions")
+    line = score(
+        pair, labels=LABELS, lesion_scores=pair / "scores.csv", levels=("volume",)
+    ).excluded[0]
+    assert line.startswith(
+        "case nobody: whole, lesions 7 of the table of scores: expected predicted lesions"
+    )
 
 
 def test_cases_without_a_prediction(pair):
@@ -270,10 +359,16 @@ def test_cases_without_a_prediction(pair):
 
     done = score(pair, labels=LABELS, levels=("volume",), missing="empty")
     assert [row.dice for row in done.rows] == [1, 1, 1, 0, 0, 0] and done.excluded == []
-    assert [row.prediction_empty for row in done.rows[3:]] == [True] * 3 and done.rows[3].missed_lesions == 1
-    with pytest.raises(ValueError, match="case hippocampus_002: expected a prediction of head, found none"):
+    assert [row.prediction_empty for row in done.rows[3:]] == [True] * 3 and done.rows[
+        3
+    ].missed_lesions == 1
+    with pytest.raises(
+        ValueError, match="case hippocampus_002: expected a prediction of head, found none"
+    ):
         score(pair, labels=LABELS, missing="error")
-    with pytest.raises(ValueError, match="missing: expected one of exclude, empty, error, received 'ignore'"):
+    with pytest.raises(
+        ValueError, match="missing: expected one of exclude, empty, error, received 'ignore'"
+    ):
         score(pair, labels=LABELS, missing="ignore")
 
 
@@ -282,14 +377,28 @@ def test_targets_that_were_never_asked_for_are_left_out_together(tmp_path, capsy
         write_run(tmp_path / "predictions" / case)
         write(tmp_path / "references" / f"{case}.nii.gz", label_map())
     done = score(tmp_path, labels=LABELS, levels=("volume",))
-    assert [(row.case, row.target) for row in done.rows] == [("c1", "whole"), ("c2", "whole")] and done.excluded == []
+    assert [(row.case, row.target) for row in done.rows] == [
+        ("c1", "whole"),
+        ("c2", "whole"),
+    ] and done.excluded == []
     assert done.never_predicted == [
-        f"target {name}: expected predictions, found none in any case; --missing empty scores empty masks"
+        f"target {name}: expected predictions, found none in any case; --missing empty scores empty"
+        " masks"
         for name in ("head", "tail")
     ]
-    assert done.passed_over == [f"case c{number}: no reference for free.nii.gz, passed over" for number in (1, 2)]
-    folders = ["--predictions", str(tmp_path / "predictions"), "--references", str(tmp_path / "references")]
-    assert main(["evaluate", *folders, "--labels", "1=head,2=tail,1+2=whole", "--level", "volume"]) == 2
+    assert done.passed_over == [
+        f"case c{number}: no reference for free.nii.gz, passed over" for number in (1, 2)
+    ]
+    folders = [
+        "--predictions",
+        str(tmp_path / "predictions"),
+        "--references",
+        str(tmp_path / "references"),
+    ]
+    assert (
+        main(["evaluate", *folders, "--labels", "1=head,2=tail,1+2=whole", "--level", "volume"])
+        == 2
+    )
     counted, patients = capsys.readouterr().out.splitlines()[-2:]
     assert counted == "2 cases scored, 2 targets never predicted, 2 predictions without a reference"
     assert patients.startswith("No column patient for 2 cases")
@@ -300,7 +409,10 @@ def test_targets_that_were_never_asked_for_are_left_out_together(tmp_path, capsy
 def test_no_case_in_common(pair):
     for path in (pair / "predictions").iterdir():
         path.rename(path.with_name(f"p{path.name}"))
-    with pytest.raises(ValueError, match="no case in common: phippocampus_001, phippocampus_002 in predictions, hipp"):
+    with pytest.raises(
+        ValueError,
+        match="no case in common: phippocampus_001, phippocampus_002 in predictions, hipp",
+    ):
         score(pair, labels=LABELS)
 
 
@@ -309,16 +421,31 @@ def test_targets_without_a_reference_are_passed_over(tmp_path):
         write(tmp_path / f"{name}.nii.gz", label_map() // 2)
     done = score(tmp_path, levels=("volume",))
     assert [row.target for row in done.rows] == ["a"]
-    assert done.passed_over == ["case c: no reference for b.nii.gz, passed over"] and done.excluded == []
+    assert (
+        done.passed_over == ["case c: no reference for b.nii.gz, passed over"]
+        and done.excluded == []
+    )
 
 
 @pytest.mark.parametrize(
     ("voxels", "affine", "message"),
     [
-        (np.zeros((8, 8, 5), np.uint8), AFFINE, r"\(8, 8, 5\) voxels of 1 x 1 x 2 mm from \(0, 0, 0\) for \(8, 8, 6\)"),
-        (label_map(), AFFINE @ np.diag([-1, 1, 1, 1]), "case hippocampus_002: expected .* on its reference's grid"),
+        (
+            np.zeros((8, 8, 5), np.uint8),
+            AFFINE,
+            r"\(8, 8, 5\) voxels of 1 x 1 x 2 mm from \(0, 0, 0\) for \(8, 8, 6\)",
+        ),
+        (
+            label_map(),
+            AFFINE @ np.diag([-1, 1, 1, 1]),
+            "case hippocampus_002: expected .* on its reference's grid",
+        ),
         (label_map(), np.diag([-1, -1, 3.0, 1]), "1 x 1 x 3 mm"),
-        (label_map() + np.float32(0.25), AFFINE, "expected label values that are whole numbers from 0, received 0.25"),
+        (
+            label_map() + np.float32(0.25),
+            AFFINE,
+            "expected label values that are whole numbers from 0, received 0.25",
+        ),
         (np.full((8, 8, 6), np.nan, np.float32), AFFINE, "expected finite voxels"),
     ],
     ids=["shape", "mirrored", "spacing", "probabilities", "nan"],
@@ -337,7 +464,11 @@ def test_damaged_files_are_excluded(pair, side):
     (path,) = (pair / side).glob("hippocampus_002*")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     done = score(pair, labels=LABELS)
-    assert done.cases == ["hippocampus_001"] and len(done.excluded) == 1 and path.name in done.excluded[0]
+    assert (
+        done.cases == ["hippocampus_001"]
+        and len(done.excluded) == 1
+        and path.name in done.excluded[0]
+    )
 
 
 def test_other_grids_are_resampled_when_asked(pair):
@@ -356,16 +487,24 @@ def test_resampled_runs_keep_their_scores(tmp_path):
     flipped[0] = [1, 0, 0, -7]
     write(tmp_path / "references" / "c1" / "whole.nii.gz", mask[::-1], flipped)
     done = score(tmp_path, resample=True)
-    assert [row.score for row in done.lesions] == [0.75, 0.5, 0.75, 0.5] and all(row.matched for row in done.lesions)
+    assert [row.score for row in done.lesions] == [0.75, 0.5, 0.75, 0.5] and all(
+        row.matched for row in done.lesions
+    )
     assert {row.presence_score for row in done.rows} == {None}  # of the other grid's slices
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labels": LABELS, "card": "msd_hippocampus"}, "expected --labels or --card, received both"),
+        (
+            {"labels": LABELS, "card": "msd_hippocampus"},
+            "expected --labels or --card, received both",
+        ),
         ({"card": "nowhere"}, "nowhere"),
-        ({"labels": LABELS, "patient_pattern": "(", "dataset": "d"}, "expected a regular expression"),
+        (
+            {"labels": LABELS, "patient_pattern": "(", "dataset": "d"},
+            "expected a regular expression",
+        ),
         ({"labels": LABELS, "plane": "oblique"}, "plane: expected one of axial"),
     ],
 )
@@ -381,7 +520,9 @@ def test_tables_are_written(pair):
     assert paths[2].read_text() == "kind,line\n"
     assert read_results(paths[0]) == done.rows
     table = pd.read_csv(paths[1])
-    assert len(table) == len(done.lesions) and table.matched.sum() == 10  # only the missed tail is not
+    assert (
+        len(table) == len(done.lesions) and table.matched.sum() == 10
+    )  # only the missed tail is not
     (pair / "file").write_text("")
     with pytest.raises(ValueError, match="expected a folder to write into"):
         write_scores(done, pair / "file" / "deeper")

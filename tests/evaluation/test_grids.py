@@ -17,7 +17,8 @@ def test_onto_itself_and_onto_other_orders_of_its_axes():
     turned[:3, 3] += 3 * turned[:3, 0]
     turned[:3, 0] *= -1  # slices first, from the last to the first
     assert np.array_equal(
-        resample_nearest(voxels, AFFINE, (4, 6, 7), turned), np.flip(voxels.transpose(2, 0, 1), axis=0)
+        resample_nearest(voxels, AFFINE, (4, 6, 7), turned),
+        np.flip(voxels.transpose(2, 0, 1), axis=0),
     )
 
 
@@ -35,4 +36,6 @@ def test_outside_is_nothing():
     far = AFFINE.copy()
     far[:3, 3] += 1000
     assert not resample_nearest(np.ones((3, 3, 3), bool), AFFINE, (4, 4, 4), far).any()
-    assert np.isneginf(resample_nearest(np.ones((3, 3, 3), np.float32), AFFINE, (4, 4, 4), far)).all()
+    assert np.isneginf(
+        resample_nearest(np.ones((3, 3, 3), np.float32), AFFINE, (4, 4, 4), far)
+    ).all()

@@ -8,8 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boltzmed.evaluation.mask_files import MaskFile, find_target, list_cases, parse_labels, read_labels
-from boltzmed.volumes import VolumeError, write_image
+from boltzmed.errors import InputError
+from boltzmed.evaluation.mask_files import (
+    MaskFile,
+    find_target,
+    list_cases,
+    parse_labels,
+    read_labels,
+)
+from boltzmed.volumes import write_image
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 
@@ -31,7 +38,9 @@ def test_labels(text, labels):
     assert parse_labels(text) == labels
 
 
-@pytest.mark.parametrize("text", ["", "liver", "1=", "x=liver", "1=a,1", "1=a,2=a", "0=background", "1=a,", "-1=a"])
+@pytest.mark.parametrize(
+    "text", ["", "liver", "1=", "x=liver", "1=a,1", "1=a,2=a", "0=background", "1=a,", "-1=a"]
+)
 def test_other_labels_are_refused(text):
     with pytest.raises(ValueError, match="labels: expected such as 1=anterior"):
         parse_labels(text)
@@ -45,9 +54,14 @@ def test_files_directly_inside(tmp_path):
     assert list(cases) == ["a", "b"]
     assert cases["a"].masks == (MaskFile(tmp_path / "a.nii"),) and cases["a"].problem is None
     named = list_cases(tmp_path, {"head": (1,), "whole": (1, 2)})["b"].masks
-    assert [(mask.names, mask.values) for mask in named] == [(("head",), (1,)), (("whole",), (1, 2))]
+    assert [(mask.names, mask.values) for mask in named] == [
+        (("head",), (1,)),
+        (("whole",), (1, 2)),
+    ]
     (tmp_path / "a.nii.gz").write_text("")
-    assert "case a: expected one file a, found .nii and .nii.gz" in str(list_cases(tmp_path, {})["a"].problem)
+    assert "case a: expected one file a, found .nii and .nii.gz" in str(
+        list_cases(tmp_path, {})["a"].problem
+    )
 
 
 def test_a_folder_a_case(tmp_path):
@@ -66,14 +80,27 @@ def test_a_folder_a_case(tmp_path):
         problem = list_cases(tmp_path, {})["p2"].problem
         assert problem == "case p2: expected one file lung-nodule, found .nii and .nii.gz; keep one"
     (tmp_path / "p1.nii.gz").write_text("")
-    with pytest.raises(VolumeError, match=r"all as CASE\.nii\.gz or all as CASE/TARGET\.nii\.gz, found both"):
+    with pytest.raises(
+        InputError, match=r"all as CASE\.nii\.gz or all as CASE/TARGET\.nii\.gz, found both"
+    ):
         list_cases(tmp_path, {})
 
 
 def test_a_run_says_what_its_masks_are(tmp_path):
-    entry = {"prompt": "Lung nodule in chest CT", "target": "lung nodule", "file": "x.nii.gz", "presence": [0.25, 1]}
+    entry = {
+        "prompt": "Lung nodule in chest CT",
+        "target": "lung nodule",
+        "file": "x.nii.gz",
+        "presence": [0.25, 1],
+    }
     entry["components"] = [{"volume_mm3": 3.5, "max_probability": 0.875, "mean_probability": 0.5}]
-    free = {"prompt": "bright spots", "target": None, "file": "y.nii.gz", "presence": None, "components": []}
+    free = {
+        "prompt": "bright spots",
+        "target": None,
+        "file": "y.nii.gz",
+        "presence": None,
+        "components": [],
+    }
     (tmp_path / "c").mkdir()
     for name in "xyz":
         (tmp_path / "c" / f"{name}.nii.gz").write_text("")
@@ -82,22 +109,39 @@ def test_a_run_says_what_its_masks_are(tmp_path):
     case = list_cases(tmp_path, {})["c"]
     assert (case.seed, case.plane, case.problem) == (7, "coronal", None)
     first, second, third = case.masks
-    assert first.slugs == {"lung-nodule", "lung-nodule-in-chest-ct", "x"} and first.prompt == entry["prompt"]
+    assert (
+        first.slugs == {"lung-nodule", "lung-nodule-in-chest-ct", "x"}
+        and first.prompt == entry["prompt"]
+    )
     assert first.presence == (0.25, 1.0) and first.components == ((3.5, 0.875),)
-    assert second.slugs == {"bright-spots", "y"} and second.presence is None and second.components == ()
+    assert (
+        second.slugs == {"bright-spots", "y"}
+        and second.presence is None
+        and second.components == ()
+    )
     assert third.names == ("z",) and third.components is None
 
-    for broken in ("{", "[]", "{}", '{"prompts": 3}', json.dumps({**record, "settings": None}), '{"prompts": [{}]}'):
+    for broken in (
+        "{",
+        "[]",
+        "{}",
+        '{"prompts": 3}',
+        json.dumps({**record, "settings": None}),
+        '{"prompts": [{}]}',
+    ):
         (tmp_path / "c" / "run.json").write_text(broken)
         case = list_cases(tmp_path, {})["c"]
-        assert case.masks == () and "case c: expected run.json as boltzmed predict writes it" in str(case.problem)
+        assert (
+            case.masks == ()
+            and "case c: expected run.json as boltzmed predict writes it" in str(case.problem)
+        )
         assert "\n" not in str(case.problem)
 
 
 def test_no_masks(tmp_path):
-    with pytest.raises(VolumeError, match="expected a folder of masks, found none"):
+    with pytest.raises(InputError, match="expected a folder of masks, found none"):
         list_cases(tmp_path / "absent", {})
-    with pytest.raises(VolumeError, match="found neither"):
+    with pytest.raises(InputError, match="found neither"):
         list_cases(tmp_path, {})
 
 
@@ -106,11 +150,27 @@ def test_targets_of_a_label_map(tmp_path):
     read = read_labels(path)
     assert read.labels_IJK.ravel().tolist() == [0, 1, 2, 2, 7] and read.values == {0, 1, 2, 7}
     assert np.allclose(read.affine_ras, AFFINE)
-    assert find_target(MaskFile(path, values=(2,)), read).ravel().tolist() == [False, False, True, True, False]
-    assert find_target(MaskFile(path, values=(1, 7)), read).ravel().tolist() == [False, True, False, False, True]
-    with pytest.raises(VolumeError, match=r"a\.nii\.gz: expected a mask of one label value, received 1, 2, 7; name"):
+    assert find_target(MaskFile(path, values=(2,)), read).ravel().tolist() == [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert find_target(MaskFile(path, values=(1, 7)), read).ravel().tolist() == [
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
+    with pytest.raises(
+        InputError, match=r"a\.nii\.gz: expected a mask of one label value, received 1, 2, 7; name"
+    ):
         find_target(MaskFile(path), read)
-    with pytest.raises(VolumeError, match=r"expected the labels 0, 1, 2 that the card .* has, received 7"):
+    with pytest.raises(
+        InputError, match=r"expected the labels 0, 1, 2 that the card .* has, received 7"
+    ):
         find_target(MaskFile(path, values=(2,), known=frozenset({0, 1, 2})), read)
 
 
@@ -122,9 +182,13 @@ def test_a_mask_of_any_one_value(tmp_path, value):
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [((0.5, 1), "whole numbers from 0, received 0.5"), ((-1, 1), "received -1"), ((np.nan,), "finite voxels, got 1")],
+    [
+        ((0.5, 1), "whole numbers from 0, received 0.5"),
+        ((-1, 1), "received -1"),
+        ((np.nan,), "finite voxels, got 1"),
+    ],
 )
 def test_values_that_are_no_labels(tmp_path, values, message):
     path = write(tmp_path / "a.nii.gz", *values, dtype=np.float32)
-    with pytest.raises(VolumeError, match=message):
+    with pytest.raises(InputError, match=message):
         read_labels(path)

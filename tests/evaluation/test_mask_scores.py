@@ -7,7 +7,12 @@ import gzip
 import numpy as np
 import pytest
 
-from boltzmed.evaluation.mask_scores import LesionScores, read_lesion_scores, recorded_scores, spread_scores
+from boltzmed.evaluation.mask_scores import (
+    LesionScores,
+    read_lesion_scores,
+    recorded_scores,
+    spread_scores,
+)
 
 LPS = np.diag([-0.5, -0.5, 3.0, 1.0])  # voxels of 0.75 mm³; slices run as the array does
 
@@ -20,11 +25,16 @@ def test_each_voxel_gets_its_components():
     assert found[2, 2, 1] == found[3, 2, 1] == np.float32(0.9)
     assert found[0, 0, 0] == 0.5 and found[5, 5, 3] == 0.25 and np.isneginf(found[~mask]).all()
     # Cut from left to right, the other of the equal ones comes first.
-    assert recorded_scores(mask, LPS, [(1.5, 0.9), (0.75, 0.5), (0.75, 0.25)], "sagittal")[0, 0, 0] == 0.25
+    assert (
+        recorded_scores(mask, LPS, [(1.5, 0.9), (0.75, 0.5), (0.75, 0.25)], "sagittal")[0, 0, 0]
+        == 0.25
+    )
     assert np.isneginf(recorded_scores(np.zeros((2, 2, 2), bool), LPS, [], "axial")).all()
 
 
-@pytest.mark.parametrize("components", [[], [(0.75, 0.5)], [(3.0, 0.5), (0.75, 0.5)], [(1.5, 0.5)] * 3])
+@pytest.mark.parametrize(
+    "components", [[], [(0.75, 0.5)], [(3.0, 0.5), (0.75, 0.5)], [(1.5, 0.5)] * 3]
+)
 def test_masks_of_another_run_are_refused(components):
     mask = np.zeros((6, 6, 4), bool)
     mask[0, 0, 0] = mask[2, 2:4, 1] = True
@@ -34,11 +44,15 @@ def test_masks_of_another_run_are_refused(components):
 
 def test_a_table(tmp_path):
     path = tmp_path / "scores.csv"
-    path.write_text("score,case,target,lesion\n0.5,007,nodule,1\n0.25,007,nodule,3\n1,008,nodule,1\n")
+    path.write_text(
+        "score,case,target,lesion\n0.5,007,nodule,1\n0.25,007,nodule,3\n1,008,nodule,1\n"
+    )
     scores = read_lesion_scores(path).scores
     assert scores == {("007", "nodule"): {1: 0.5, 3: 0.25}, ("008", "nodule"): {1: 1.0}}
     numbers = np.array([[0, 1, 2, 3]], np.int32)
-    assert spread_scores(numbers, scores["007", "nodule"]).tolist() == [[-np.inf, 0.5, -np.inf, 0.25]]
+    assert spread_scores(numbers, scores["007", "nodule"]).tolist() == [
+        [-np.inf, 0.5, -np.inf, 0.25]
+    ]
     assert np.isneginf(spread_scores(numbers, {9: 1.0})).all()
 
 
@@ -76,10 +90,21 @@ def test_half_a_zipped_table_is_told(tmp_path):
 
 def test_scores_without_lesions_and_lesions_without_scores_are_listed():
     table = LesionScores({("c", "t"): {1: 0.5, 3: 0.25}, ("d", "t"): {2: 1.0}})
-    assert table.spread("c", "t", np.array([[0, 1, 2]], np.int32)).tolist() == [[-np.inf, 0.5, -np.inf]]
+    assert table.spread("c", "t", np.array([[0, 1, 2]], np.int32)).tolist() == [
+        [-np.inf, 0.5, -np.inf]
+    ]
     table.spread("e", "t", np.zeros((1, 2), np.int32))
-    assert [line.split(" of the table")[0] + line[line.index(": expected") :] for line in table.list_unmatched()] == [
-        "case c: t, lesions 3: expected predicted lesions of these numbers, found none; their scores are left out",
+    assert [
+        line.split(" of the table")[0] + line[line.index(": expected") :]
+        for line in table.list_unmatched()
+    ] == [
+        (
+            "case c: t, lesions 3: expected predicted lesions of these numbers, found none; their"
+            " scores are left out"
+        ),
         "case c: t, lesions 2: expected their scores, found none; FROC drops them first",
-        "case d: t, lesions 2: expected predicted lesions of these numbers, found none; their scores are left out",
+        (
+            "case d: t, lesions 2: expected predicted lesions of these numbers, found none; their"
+            " scores are left out"
+        ),
     ]

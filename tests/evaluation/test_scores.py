@@ -1,4 +1,6 @@
-"""Masks against references: a row per slice in the network's order, one for the volume, true units, lesions."""
+"""Masks against references: a row per slice in the network's order, one for the volume, true units,
+lesions.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,23 @@ IDENTITY |= {"target": "liver", "prompt": "liver in abdomen CT", "seed": 0}
 LPS = np.diag([-0.5, -0.5, 3.0, 1.0])  # voxels of 0.75 mm³; slice k is volume[:, :, k]
 
 
-def score(prediction: np.ndarray, reference: np.ndarray, affine: np.ndarray = LPS, **options: Any) -> list[CaseResult]:
-    return score_mask(prediction.astype(np.uint8), reference.astype(np.uint8), affine, identity=IDENTITY, **options)
+def score(
+    prediction: np.ndarray, reference: np.ndarray, affine: np.ndarray = LPS, **options: Any
+) -> list[CaseResult]:
+    return score_mask(
+        prediction.astype(np.uint8),
+        reference.astype(np.uint8),
+        affine,
+        identity=IDENTITY,
+        **options,
+    )
 
 
 @pytest.fixture
 def pair() -> tuple[np.ndarray, np.ndarray]:
-    """(10, 8, 4) voxels: a hit on slice 1, half a hit on slice 2, a false positive on slice 3, nothing on slice 0."""
+    """(10, 8, 4) voxels: a hit on slice 1, half a hit on slice 2, a false positive on slice 3,
+    nothing on slice 0.
+    """
     prediction, reference = np.zeros((2, 10, 8, 4))
     prediction[2:4, 2:4, 1] = reference[2:4, 2:4, 1] = 1
     reference[0:2, 0, 2], prediction[1:3, 0, 2] = 1, 1
@@ -58,21 +70,29 @@ def test_every_row_says_what_was_scored(pair):
 
 def test_slices_run_from_feet_to_head_whatever_the_file(pair):
     *expected, volume = score(*pair)
-    for axes, signs in (((0, 1, 2), (-1, -1, -1)), ((2, 1, 0), (1, 1, 1)), ((1, 2, 0), (-1, 1, -1))):
+    for axes, signs in (
+        ((0, 1, 2), (-1, -1, -1)),
+        ((2, 1, 0), (1, 1, 1)),
+        ((1, 2, 0), (-1, 1, -1)),
+    ):
         # The same anatomy, with the array's axes in another order and direction.
         affine = np.eye(4)
         affine[:3, :3] = LPS[:3, axes] * signs
         flipped = [axis for axis, sign in enumerate(signs) if sign < 0]
         *slices, whole = score(*(np.flip(mask.transpose(axes), flipped) for mask in pair), affine)
         assert slices == expected
-        distances = {name: pytest.approx(getattr(volume, name)) for name in ("hd95_mm", "assd_mm", "nsd")}
+        distances = {
+            name: pytest.approx(getattr(volume, name)) for name in ("hd95_mm", "assd_mm", "nsd")
+        }
         assert all(getattr(whole, name) == value for name, value in distances.items())
-        assert dataclasses.replace(whole, hd95_mm=None, assd_mm=None, nsd=None) == dataclasses.replace(
-            volume, hd95_mm=None, assd_mm=None, nsd=None
-        )
+        assert dataclasses.replace(
+            whole, hd95_mm=None, assd_mm=None, nsd=None
+        ) == dataclasses.replace(volume, hd95_mm=None, assd_mm=None, nsd=None)
 
 
-@pytest.mark.parametrize(("plane", "count", "side"), [("axial", 4, 10), ("coronal", 8, 10), ("sagittal", 10, 8)])
+@pytest.mark.parametrize(
+    ("plane", "count", "side"), [("axial", 4, 10), ("coronal", 8, 10), ("sagittal", 10, 8)]
+)
 def test_planes(pair, plane, count, side):
     *slices, volume = score(*pair, plane=plane)
     assert len(slices) == count
@@ -100,7 +120,8 @@ def test_empty_masks(pair):
 
 def test_different_grids_are_refused(pair):
     with pytest.raises(
-        ValueError, match=r"c1: expected prediction and reference on one grid.*\(8, 10, 4\).*\(10, 8, 4\)"
+        ValueError,
+        match=r"c1: expected prediction and reference on one grid.*\(8, 10, 4\).*\(10, 8, 4\)",
     ):
         score(pair[0].swapaxes(0, 1), pair[1])
 
@@ -128,7 +149,9 @@ def test_lesions_of_volumes_and_slices(pair):
     assert [row.detection_f1 for row in slices] == [None, 1, 1, 0]
     strict = score(*pair, scoring=Scoring(match="iou:0.5"))[-1]
     assert (strict.matched_lesions, strict.missed_lesions, strict.false_lesions) == (1, 1, 2)
-    assert {row.lesion_rule for row in (*slices, volume)} == {"26 overlap"} and strict.lesion_rule == "26 iou:0.5"
+    assert {row.lesion_rule for row in (*slices, volume)} == {
+        "26 overlap"
+    } and strict.lesion_rule == "26 iou:0.5"
     assert Scoring(connectivity=6, match="iou:0.50").lesion_rule == "6 iou:0.5"
 
 
@@ -136,8 +159,15 @@ def test_distances_where_they_are_asked_for():
     reference = np.zeros((12, 12, 6))
     reference[3:8, 3:8, 1:4] = 1
     prediction = np.roll(reference, 2, 2)
-    by_default, everywhere = score(prediction, reference), score(prediction, reference, scoring=Scoring("all", 1.0))
-    assert [row.hd95_mm for row in by_default[:-1]] == [None] * 6 == [row.nsd_tolerance_mm for row in by_default[:-1]]
+    by_default, everywhere = (
+        score(prediction, reference),
+        score(prediction, reference, scoring=Scoring("all", 1.0)),
+    )
+    assert (
+        [row.hd95_mm for row in by_default[:-1]]
+        == [None] * 6
+        == [row.nsd_tolerance_mm for row in by_default[:-1]]
+    )
     assert by_default[-1].hd95_mm == 6.0 and by_default[-1].nsd_tolerance_mm == 2.0
     assert [row.hd95_mm for row in everywhere] == [None, None, None, 0, None, None, 6.0]
     assert [row.nsd for row in everywhere[:-1]] == [None, 0, 0, 1, 0, 0]
@@ -151,7 +181,11 @@ def test_a_volume_of_one_slice_has_no_surface_above_and_below():
     reference = np.zeros((12, 12, 1))
     reference[3:8, 3:8] = 1
     row, volume = score(np.roll(reference, 3, 1), reference, scoring=Scoring("all"))
-    assert (volume.hd95_mm, volume.assd_mm, volume.nsd) == (row.hd95_mm, row.assd_mm, row.nsd) and row.hd95_mm == 1.5
+    assert (volume.hd95_mm, volume.assd_mm, volume.nsd) == (
+        row.hd95_mm,
+        row.assd_mm,
+        row.nsd,
+    ) and row.hd95_mm == 1.5
     nothing = score(np.zeros_like(reference), reference, scoring=Scoring("all"))[-1]
     assert (nothing.hd95_mm, nothing.nsd) == (None, 0)
 
@@ -162,11 +196,19 @@ def lesions(pair, **options: Any) -> list[LesionResult]:
 
 def test_lesions_are_listed_with_their_scores(pair):
     scores = np.zeros(pair[0].shape, np.float32)
-    scores[2:4, 2:4, 1], scores[2, 2, 1], scores[1, 0, 2], scores[5:8, 5:7, 3] = 0.5, 0.75, 0.25, 0.625
+    scores[2:4, 2:4, 1], scores[2, 2, 1], scores[1, 0, 2], scores[5:8, 5:7, 3] = (
+        0.5,
+        0.75,
+        0.25,
+        0.625,
+    )
     found = lesions(pair, score_IJK=scores)
-    table = [(row.kind, row.lesion, row.volume_mm3, row.score, row.matched, row.iou) for row in found]
+    table = [
+        (row.kind, row.lesion, row.volume_mm3, row.score, row.matched, row.iou) for row in found
+    ]
     half = pytest.approx(1 / 3)
-    # A reference lesion's score is that of what found it; the half hit has another voxel, of score 0.
+    # A reference lesion's score is that of what found it; the half hit has another voxel, of score
+    # 0.
     assert table == [
         ("reference", 1, pytest.approx(3), 0.75, True, 1),
         ("reference", 2, pytest.approx(1.5), 0.25, True, half),
@@ -182,7 +224,10 @@ def test_lesions_are_listed_with_their_scores(pair):
 
 
 def test_levels(pair):
-    slices, volume = (score_target(*pair, LPS, identity=IDENTITY, levels=(level,))[0] for level in ("slice", "volume"))
+    slices, volume = (
+        score_target(*pair, LPS, identity=IDENTITY, levels=(level,))[0]
+        for level in ("slice", "volume")
+    )
     assert slices + volume == score_mask(*pair, LPS, identity=IDENTITY)
 
 
@@ -194,7 +239,10 @@ def test_presence_of_other_slices_is_refused(pair):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"distances": "slices"}, "distances: expected one of volume, all, none, received 'slices'"),
+        (
+            {"distances": "slices"},
+            "distances: expected one of volume, all, none, received 'slices'",
+        ),
         ({"connectivity": 8}, "connectivity: expected one of 6, 18, 26, received 8"),
         ({"match": "dice"}, "match: expected overlap, or iou:T"),
         ({"tolerance_mm": -1.0}, "tolerance_mm: expected a number of mm from 0, received -1.0"),

@@ -64,7 +64,10 @@ def test_other_shapes_are_refused():
 def test_counts_add_up(one, other):
     counts = count_voxels(one, other)
     assert counts.predicted == one.sum() and counts.referenced == other.sum()
-    assert (counts.prediction_only, counts.reference_only) == (np.sum(one > other), np.sum(other > one))
+    assert (counts.prediction_only, counts.reference_only) == (
+        np.sum(one > other),
+        np.sum(other > one),
+    )
     assert counts.dice == dice(one, other)
     union = np.count_nonzero(one | other)
     assert counts.iou == (counts.both / union if union else None)

@@ -10,7 +10,9 @@ from boltzmed.metrics.presence import auroc, sensitivity, specificity
 
 def test_shares_by_hand():
     present, found = [True, True, True, False, False], [True, False, True, True, False]
-    assert sensitivity(present, found) == pytest.approx(2 / 3) and specificity(present, found) == 0.5
+    assert (
+        sensitivity(present, found) == pytest.approx(2 / 3) and specificity(present, found) == 0.5
+    )
     assert sensitivity([False], [True]) is None and specificity([True], [True]) is None
     assert sensitivity([], []) is None and auroc([], []) is None
 

@@ -1,4 +1,6 @@
-"""Statistics of clustered scores: numbers worked out by hand, SciPy's own tests, and what has to hold of any scores."""
+"""Statistics of clustered scores: numbers worked out by hand, SciPy's own tests, and what has to
+hold of any scores.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ differences = st.lists(st.integers(-100, 100).map(lambda n: n / 64), min_size=2,
 def flip(sums: list[float], resamples: int = 999, seed: int = 0) -> float:
     """The permutation p of patients with these sums of differences."""
     column = np.array(sums)[:, None]
-    return float(permutation_p(column, np.ones_like(column), resamples, np.random.default_rng(seed))[0])
+    return float(
+        permutation_p(column, np.ones_like(column), resamples, np.random.default_rng(seed))[0]
+    )
 
 
 def interval(sums: np.ndarray, counts: np.ndarray, resamples: int, seed: object) -> np.ndarray:
@@ -54,33 +58,54 @@ class TestBootstrap:
     def test_every_group_keeps_its_number_of_patients(self):
         first, all_ = np.repeat([[1.0], [0.0]], [3, 5], axis=0), np.ones((8, 1))
         sums, counts = resample_sums(first, all_, [3, 5], 50, np.random.default_rng(0))
-        assert sums.shape == counts.shape == (50, 1) and set(sums.ravel()) == {3} and set(counts.ravel()) == {8}
+        assert (
+            sums.shape == counts.shape == (50, 1)
+            and set(sums.ravel()) == {3}
+            and set(counts.ravel()) == {8}
+        )
         each, _ = resample_sums(np.eye(8), all_, [3, 5], 2000, np.random.default_rng(0))
-        assert each.mean(axis=0) == pytest.approx(1, abs=0.1) and each[:, :3].var() == pytest.approx(2 / 3, abs=0.05)
+        assert each.mean(axis=0) == pytest.approx(1, abs=0.1) and each[
+            :, :3
+        ].var() == pytest.approx(2 / 3, abs=0.05)
 
     @pytest.mark.parametrize("block", [1, 100, 10**6])
     def test_blocks_hold_the_same_samples(self, block):
         generator = np.random.default_rng(9)
-        sums, counts = generator.normal(0, 1, (30, 3)), generator.integers(0, 4, (30, 3)).astype(float)
+        sums, counts = (
+            generator.normal(0, 1, (30, 3)),
+            generator.integers(0, 4, (30, 3)).astype(float),
+        )
         whole = resample_sums(sums, counts, [10, 20], 99, np.random.default_rng(1), block=99 * 30)
         parts = resample_sums(sums, counts, [10, 20], 99, np.random.default_rng(1), block=block)
         np.testing.assert_allclose(parts, whole, rtol=1e-12, atol=1e-12)
-        p = [permutation_p(sums, counts, 99, np.random.default_rng(1), block=size) for size in (99 * 30, block)]
+        p = [
+            permutation_p(sums, counts, 99, np.random.default_rng(1), block=size)
+            for size in (99 * 30, block)
+        ]
         assert p[0].tolist() == p[1].tolist()
 
     def test_memory_does_not_grow_with_patients_times_resamples(self):
         sums = np.random.default_rng(0).normal(0, 1, (20_000, 1))
         tracemalloc.start()
-        resample_sums(sums, np.ones_like(sums), [20_000], 300, np.random.default_rng(0), block=100_000)
+        resample_sums(
+            sums, np.ones_like(sums), [20_000], 300, np.random.default_rng(0), block=100_000
+        )
         permutation_p(sums, np.ones_like(sums), 300, np.random.default_rng(0), block=100_000)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 4e6  # all draws together: 48 MB
 
     def test_a_mean_is_over_rows_of_whole_patients(self):
-        # The first patient has two rows of 1, the second one of 0; drawn once each, or one of them twice.
-        drawn = resample_sums(np.array([[2.0], [0.0]]), np.array([[2.0], [1.0]]), [2], 50, np.random.default_rng(0))
-        assert set(zip(*(totals.ravel() for totals in drawn), strict=True)) == {(2, 3), (4, 4), (0, 2)}
+        # The first patient has two rows of 1, the second one of 0; drawn once each, or one of them
+        # twice.
+        drawn = resample_sums(
+            np.array([[2.0], [0.0]]), np.array([[2.0], [1.0]]), [2], 50, np.random.default_rng(0)
+        )
+        assert set(zip(*(totals.ravel() for totals in drawn), strict=True)) == {
+            (2, 3),
+            (4, 4),
+            (0, 2),
+        }
         assert bootstrap_interval(*drawn, np.array([2])).ravel().tolist() == [0, 1]
 
     def test_samples_without_a_row_are_left_out(self):
@@ -92,12 +117,20 @@ class TestBootstrap:
         values = np.random.default_rng(1).beta(5, 2, 40)
         low, high = interval(values[:, None], np.ones((40, 1)), 20_000, 2)[:, 0]
         expected = stats.bootstrap(
-            (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(3)
+            (values,),
+            np.mean,
+            n_resamples=20_000,
+            method="percentile",
+            rng=np.random.default_rng(3),
         ).confidence_interval
-        assert (low, high) == (pytest.approx(expected.low, abs=2e-3), pytest.approx(expected.high, abs=2e-3))
+        assert (low, high) == (
+            pytest.approx(expected.low, abs=2e-3),
+            pytest.approx(expected.high, abs=2e-3),
+        )
 
     def test_slices_of_a_patient_are_no_replicates(self):
-        # Twenty patients with fifty slices each that are all alike: the interval is that of twenty values.
+        # Twenty patients with fifty slices each that are all alike: the interval is that of twenty
+        # values.
         generator = np.random.default_rng(4)
         level = generator.normal(0.7, 0.1, 20)
         slices = np.repeat(level, 50) + generator.normal(0, 0.01, 1000)
@@ -135,7 +168,10 @@ class TestPermutation:
         assert flip([1, 2, 3, -4]) == 14 / 16
 
     def test_only_patients_with_rows_count(self):
-        sums, counts = np.array([[1.0], [2.0], [3.0], [0.0]]), np.array([[5.0], [1.0], [2.0], [0.0]])
+        sums, counts = (
+            np.array([[1.0], [2.0], [3.0], [0.0]]),
+            np.array([[5.0], [1.0], [2.0], [0.0]]),
+        )
         assert permutation_p(sums, counts, 99, np.random.default_rng(0)) == 2 / 8
 
     def test_one_patient_is_no_test(self):
@@ -145,7 +181,11 @@ class TestPermutation:
     @settings(max_examples=20, deadline=None)
     def test_agrees_with_scipy(self, sums):
         mirrored = stats.permutation_test(
-            (np.array(sums),), np.sum, permutation_type="samples", n_resamples=np.inf, alternative="greater"
+            (np.array(sums),),
+            np.sum,
+            permutation_type="samples",
+            n_resamples=np.inf,
+            alternative="greater",
         )
         extreme = np.abs(mirrored.null_distribution) >= abs(sum(sums)) - 1e-9
         assert flip(sums) == pytest.approx(extreme.mean())
@@ -154,7 +194,9 @@ class TestPermutation:
         assert flip([1.0] * (EXACT_PATIENTS + 20)) == 1 / 1000
         normal = list(np.random.default_rng(7).normal(0, 1, EXACT_PATIENTS + 1))
         exact = flip([*normal[:-1]])
-        drawn = np.mean([flip([*normal[:-1], 0.0], 4999, seed) for seed in range(3)])  # 0 flips nothing
+        drawn = np.mean(
+            [flip([*normal[:-1], 0.0], 4999, seed) for seed in range(3)]
+        )  # 0 flips nothing
         assert drawn == pytest.approx(exact, abs=0.02)
 
     def test_is_uniform_without_a_difference(self):
@@ -177,10 +219,13 @@ class TestPermutation:
             assert flip(values[::-1]) == p
 
     def test_flips_that_differ_by_rounding_alone_are_as_far(self):
-        # Scores of about 1 are off in the 16th digit, which is the 11th of such differences. Of the 8 ways to flip
-        # 1, 1 + e, -1 the two of 1 - e are nearer to 0 than the 1 + e that was seen.
+        # Scores of about 1 are off in the 16th digit, which is the 11th of such differences. Of the
+        # 8 ways to flip 1, 1 + e, -1 the two of 1 - e are nearer to 0 than the 1 + e that was seen.
         sums, counts = np.array([[1e-5], [1e-5 + 1e-15], [-1e-5]]), np.ones((3, 1))
-        p = [permutation_p(sums, counts, 9, np.random.default_rng(0), rounding=r)[0] for r in (0.0, 1e-12)]
+        p = [
+            permutation_p(sums, counts, 9, np.random.default_rng(0), rounding=r)[0]
+            for r in (0.0, 1e-12)
+        ]
         assert p == [3 / 4, 1]
 
     def test_no_difference_is_p_1(self):
@@ -203,8 +248,15 @@ class TestRounding:
     def test_sizes_are_merged_and_signs_stay(self):
         values = [0.7 - 0.6, 0.3 - 0.4, 0.8 - 0.7, 1e-17, -1e-17, 0.2]
         merged = merge_rounding(values, 1e-12)
-        assert len(set(np.abs(merged))) == 3 and (merged[:3] == [merged[2], -merged[2], merged[2]]).all()
-        assert merged[3:5].tolist() == [0, 0] and not np.signbit(merged[3:5]).any() and merged[5] == 0.2
+        assert (
+            len(set(np.abs(merged))) == 3
+            and (merged[:3] == [merged[2], -merged[2], merged[2]]).all()
+        )
+        assert (
+            merged[3:5].tolist() == [0, 0]
+            and not np.signbit(merged[3:5]).any()
+            and merged[5] == 0.2
+        )
         assert merge_rounding([], 1e-12).shape == (0,)
 
     @given(differences)
@@ -213,7 +265,11 @@ class TestRounding:
 
     def test_effects_of_equal_differences(self):
         merged = merge_rounding([0.6 - 0.5, 0.7 - 0.6, 0.9 - 0.8], 1e-12)
-        assert math.isnan(cohens_dz(merged)) and rank_biserial(merged) == 1 and wilcoxon_p(merged) == 0.25
+        assert (
+            math.isnan(cohens_dz(merged))
+            and rank_biserial(merged) == 1
+            and wilcoxon_p(merged) == 0.25
+        )
 
 
 class TestHolm:
@@ -231,16 +287,23 @@ class TestHolm:
     @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
     def test_between_the_raw_p_and_bonferronis(self, p):
         adjusted = adjust_holm(p)
-        assert (adjusted >= p).all() and (adjusted <= np.minimum(np.array(p) * len(p), 1) + 1e-12).all()
+        assert (adjusted >= p).all() and (
+            adjusted <= np.minimum(np.array(p) * len(p), 1) + 1e-12
+        ).all()
         assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= 0).all()
 
 
 class TestEffectSizes:
     def test_rank_biserial_by_hand(self):
-        # Ranks 1 … 4 of which 3 is negative: (7 - 3) / 10. Of 1, 1, -2 the first two share rank 1.5: (3 - 3) / 6.
+        # Ranks 1 … 4 of which 3 is negative: (7 - 3) / 10. Of 1, 1, -2 the first two share rank
+        # 1.5: (3 - 3) / 6.
         assert rank_biserial([0.1, 0.2, -0.3, 0.4]) == pytest.approx(0.4)
         assert rank_biserial([1, 1, -2]) == 0
-        assert (rank_biserial([1, 2, 0]), rank_biserial([-1, -2]), rank_biserial([0, 0])) == (1, -1, 0)
+        assert (rank_biserial([1, 2, 0]), rank_biserial([-1, -2]), rank_biserial([0, 0])) == (
+            1,
+            -1,
+            0,
+        )
         assert math.isnan(rank_biserial([]))
 
     def test_cohens_dz_by_hand(self):
@@ -256,5 +319,8 @@ class TestEffectSizes:
 
 
 def test_generators_differ_by_purpose_and_not_by_call():
-    draws = [make_generator(*key).integers(1 << 40) for key in ((0, "a"), (0, "a"), (0, "b"), (1, "a"), (0, "a", "b"))]
+    draws = [
+        make_generator(*key).integers(1 << 40)
+        for key in ((0, "a"), (0, "a"), (0, "b"), (1, "a"), (0, "a", "b"))
+    ]
     assert draws[0] == draws[1] and len(set(draws)) == 4

@@ -6,7 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from boltzmed.networks.attention import ImageTokens, MultiHeadAttention, join_positions, sine_positions
+from boltzmed.networks.attention import (
+    ImageTokens,
+    MultiHeadAttention,
+    join_positions,
+    sine_positions,
+)
 
 
 def build(attention: str = "fused") -> MultiHeadAttention:
@@ -46,15 +51,21 @@ def test_the_two_forms_have_the_same_gradients():
     for attention in ("fused", "reference"):
         module = build(attention)
         query, key, value = (tensor.requires_grad_() for tensor in inputs())
-        module(query, module.project_memory(key, value), mask(2, 1, 6, 30)).square().sum().backward()
+        module(
+            query, module.project_memory(key, value), mask(2, 1, 6, 30)
+        ).square().sum().backward()
         gradients.append([query.grad, key.grad, value.grad, *(p.grad for p in module.parameters())])
     for fused, reference in zip(*gradients, strict=True):
         torch.testing.assert_close(fused, reference, atol=1e-4, rtol=1e-4)
 
 
 @st.composite
-def image_attention(draw: st.DrawFn) -> tuple[MultiHeadAttention, torch.Tensor, ImageTokens, torch.Tensor]:
-    """A module, queries, tokens and attended sets of any sizes; rows may hold one token, few, or all."""
+def image_attention(
+    draw: st.DrawFn,
+) -> tuple[MultiHeadAttention, torch.Tensor, ImageTokens, torch.Tensor]:
+    """A module, queries, tokens and attended sets of any sizes; rows may hold one token, few, or
+    all.
+    """
     torch.manual_seed(draw(st.integers(0, 2**31)))
     heads, head_width = draw(st.sampled_from([1, 2, 4, 8])), draw(st.sampled_from([4, 8, 12]))
     height, grid_width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
@@ -63,7 +74,9 @@ def image_attention(draw: st.DrawFn) -> tuple[MultiHeadAttention, torch.Tensor, 
     module = MultiHeadAttention(width, heads, draw(st.sampled_from(["fused", "reference"])))
     nn.init.normal_(module.in_proj_bias)
     sets = draw(st.sampled_from([1, heads]))
-    attended = torch.rand(batch, sets, queries, tokens) < draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+    attended = torch.rand(batch, sets, queries, tokens) < draw(
+        st.sampled_from([0.0, 0.1, 0.5, 1.0])
+    )
     attended[..., draw(st.integers(0, tokens - 1))] = True
     attended[0, 0, draw(st.integers(0, queries - 1))] = True
     positions = sine_positions(height, grid_width, width)
@@ -76,13 +89,19 @@ def image_attention(draw: st.DrawFn) -> tuple[MultiHeadAttention, torch.Tensor, 
 
 
 @pytest.mark.parametrize(
-    ("dtype", "forward", "backward"), [(torch.float32, 1e-5, 1e-4), (torch.float64, 1e-12, 1e-10)], ids=["32", "64"]
+    ("dtype", "forward", "backward"),
+    [(torch.float32, 1e-5, 1e-4), (torch.float64, 1e-12, 1e-10)],
+    ids=["32", "64"],
 )
 @settings(max_examples=60, deadline=None)
 @given(drawn=image_attention())
 def test_gathered_equals_dense_with_all_gradients(drawn, dtype, forward, backward):
     module, query, tokens, attended = drawn
-    module, query, tokens = module.to(dtype), query.to(dtype), ImageTokens(*(part.to(dtype) for part in tokens))
+    module, query, tokens = (
+        module.to(dtype),
+        query.to(dtype),
+        ImageTokens(*(part.to(dtype) for part in tokens)),
+    )
     weight = torch.randn_like(query)
     outputs, gradients = [], []
     for gathered in (True, False):
@@ -92,10 +111,14 @@ def test_gathered_equals_dense_with_all_gradients(drawn, dtype, forward, backwar
         if gathered:
             output = module.attend_gathered(leaves[0], given_tokens, attended)
         else:
-            output = module(leaves[0], module.project_memory(given_tokens.key(), leaves[1]), attended)
+            output = module(
+                leaves[0], module.project_memory(given_tokens.key(), leaves[1]), attended
+            )
         (output * weight).sum().backward()
         outputs.append(output.detach())
-        gradients.append([*(leaf.grad for leaf in leaves), *(p.grad.clone() for p in module.parameters())])
+        gradients.append(
+            [*(leaf.grad for leaf in leaves), *(p.grad.clone() for p in module.parameters())]
+        )
     assert_relative(outputs[0], outputs[1], forward)
     for found, expected in zip(*gradients, strict=True):
         assert_relative(found, expected, backward)
@@ -117,7 +140,8 @@ def test_tokens_outside_the_attended_set_have_no_influence():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [((30, 4), "divisible by the number of heads"), ((24, 4, "sparse"), "'sparse'")]
+    ("arguments", "message"),
+    [((30, 4), "divisible by the number of heads"), ((24, 4, "sparse"), "'sparse'")],
 )
 def test_wrong_sizes_and_names_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -126,7 +150,9 @@ def test_wrong_sizes_and_names_are_refused(arguments, message):
 
 def test_sine_positions_by_its_formula():
     height, width, channels = 3, 5, 8
-    position = join_positions(*sine_positions(height, width, channels)).view(height, width, channels)
+    position = join_positions(*sine_positions(height, width, channels)).view(
+        height, width, channels
+    )
     for y, x, pair in ((0, 0, 0), (2, 4, 1), (1, 3, 0)):
         frequency = 10000 ** (-2 * pair / 4)
         for offset, place, size in ((0, y, height), (4, x, width)):

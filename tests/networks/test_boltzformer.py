@@ -1,4 +1,6 @@
-"""The whole network with a small stand-in for the image side: independence, draws, gradients, trainability."""
+"""The whole network with a small stand-in for the image side: independence, draws, gradients,
+trainability.
+"""
 
 import pytest
 import torch
@@ -21,7 +23,12 @@ class StandInEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.steps = nn.ModuleList(
-            nn.Conv2d(3 if i == 0 else WIDTH, WIDTH, kernel_size=4 if i == 0 else 2, stride=4 if i == 0 else 2)
+            nn.Conv2d(
+                3 if i == 0 else WIDTH,
+                WIDTH,
+                kernel_size=4 if i == 0 else 2,
+                stride=4 if i == 0 else 2,
+            )
             for i in range(4)
         )
 
@@ -39,7 +46,9 @@ class StandInPixelDecoder(nn.Module):
         self.mask_features = nn.Conv2d(WIDTH, WIDTH, kernel_size=3, padding=1)
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], SemanticMap]:
-        return features[:0:-1], SemanticMap(features[0], self.mask_features.weight, self.mask_features.bias)
+        return features[:0:-1], SemanticMap(
+            features[0], self.mask_features.weight, self.mask_features.bias
+        )
 
 
 def build(
@@ -50,7 +59,15 @@ def build(
     return BoltzFormer(
         StandInEncoder(),
         StandInPixelDecoder(),
-        TextEncoder(64, width=WIDTH, num_layers=2, num_heads=2, output_dim=WIDTH, context_length=16, end_id=END),
+        TextEncoder(
+            64,
+            width=WIDTH,
+            num_layers=2,
+            num_heads=2,
+            output_dim=WIDTH,
+            context_length=16,
+            end_id=END,
+        ),
         decoder(num_queries, WIDTH, num_heads=4, feedforward_dim=48, num_layers=4, **options),
         pigma(num_queries),
         seed=seed,
@@ -65,7 +82,9 @@ def prompt(*words: int, length: int = 12) -> list[int]:
     return [START, *words] + [END] * (length - 1 - len(words))
 
 
-PROMPTS = torch.tensor([[prompt(3, 4), prompt(9), prompt(7, 8, 5, 6, 1)], [prompt(2), prompt(3, 4), prompt(30, 31)]])
+PROMPTS = torch.tensor(
+    [[prompt(3, 4), prompt(9), prompt(7, 8, 5, 6, 1)], [prompt(2), prompt(3, 4), prompt(30, 31)]]
+)
 
 
 def logits(network: BoltzFormer, *arguments, **options) -> Tensor:
@@ -83,7 +102,9 @@ def test_output_has_half_the_images_size_for_any_number_of_prompts(size):
 
 
 @pytest.mark.parametrize("attention", ["auto", "gathered", "fused"])
-@pytest.mark.parametrize(("dtype", "forward", "backward"), [(torch.float32, 1e-5, 1e-4), (torch.float64, 1e-10, 1e-10)])
+@pytest.mark.parametrize(
+    ("dtype", "forward", "backward"), [(torch.float32, 1e-5, 1e-4), (torch.float64, 1e-10, 1e-10)]
+)
 def test_the_fast_form_is_the_literal_one(attention, dtype, forward, backward):
     """Masks and the gradient of every weight, for a training step with draws of each image's own."""
     outputs, gradients = [], []
@@ -94,7 +115,9 @@ def test_the_fast_form_is_the_literal_one(attention, dtype, forward, backward):
         features = network.encode_image(images(2, (96, 64)).to(dtype))
         text = text._replace(tokens=text.tokens.to(dtype))
         output = network.decode(features, text, draw_key=torch.tensor([3, 4]))["mask_logits"]
-        (output * torch.linspace(-1, 1, output.numel(), dtype=dtype).view_as(output)).sum().backward()
+        (
+            output * torch.linspace(-1, 1, output.numel(), dtype=dtype).view_as(output)
+        ).sum().backward()
         outputs.append(output.detach())
         gradients.append({name: parameter.grad for name, parameter in network.named_parameters()})
     assert (outputs[1] - outputs[0]).abs().max() <= forward * outputs[0].abs().max()
@@ -109,12 +132,16 @@ def test_an_image_kept_for_prompts_gives_the_same_masks():
     features, text = network.encode_image(images()), network.encode_text(PROMPTS)
     kept = network.keep_for_prompts(features)
     expected = network.decode(features, text)["mask_logits"]
-    torch.testing.assert_close(network.decode(kept, text)["mask_logits"], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        network.decode(kept, text)["mask_logits"], expected, atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("attention", ["gathered", "fused"])
 def test_sixteen_bits_change_little(attention):
-    """Autocast rounds what is computed, not what is drawn from: a step runs and the masks stay near."""
+    """Autocast rounds what is computed, not what is drawn from: a step runs and the masks stay
+    near.
+    """
     network = build(attention=attention)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = network(images(2), PROMPTS, draw_key=torch.tensor([3, 4]))["mask_logits"]
@@ -128,7 +155,9 @@ def test_sixteen_bits_change_little(attention):
 def test_a_training_step_encodes_an_image_once_for_all_its_prompts(monkeypatch):
     network, encoded = build(), []
     for part in (network.image_encoder, network.pixel_decoder):
-        part.register_forward_hook(lambda module, arguments, _: encoded.append(len(arguments[0][0])))
+        part.register_forward_hook(
+            lambda module, arguments, _: encoded.append(len(arguments[0][0]))
+        )
     network(images(2), PROMPTS, draw_key=torch.tensor([3, 4]))["mask_logits"].sum().backward()
     assert encoded == [3, 2]  # the first image's three channels; two images of the finest feature
 
@@ -159,7 +188,9 @@ def test_a_prompts_masks_do_not_depend_on_its_batch_mates():
     together = logits(network, images(), PROMPTS)
     for image in range(2):
         for i in range(3):
-            alone = logits(network, images()[image : image + 1], PROMPTS[image : image + 1, i : i + 1])
+            alone = logits(
+                network, images()[image : image + 1], PROMPTS[image : image + 1, i : i + 1]
+            )
             torch.testing.assert_close(alone[0, 0], together[image, i], atol=1e-4, rtol=0)
 
 
@@ -168,7 +199,9 @@ def test_padding_ids_after_the_end_token_change_nothing():
     other = PROMPTS.clone()
     other[0, 0, 4:] = 17
     other[0, 0, 7] = END
-    torch.testing.assert_close(logits(network, images(), other), logits(network, images(), PROMPTS), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        logits(network, images(), other), logits(network, images(), PROMPTS), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("attend_padding", ["zeros", "minus_ones"])
@@ -181,7 +214,9 @@ def test_the_published_padding_makes_a_prompt_depend_on_its_batch_mates(attend_p
 def test_permuted_prompts_give_permuted_masks():
     network, order = build(), [2, 0, 1]
     expected = logits(network, images(), PROMPTS)[:, order]
-    torch.testing.assert_close(logits(network, images(), PROMPTS[:, order]), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        logits(network, images(), PROMPTS[:, order]), expected, atol=1e-4, rtol=0
+    )
 
 
 def test_prompts_of_one_study_serve_every_slice():
@@ -194,8 +229,13 @@ def test_encoding_apart_is_the_same_as_forward():
     network = build()
     with torch.no_grad():
         text = network.encode_text(PROMPTS[:1])
-        apart = [network.decode(network.encode_image(image[None]), text)["mask_logits"] for image in images()]
-    torch.testing.assert_close(torch.cat(apart), logits(network, images(), PROMPTS[:1]), atol=1e-4, rtol=0)
+        apart = [
+            network.decode(network.encode_image(image[None]), text)["mask_logits"]
+            for image in images()
+        ]
+    torch.testing.assert_close(
+        torch.cat(apart), logits(network, images(), PROMPTS[:1]), atol=1e-4, rtol=0
+    )
 
 
 def test_inference_draws_are_one_table_whatever_the_batch():
@@ -203,7 +243,9 @@ def test_inference_draws_are_one_table_whatever_the_batch():
     with torch.no_grad():
         one, two = network.encode_image(images(1)), network.encode_image(images(2))
     tables = network._draw(one, None)
-    assert [table.shape for table in tables] == network.decoder.uniform_shapes([(2, 2), (4, 4), (8, 8)])
+    assert [table.shape for table in tables] == network.decoder.uniform_shapes(
+        [(2, 2), (4, 4), (8, 8)]
+    )
     assert all(a is b for a, b in zip(tables, network._draw(two, None), strict=True))
     for size in (96, 128, 160, 192):  # more sizes than are kept
         with torch.no_grad():
@@ -262,12 +304,18 @@ def test_invalid_prompts_hold_no_object_and_carry_no_gradient():
     assert all(p.grad is None or not p.grad.any() for p in network.parameters())
 
 
-@pytest.mark.parametrize("options", [{}, {"boltzmann": False}, {"threshold": 0.5}, {"per_head_draws": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"boltzmann": False}, {"threshold": 0.5}, {"per_head_draws": True}]
+)
 def test_every_parameter_gets_a_gradient(options):
     network = build(**options)
     target = (torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) > 0.8).float()
     PromptLoss()(network(images(), PROMPTS), target).backward()
-    missing = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    missing = [
+        name
+        for name, p in network.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all()
+    ]
     assert not missing
     silent = [name for name, p in network.named_parameters() if not p.grad.any()]
     assert not silent
@@ -275,7 +323,9 @@ def test_every_parameter_gets_a_gradient(options):
 
 def test_nothing_depends_on_training_mode_and_the_state_holds_parameters_only():
     network = build()
-    assert torch.equal(logits(network.train(), images(), PROMPTS), logits(network.eval(), images(), PROMPTS))
+    assert torch.equal(
+        logits(network.train(), images(), PROMPTS), logits(network.eval(), images(), PROMPTS)
+    )
     assert set(network.state_dict()) == {name for name, _ in network.named_parameters()}
 
 
@@ -295,8 +345,18 @@ def test_mixed_precision_runs_and_stays_near():
         (torch.zeros(1, 1, 64, 64), PROMPTS[:1], {}, r"expected images \(B, 3, H, W\)"),
         (torch.zeros(3, 3, 64, 64), PROMPTS, {}, "prompts of 3 images or of one"),
         (torch.zeros(2, 3, 64, 64), PROMPTS[0], {}, r"token ids \(B, P, T\)"),
-        (torch.zeros(2, 3, 64, 64), PROMPTS, {"prompt_valid": torch.ones(2, 2).bool()}, "prompt_valid"),
-        (torch.zeros(2, 3, 64, 64), PROMPTS, {"draw_key": torch.tensor([1])}, "one draw key per image"),
+        (
+            torch.zeros(2, 3, 64, 64),
+            PROMPTS,
+            {"prompt_valid": torch.ones(2, 2).bool()},
+            "prompt_valid",
+        ),
+        (
+            torch.zeros(2, 3, 64, 64),
+            PROMPTS,
+            {"draw_key": torch.tensor([1])},
+            "one draw key per image",
+        ),
     ],
 )
 def test_wrong_input_is_one_clear_line(image, ids, keywords, message):

@@ -30,16 +30,27 @@ def test_number_of_draws(tokens, draws):
     assert count_draws(tokens, 0.1) == draws
 
 
-@given(st.integers(0, 2**31), st.sampled_from([1.0, 0.5, 1 / 9, 0.02, 0.001]), st.sampled_from([0.3, 0.8, 1.1]))
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from([1.0, 0.5, 1 / 9, 0.02, 0.001]),
+    st.sampled_from([0.3, 0.8, 1.1]),
+)
 @settings(max_examples=40, deadline=None)
 def test_distribution_is_a_softmax_over_the_candidates(seed, temperature, threshold):
     confidence = confidences(3, 50, seed=seed)
     confidence[1] = 0.9
     probability = boltzmann_distribution(confidence, temperature, threshold)
     candidate = confidence < threshold
-    expected = (confidence.double() / temperature).masked_fill(~candidate, -torch.inf).softmax(-1).nan_to_num(0)
+    expected = (
+        (confidence.double() / temperature)
+        .masked_fill(~candidate, -torch.inf)
+        .softmax(-1)
+        .nan_to_num(0)
+    )
     # Rounding U / τ to float32 costs up to half a unit in the last place of the exponent.
-    torch.testing.assert_close(probability.double(), expected, atol=1e-7, rtol=3e-7 * max(1, 1 / temperature))
+    torch.testing.assert_close(
+        probability.double(), expected, atol=1e-7, rtol=3e-7 * max(1, 1 / temperature)
+    )
     assert not probability[~candidate].any()
 
 
@@ -52,7 +63,9 @@ def test_attended_frequency_matches_trials_with_replacement():
     probability = boltzmann_distribution(confidence, temperature)
     expected = 1 - (1 - probability) ** 10
     assert (frequency - expected).abs().max() < 0.02
-    trials = probability[0].multinomial(20000 * 10, replacement=True, generator=torch.Generator().manual_seed(2))
+    trials = probability[0].multinomial(
+        20000 * 10, replacement=True, generator=torch.Generator().manual_seed(2)
+    )
     hit = torch.zeros(20000, 40).scatter_(1, trials.view(20000, 10), 1).mean(0)
     assert (hit - expected[0]).abs().max() < 0.02
 
@@ -60,7 +73,9 @@ def test_attended_frequency_matches_trials_with_replacement():
 def test_tokens_at_the_threshold_are_attended_without_a_draw():
     confidence = torch.tensor([[0.1, 0.5, 0.9, 0.49]])
     never = least_probability(torch.zeros(1, 4), 0)
-    assert sample_attended(confidence, never, threshold=0.5).tolist() == [[False, True, True, False]]
+    assert sample_attended(confidence, never, threshold=0.5).tolist() == [
+        [False, True, True, False]
+    ]
     assert sample_attended(confidence, None, threshold=0.5).tolist() == [[False, True, True, False]]
     assert not sample_attended(confidence, None).any()
 
@@ -93,7 +108,9 @@ def test_empty_rows_are_filled_and_others_left():
 
 def test_uniforms_broadcast_over_prompts_and_heads():
     confidence = confidences(2, 3, 1, 5, 20)
-    least = least_probability(torch.rand(2, 1, 4, 5, 20, generator=torch.Generator().manual_seed(3)), 10)
+    least = least_probability(
+        torch.rand(2, 1, 4, 5, 20, generator=torch.Generator().manual_seed(3)), 10
+    )
     attended = sample_attended(confidence, least)
     assert attended.shape == (2, 3, 4, 5, 20)
     assert torch.equal(attended[1, 2, 3], sample_attended(confidence[1, 2, 0], least[1, 0, 3]))
@@ -116,14 +133,19 @@ def test_half_precision_is_raised_to_single():
 def test_tables_depend_on_key_and_layer_alone():
     first = draw_uniforms(5, [(3, 4), (3, 16), (3, 4)])
     assert [table.shape for table in first] == [(3, 4), (3, 16), (3, 4)]
-    assert all(table.dtype == torch.float32 and (table >= 0).all() and (table < 1).all() for table in first)
+    assert all(
+        table.dtype == torch.float32 and (table >= 0).all() and (table < 1).all() for table in first
+    )
     assert not torch.equal(first[0], first[2])
     assert torch.equal(first[2], draw_uniforms(5, [(9, 9), (1, 1), (3, 4)])[2])
     assert not torch.equal(first[0], draw_uniforms(6, [(3, 4)])[0])
 
 
 def test_generators_see_every_bit_of_the_key():
-    states = {tuple(torch.rand(4, generator=keyed_generator(key)).tolist()) for key in (1, 1 + 2**32, 1 + 2**63, -1)}
+    states = {
+        tuple(torch.rand(4, generator=keyed_generator(key)).tolist())
+        for key in (1, 1 + 2**32, 1 + 2**63, -1)
+    }
     assert len(states) == 4
 
 

@@ -21,7 +21,9 @@ def features(batch: int = 2) -> tuple[list[torch.Tensor], SemanticMap]:
     generator = torch.Generator().manual_seed(1)
     scales = [torch.randn(batch, WIDTH, *size, generator=generator) for size in SIZES]
     kernel = 0.1 * torch.randn(WIDTH, WIDTH, 3, 3, generator=generator)
-    return scales, SemanticMap(torch.randn(batch, WIDTH, 16, 24, generator=generator), kernel, torch.zeros(WIDTH))
+    return scales, SemanticMap(
+        torch.randn(batch, WIDTH, 16, 24, generator=generator), kernel, torch.zeros(WIDTH)
+    )
 
 
 def text(batch: int = 2, prompts: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,7 +37,9 @@ def draws(decoder: Decoder, sizes: list[tuple[int, int]], key: int = 0) -> list[
 
 
 @torch.no_grad()
-def run(decoder: Decoder, trace: dict | None = None, *, key: int = 0, prompts: int = 3) -> torch.Tensor:
+def run(
+    decoder: Decoder, trace: dict | None = None, *, key: int = 0, prompts: int = 3
+) -> torch.Tensor:
     return decoder(*features(), *text(prompts=prompts), draws(decoder, SIZES, key), trace)
 
 
@@ -50,22 +54,32 @@ def test_resizing_the_semantic_map_is_resizing_the_masks():
         with torch.no_grad():
             masks = predict_masks(decoder.embed_masks(trace["queries"][layer]), semantic_map)
         assert masks.shape == (2, 3, 5, 16, 24)
-        resized = F.interpolate(masks.flatten(0, 1), size=size, mode="bilinear", align_corners=False)
+        resized = F.interpolate(
+            masks.flatten(0, 1), size=size, mode="bilinear", align_corners=False
+        )
         confidence = resized.sigmoid().flatten(2).view(2, 3, 5, -1)
-        # The draw by its formula; token by token, where the bound is not within rounding of the uniform.
+        # The draw by its formula; token by token, where the bound is not within rounding of the
+        # uniform.
         weight = (confidence * (layer + 1)).exp()
         missed = (1 - weight / weight.sum(-1, keepdim=True)) ** int(0.1 * weight.shape[-1])
         attended = uniforms[layer] >= missed
         attended |= ~attended.any(-1, keepdim=True)
         clear = ((uniforms[layer] - missed).abs() > 1e-5).all(-1)
-        assert torch.equal(trace["attended"][layer][clear], attended[clear]) and clear.float().mean() > 0.9
+        assert (
+            torch.equal(trace["attended"][layer][clear], attended[clear])
+            and clear.float().mean() > 0.9
+        )
 
 
-@pytest.mark.parametrize("options", [{}, {"threshold": 0.5}, {"boltzmann": False, "threshold": 0.5}])
+@pytest.mark.parametrize(
+    "options", [{}, {"threshold": 0.5}, {"boltzmann": False, "threshold": 0.5}]
+)
 def test_all_forms_agree(options):
     expected = run(build(LiteralDecoder, **options))
     for attention in ("reference", "fused", "gathered", "auto"):
-        torch.testing.assert_close(run(build(attention=attention, **options)), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            run(build(attention=attention, **options)), expected, atol=1e-5, rtol=1e-5
+        )
 
 
 @torch.no_grad()
@@ -75,8 +89,13 @@ def test_free_draws_of_the_two_forms_are_the_same():
     sizes = [(16, 16), (32, 32), (64, 64)]
     scales = [torch.randn(1, 64, *size, generator=generator) for size in sizes]
     kernel = 0.05 * torch.randn(64, 64, 3, 3, generator=generator)
-    semantic_map = SemanticMap(torch.randn(1, 64, 128, 128, generator=generator), kernel, torch.zeros(64))
-    tokens, valid = torch.randn(1, 2, 5, 64, generator=generator), torch.ones(1, 2, 5, dtype=torch.bool)
+    semantic_map = SemanticMap(
+        torch.randn(1, 64, 128, 128, generator=generator), kernel, torch.zeros(64)
+    )
+    tokens, valid = (
+        torch.randn(1, 2, 5, 64, generator=generator),
+        torch.ones(1, 2, 5, dtype=torch.bool),
+    )
     sets = []
     for form in (LiteralDecoder, Decoder):
         torch.manual_seed(0)
@@ -94,7 +113,9 @@ def test_prompts_taken_in_groups_are_all_taken(monkeypatch):
         expected = run(build(attention=attention), traces[0])
         with monkeypatch.context() as patch:
             patch.setattr("boltzmed.networks.decoder._CONFIDENCES_AT_ONCE", 1)
-            torch.testing.assert_close(run(build(attention=attention), traces[1]), expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                run(build(attention=attention), traces[1]), expected, atol=1e-5, rtol=1e-5
+            )
     for whole, grouped in zip(*(trace["attended"] for trace in traces), strict=True):
         assert torch.equal(whole, grouped)
 
@@ -105,7 +126,8 @@ def test_gathering_for_all_prompts_at_once_changes_nothing(monkeypatch):
     expected = run(decoder, traces[0])
     shared = []
     monkeypatch.setattr(
-        "boltzmed.networks.decoder.find_shared", lambda _, attended: shared.append(attended) or attended.any(1)
+        "boltzmed.networks.decoder.find_shared",
+        lambda _, attended: shared.append(attended) or attended.any(1),
     )
     torch.testing.assert_close(run(decoder, traces[1]), expected, atol=1e-5, rtol=1e-5)
     assert len(shared) == 6
@@ -130,7 +152,9 @@ def test_tables_per_image_equal_the_shared_table_when_repeated():
         decoder = build(**options)
         tables = draws(decoder, SIZES)
         with torch.no_grad():
-            output = decoder(*features(), *text(), [torch.stack((table, table)) for table in tables])
+            output = decoder(
+                *features(), *text(), [torch.stack((table, table)) for table in tables]
+            )
         torch.testing.assert_close(output, run(decoder), atol=1e-6, rtol=1e-6)
 
 
@@ -138,8 +162,11 @@ def test_full_attention_is_the_empty_set_filled():
     full, traced = build(boltzmann=False), {}
     expected = run(full, traced)
     assert traced["attended"] == [None] * 6
-    # A threshold that no confidence reaches leaves every row empty: the long way to the same result.
-    torch.testing.assert_close(run(build(boltzmann=False, threshold=1.0)), expected, atol=1e-5, rtol=1e-5)
+    # A threshold that no confidence reaches leaves every row empty: the long way to the same
+    # result.
+    torch.testing.assert_close(
+        run(build(boltzmann=False, threshold=1.0)), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_a_threshold_attends_confident_tokens():
@@ -173,7 +200,9 @@ def test_trace_holds_every_step_and_no_gradient_reaches_the_draw():
     tables = draws(decoder, SIZES)
     decoder(*features(), *text(), tables).square().sum().backward()
     # Intermediate masks only choose tokens: the mask head learns from the final prediction alone.
-    assert all(p.grad is None for p in [*decoder.mask_mlp.parameters(), *decoder.mask_norm.parameters()])
+    assert all(
+        p.grad is None for p in [*decoder.mask_mlp.parameters(), *decoder.mask_norm.parameters()]
+    )
 
 
 def test_initial_weights_are_as_published():
@@ -181,7 +210,10 @@ def test_initial_weights_are_as_published():
     layer = decoder.layers[0]
     bound = (6 / (64 + 3 * 64)) ** 0.5
     assert 0.98 * bound < layer.cross_attention.in_proj_weight.abs().max() <= bound
-    assert not layer.cross_attention.in_proj_bias.any() and not layer.cross_attention.out_proj.bias.any()
+    assert (
+        not layer.cross_attention.in_proj_bias.any()
+        and not layer.cross_attention.out_proj.bias.any()
+    )
     assert layer.query_text.feed_forward.linear1.bias.any()
     assert 0.9 < decoder.query_features.std() < 1.1
 

@@ -1,4 +1,6 @@
-"""Both image encoders: sizes, parameters, initial weights, the neck, and inner features against the recording."""
+"""Both image encoders: sizes, parameters, initial weights, the neck, and inner features against the
+recording.
+"""
 
 import math
 from pathlib import Path
@@ -8,13 +10,20 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from boltzmed.networks.image_encoder import FeaturePyramidNeck, FocalEncoder, HieraEncoder, KeyedDropPath
+from boltzmed.networks.image_encoder import (
+    FeaturePyramidNeck,
+    FocalEncoder,
+    HieraEncoder,
+    KeyedDropPath,
+)
 from boltzmed.networks.weights import load_sam2_image_encoder, load_seem_backbone
 
 RECORDED = Path(__file__).resolve().parents[3] / "shared" / "parity"
 STRIDES = (4, 8, 16, 32)
 SMALL = {
-    "hiera": lambda: HieraEncoder(16, 1, stages=(1, 2, 3, 1), global_att_blocks=(4,), neck_channels=24),
+    "hiera": lambda: HieraEncoder(
+        16, 1, stages=(1, 2, 3, 1), global_att_blocks=(4,), neck_channels=24
+    ),
     "focal": lambda: FocalEncoder(16, depths=(1, 1, 2, 1)),
 }
 PUBLISHED = {
@@ -42,7 +51,10 @@ def test_features_have_their_strides(name: str, size: tuple[int, int]) -> None:
     encoder = SMALL[name]().eval()
     with torch.no_grad():
         features = encoder(torch.randn(2, 3, *size))
-    expected = [(2, c, size[0] // s, size[1] // s) for c, s in zip(encoder.out_channels, STRIDES, strict=True)]
+    expected = [
+        (2, c, size[0] // s, size[1] // s)
+        for c, s in zip(encoder.out_channels, STRIDES, strict=True)
+    ]
     assert [tuple(feature.shape) for feature in features] == expected
     assert all(feature.isfinite().all() for feature in features)
 
@@ -52,7 +64,10 @@ def test_features_have_their_strides(name: str, size: tuple[int, int]) -> None:
 def test_published_sizes_take_any_multiple_of_32(name: str, size: tuple[int, int]) -> None:
     encoder = on_meta(PUBLISHED[name]).eval()
     features = encoder(torch.empty(1, 3, *size, device="meta"))
-    expected = [(1, c, size[0] // s, size[1] // s) for c, s in zip(encoder.out_channels, STRIDES, strict=True)]
+    expected = [
+        (1, c, size[0] // s, size[1] // s)
+        for c, s in zip(encoder.out_channels, STRIDES, strict=True)
+    ]
     assert [tuple(feature.shape) for feature in features] == expected
 
 
@@ -63,19 +78,27 @@ def test_published_parameter_counts(name: str, count: int) -> None:
     assert sum(parameter.numel() for parameter in on_meta(PUBLISHED[name]).parameters()) == count
 
 
-@pytest.mark.parametrize(("name", "timms"), [("hiera_s", "sam2_hiera_small"), ("hiera_bp", "sam2_hiera_base_plus")])
+@pytest.mark.parametrize(
+    ("name", "timms"), [("hiera_s", "sam2_hiera_small"), ("hiera_bp", "sam2_hiera_base_plus")]
+)
 def test_trunks_are_timms_models_of_that_name(name: str, timms: str) -> None:
     reference = named_by_timm(timms)
     expected = {k: v.shape for k, v in reference.state_dict().items() if not k.startswith("head.")}
     trunk = on_meta(PUBLISHED[name]).trunk
     assert {k: v.shape for k, v in trunk.state_dict().items()} == expected
-    windows = [(block.window_size, block.attn.num_heads, block.q_stride) for block in reference.blocks]
-    assert [(block.window_size, block.attn.num_heads, block.q_stride) for block in trunk.blocks] == windows
+    windows = [
+        (block.window_size, block.attn.num_heads, block.q_stride) for block in reference.blocks
+    ]
+    assert [
+        (block.window_size, block.attn.num_heads, block.q_stride) for block in trunk.blocks
+    ] == windows
 
 
 def test_focal_l_is_timms_model_of_that_name() -> None:
     reference = named_by_timm("focalnet_large_fl4")
-    expected = {k.replace("layers.", "stages.", 1): v.shape for k, v in reference.state_dict().items()}
+    expected = {
+        k.replace("layers.", "stages.", 1): v.shape for k, v in reference.state_dict().items()
+    }
     found = {k: v.shape for k, v in on_meta(PUBLISHED["focal_l"]).state_dict().items()}
     # Ours has a norm for each of four outputs, timm's one before its classifier.
     assert {k: v for k, v in found.items() if not k.startswith("norms.")} == {
@@ -127,10 +150,14 @@ def test_neck_adds_stride_32_to_stride_16_and_nothing_else() -> None:
     features = [torch.randn(1, 4 * 2**i, 32 // 2**i, 32 // 2**i) for i in range(4)]
     with torch.no_grad():
         outputs = neck(features)
-        laterals = [lateral(feature) for lateral, feature in zip(neck.laterals, features, strict=True)]
+        laterals = [
+            lateral(feature) for lateral, feature in zip(neck.laterals, features, strict=True)
+        ]
     for i in (0, 1, 3):
         assert torch.equal(outputs[i], laterals[i])
-    assert torch.equal(outputs[2], laterals[2] + laterals[3].repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert torch.equal(
+        outputs[2], laterals[2] + laterals[3].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    )
 
 
 def test_stochastic_depth_is_for_training_only() -> None:
@@ -160,7 +187,10 @@ def test_stochastic_depth_depends_on_a_samples_key_alone() -> None:
 
 
 def test_stochastic_depth_keeps_the_mean() -> None:
-    path, uniforms = KeyedDropPath(0.25), torch.rand(20_000, generator=torch.Generator().manual_seed(0))
+    path, uniforms = (
+        KeyedDropPath(0.25),
+        torch.rand(20_000, generator=torch.Generator().manual_seed(0)),
+    )
     path.uniform_B = uniforms
     kept = path(torch.ones(20_000, 1))
     assert kept.unique().tolist() == pytest.approx([0, 4 / 3])
@@ -171,9 +201,15 @@ def test_stochastic_depth_keeps_the_mean() -> None:
     ("build", "message"),
     [
         (lambda: HieraEncoder(16, 1, (1, 2, 3), (4,)), r"stages of four stages .* got \(1, 2, 3\)"),
-        (lambda: HieraEncoder(16, 1, (1, 2, 3, 1), (4, 12)), r"among the 7 blocks of stages, got \[12\]"),
+        (
+            lambda: HieraEncoder(16, 1, (1, 2, 3, 1), (4, 12)),
+            r"among the 7 blocks of stages, got \[12\]",
+        ),
         (lambda: HieraEncoder(16, 3, (1, 2, 3, 1), (4,)), "divisible by num_heads, got 16 and 3"),
-        (lambda: HieraEncoder(16, 1, (1, 2, 3, 1), (4,), window_spec=(8, 4)), r"window_spec .* got \(8, 4\)"),
+        (
+            lambda: HieraEncoder(16, 1, (1, 2, 3, 1), (4,), window_spec=(8, 4)),
+            r"window_spec .* got \(8, 4\)",
+        ),
         (lambda: FocalEncoder(16, (1, 1, 2)), r"depths of four stages .* got \(1, 1, 2\)"),
     ],
 )
@@ -193,7 +229,9 @@ class Holder(nn.Module):
 def recorded_image(folder: Path) -> torch.Tensor:
     if not folder.exists():
         pytest.skip(f"the full recording is not beside this checkout: parity/{folder.name}")
-    mean, std = (torch.tensor(v)[:, None, None] for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    mean, std = (
+        torch.tensor(v)[:, None, None] for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    )
     return (load_file(folder / "inputs.safetensors")["image"].float() - mean) / std
 
 
@@ -202,7 +240,9 @@ def test_trunk_against_the_recording() -> None:
     image = recorded_image(RECORDED / "hiera")
     network = Holder(HieraEncoder(16, 1, stages=(1, 2, 3, 1), global_att_blocks=(4,)))
     state = load_file(RECORDED / "hiera" / "state_dict.safetensors")
-    load_sam2_image_encoder(network, {key.replace("backbone.", "image_encoder."): v for key, v in state.items()})
+    load_sam2_image_encoder(
+        network, {key.replace("backbone.", "image_encoder."): v for key, v in state.items()}
+    )
     expected = load_file(RECORDED / "hiera" / "features.safetensors")
     with torch.no_grad():
         features = network.image_encoder.trunk.forward_intermediates(image, intermediates_only=True)
@@ -214,6 +254,10 @@ def test_stem_against_the_recording() -> None:
     image = recorded_image(RECORDED / "focal")
     network = Holder(FocalEncoder(16, depths=(1, 1, 2, 1)))
     load_seem_backbone(network, RECORDED / "focal" / "state_dict.safetensors")
-    expected = load_file(RECORDED / "focal" / "features.safetensors")["backbone.stem.every4th_channel"]
+    expected = load_file(RECORDED / "focal" / "features.safetensors")[
+        "backbone.stem.every4th_channel"
+    ]
     with torch.no_grad():
-        torch.testing.assert_close(network.image_encoder.stem(image)[:, ::4], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            network.image_encoder.stem(image)[:, ::4], expected, atol=1e-5, rtol=0
+        )

@@ -1,4 +1,6 @@
-"""The forms of attention for inference against the formula, and the rules that choose among all forms."""
+"""The forms of attention for inference against the formula, and the rules that choose among all
+forms.
+"""
 
 import pytest
 import torch
@@ -37,7 +39,9 @@ def make_attended(*shape: int, ratio: float, generator: torch.Generator) -> torc
 def test_both_forms_equal_the_formula(batch, prompts, queries, tokens, ratio, rows, scores, seed):
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(batch, prompts, queries, HEADS, HEAD_WIDTH, generator=generator)
-    key, value = (torch.randn(batch, tokens, HEADS, HEAD_WIDTH, generator=generator) for _ in range(2))
+    key, value = (
+        torch.randn(batch, tokens, HEADS, HEAD_WIDTH, generator=generator) for _ in range(2)
+    )
     attended = make_attended(batch, prompts, queries, tokens, ratio=ratio, generator=generator)
     arguments = query.flatten(1, 2).transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     mask = attended.flatten(1, 2)[:, None]
@@ -66,7 +70,11 @@ def test_scores_out_of_range_are_left_to_the_other_form(score):
     with torch.no_grad():
         assert prefer_blocks(arguments[0], 4096)
         torch.testing.assert_close(
-            attend_fused(*arguments, mask), attend_reference(*arguments, mask), atol=1e-5, rtol=1e-5, equal_nan=True
+            attend_fused(*arguments, mask),
+            attend_reference(*arguments, mask),
+            atol=1e-5,
+            rtol=1e-5,
+            equal_nan=True,
         )
         memory = key.transpose(1, 2) * 100, value.transpose(1, 2)
         found = module.attend_shared(query, memory, attended, attended.any(1))
@@ -76,7 +84,11 @@ def test_scores_out_of_range_are_left_to_the_other_form(score):
 
 def test_few_queries_of_many_wide_tokens_gather():
     tokens = torch.zeros(1, 128 * 128, 512)
-    assert prefer_gathered(tokens, 101) and prefer_gathered(tokens, 256) and not prefer_gathered(tokens, 257)
+    assert (
+        prefer_gathered(tokens, 101)
+        and prefer_gathered(tokens, 256)
+        and not prefer_gathered(tokens, 257)
+    )
     assert not prefer_gathered(tokens[:, :1024], 101) and not prefer_gathered(tokens[..., :64], 33)
     assert not prefer_gathered(tokens.to("meta"), 1)
 
@@ -99,7 +111,9 @@ def test_prompts_share_what_they_gather_where_their_sets_are_alike():
     alike = (torch.rand(1, 1, 3, 4096, generator=generator) < 0.1).expand(1, 15, 3, 4096)
     union = find_shared(query, alike)
     assert union is not None and torch.equal(union, alike[:, 0])
-    assert find_shared(query, torch.rand(1, 15, 3, 4096, generator=generator) < 0.1) is None  # 79 % together
+    assert (
+        find_shared(query, torch.rand(1, 15, 3, 4096, generator=generator) < 0.1) is None
+    )  # 79 % together
     assert find_shared(query[:, :5], alike[:, :5]) is None
     assert find_shared(query, alike[..., :4095]) is None
     assert find_shared(query, alike[:, :, None].expand(1, 15, 2, 3, 4096)) is None
@@ -116,5 +130,8 @@ def test_a_layer_gives_the_same_by_shared_tokens():
     memory = module.project_memory(tokens, tokens)
     expected = module(query.flatten(1, 2), memory, attended.flatten(1, 2)[:, None]).view_as(query)
     torch.testing.assert_close(
-        module.attend_shared(query, memory, attended, attended.any(1)), expected, atol=1e-6, rtol=1e-5
+        module.attend_shared(query, memory, attended, attended.any(1)),
+        expected,
+        atol=1e-6,
+        rtol=1e-5,
     )

@@ -1,7 +1,9 @@
-"""The network computes what the published one computes: features, queries, attended sets, masks, gradients, losses.
+"""The network computes what the published one computes: features, queries, attended sets, masks,
+gradients, losses.
 
-The numbers were recorded from the public upstream code (see tests/data/parity/README.md); they are checked from a
-thinned copy that every clone has, and in full where the recording itself lies beside the checkout.
+The numbers were recorded from the public upstream code (see tests/data/parity/README.md); they are
+checked from a thinned copy that every clone has, and in full where the recording itself lies beside
+the checkout.
 """
 
 import json
@@ -24,20 +26,32 @@ from boltzmed.networks.text_encoder import TextEncoder
 from boltzmed.networks.weights import load_seem_backbone, load_upstream
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-THINNED, RECORDED = REPOSITORY / "tests" / "data" / "parity", REPOSITORY.parent / "shared" / "parity"
+THINNED, RECORDED = (
+    REPOSITORY / "tests" / "data" / "parity",
+    REPOSITORY.parent / "shared" / "parity",
+)
 FOLDERS = [pytest.param(THINNED, id="thinned"), pytest.param(RECORDED, id="recorded")]
 TOLERANCE = 1e-4
 
 # How each run was recorded: file, prefix of its names, the decoder's options.
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "full": ("out_full", "", {"boltzmann": False}),
-    "full, evaluation padding": ("out_full", "eval_mode.", {"boltzmann": False, "attend_padding": "minus_ones"}),
+    "full, evaluation padding": (
+        "out_full",
+        "eval_mode.",
+        {"boltzmann": False, "attend_padding": "minus_ones"},
+    ),
     "threshold 0.5": ("out_threshold05", "", {"boltzmann": False, "threshold": 0.5}),
     "threshold 0.99": ("out_threshold05", "thr0.99.", {"boltzmann": False, "threshold": 0.99}),
     "boltzmann": ("out_boltzmann", "", {}),
     "boltzmann and threshold 0.5": ("out_boltzmann", "thr0.5.", {"threshold": 0.5}),
 }
-PUBLISHED_OPTIONS = {"per_head_draws": True, "attend_padding": "zeros", "threshold": 1.1, "boltzmann": True}
+PUBLISHED_OPTIONS = {
+    "per_head_draws": True,
+    "attend_padding": "zeros",
+    "threshold": 1.1,
+    "boltzmann": True,
+}
 SIZES = [(8, 8), (16, 16), (32, 32)]
 
 
@@ -58,7 +72,9 @@ def build_network(image_encoder: torch.nn.Module) -> BoltzFormer:
     """The sizes of both recordings, apart from the image encoder."""
     return BoltzFormer(
         image_encoder,
-        PixelDecoder(image_encoder.out_channels, 64, 64, num_layers=3, num_heads=4, feedforward_dim=128),
+        PixelDecoder(
+            image_encoder.out_channels, 64, 64, num_layers=3, num_heads=4, feedforward_dim=128
+        ),
         TextEncoder(512, width=64, num_layers=2, num_heads=2, output_dim=64, end_id=511),
         Decoder(10, 64, num_heads=4, feedforward_dim=128),
         PiGMA(10),
@@ -77,12 +93,16 @@ def record(folder: Path, network: BoltzFormer) -> Recording:
     inputs = load_file(folder / "inputs.safetensors")
     with torch.no_grad():
         image = network.encode_image(inputs["image"].float())
-        return Recording(folder, network, inputs, image, network.encode_text(inputs["input_ids"][:, None]))
+        return Recording(
+            folder, network, inputs, image, network.encode_text(inputs["input_ids"][:, None])
+        )
 
 
 def skip_if_absent(folder: Path) -> Path:
     if not folder.exists():
-        pytest.skip(f"the full recording is not beside this checkout: {folder.parent.name}/{folder.name}")
+        pytest.skip(
+            f"the full recording is not beside this checkout: {folder.parent.name}/{folder.name}"
+        )
     return folder
 
 
@@ -103,7 +123,9 @@ def focal() -> Recording:
 
 
 def assert_near(found: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:
-    """Compares a tensor with its recording, of which every nth channel, row and column may have been kept."""
+    """Compares a tensor with its recording, of which every nth channel, row and column may have
+    been kept.
+    """
     steps = [-(-a // b) for a, b in zip(found.shape, expected.shape, strict=True)]
     kept = found[tuple(slice(None, None, step) for step in steps)]
     torch.testing.assert_close(kept, expected, atol=tolerance, rtol=0)
@@ -117,13 +139,19 @@ def unpack(bits: Tensor, tokens: int) -> Tensor:
 
 
 def recorded_uniforms(run: dict[str, Tensor], prefix: str) -> list[Tensor]:
-    """One table (image, head, query, token) per layer; the thinned copy keeps the first and the seed of all."""
+    """One table (image, head, query, token) per layer; the thinned copy keeps the first and the
+    seed of all.
+    """
     if f"{prefix}uniform.1" in run:
         tables = [run[f"{prefix}uniform.{layer}"] for layer in range(9)]
     else:
         generator = torch.Generator().manual_seed(int(run["uniform_seed"]))
-        tables = [torch.rand(8, 10, SIZES[layer % 3][0] ** 2, generator=generator) for layer in range(9)]
-        assert torch.equal(tables[0], run["uniform.0"]), "torch's generator has changed: the recorded draws are lost"
+        tables = [
+            torch.rand(8, 10, SIZES[layer % 3][0] ** 2, generator=generator) for layer in range(9)
+        ]
+        assert torch.equal(tables[0], run["uniform.0"]), (
+            "torch's generator has changed: the recorded draws are lost"
+        )
     return [table.unflatten(0, (2, 4)) for table in tables]
 
 
@@ -134,7 +162,9 @@ def decode(
     images: slice = slice(None),
     prompts: slice = slice(None),
 ) -> tuple[dict[str, list[Tensor | None]], Tensor]:
-    """Runs the recorded network under options on some of its images and prompts; the trace and the mask logits."""
+    """Runs the recorded network under options on some of its images and prompts; the trace and the
+    mask logits.
+    """
     for name, value in (PUBLISHED_OPTIONS | options).items():
         setattr(recording.network.decoder, name, value)
     scales, semantic_map, image, _ = recording.image
@@ -152,7 +182,9 @@ def decode(
             draws=None if uniforms is None else recording.network.decoder.prepare_draws(uniforms),
             trace=trace,
         )
-    return {name: [x if x is None else x[:, 0] for x in steps] for name, steps in trace.items()}, output["mask_logits"]
+    return {
+        name: [x if x is None else x[:, 0] for x in steps] for name, steps in trace.items()
+    }, output["mask_logits"]
 
 
 def check_run(recording: Recording, name: str) -> None:
@@ -163,7 +195,11 @@ def check_run(recording: Recording, name: str) -> None:
     trace, final = decode(recording, options, recorded_uniforms(run, prefix) if draws else None)
     assert_near(final, run[f"{prefix}final"])
     compared = 0
-    for step, key in (("queries", "queries"), ("after_cross", "after_cross"), ("text", "text_after_self")):
+    for step, key in (
+        ("queries", "queries"),
+        ("after_cross", "after_cross"),
+        ("text", "text_after_self"),
+    ):
         first = int(step == "text")  # the first text is recorded under another name
         for i, found in enumerate(trace[step][first:]):
             if f"{prefix}{key}.{i}" in run:
@@ -187,8 +223,13 @@ def test_features(hiera: Recording) -> None:
     for i, scale in enumerate(hiera.image.scales):
         assert_near(scale, expected[f"multi_scale.{i}"])
     assert_near(hiera.image.semantic_map.whole(), expected["mask_features"])
-    assert hiera.text.valid.sum(-1).tolist() == hiera.inputs["attention_mask"].sum(-1, keepdim=True).tolist()
-    assert_near(hiera.text.tokens[:, 0], expected["text.token_emb"][:, : hiera.text.tokens.shape[2]])
+    assert (
+        hiera.text.valid.sum(-1).tolist()
+        == hiera.inputs["attention_mask"].sum(-1, keepdim=True).tolist()
+    )
+    assert_near(
+        hiera.text.tokens[:, 0], expected["text.token_emb"][:, : hiera.text.tokens.shape[2]]
+    )
 
 
 @pytest.mark.parametrize("form", ["literal", "reference", "fused", "gathered"])
@@ -200,38 +241,57 @@ def test_runs(hiera: Recording, name: str, form: str) -> None:
 def build_form(network: BoltzFormer, form: str) -> BoltzFormer:
     """The same weights, computed in another form from the text and the image's features on."""
     attention = "auto" if form == "literal" else form
-    decoder_class, pigma_class = (LiteralDecoder, LiteralPiGMA) if form == "literal" else (Decoder, PiGMA)
+    decoder_class, pigma_class = (
+        (LiteralDecoder, LiteralPiGMA) if form == "literal" else (Decoder, PiGMA)
+    )
     decoder = decoder_class(10, 64, num_heads=4, feedforward_dim=128, attention=attention)
-    parts = network.image_encoder, network.pixel_decoder, network.text_encoder, decoder, pigma_class(10)
+    parts = (
+        network.image_encoder,
+        network.pixel_decoder,
+        network.text_encoder,
+        decoder,
+        pigma_class(10),
+    )
     built = BoltzFormer(*parts).eval()
     built.load_state_dict(network.state_dict())
     return built
 
 
 @pytest.mark.parametrize(
-    ("name", "image", "prompt"), [("single0", 0, 0), ("single1", 1, 1), ("single_img0_prompt1", 0, 1)]
+    ("name", "image", "prompt"),
+    [("single0", 0, 0), ("single1", 1, 1), ("single_img0_prompt1", 0, 1)],
 )
 @pytest.mark.parametrize("attend_padding", [None, "zeros"])
-def test_single_items(hiera: Recording, name: str, image: int, prompt: int, attend_padding: str | None) -> None:
+def test_single_items(
+    hiera: Recording, name: str, image: int, prompt: int, attend_padding: str | None
+) -> None:
     run = hiera.load("out_full")
     options = {"boltzmann": False, "attend_padding": attend_padding}
-    trace, final = decode(hiera, options, images=slice(image, image + 1), prompts=slice(prompt, prompt + 1))
+    trace, final = decode(
+        hiera, options, images=slice(image, image + 1), prompts=slice(prompt, prompt + 1)
+    )
     assert_near(final, run[f"{name}.final"])
     assert_near(trace["queries"][-1], run[f"{name}.queries.9"])
 
 
 def test_hidden_padding_is_each_prompt_alone(hiera: Recording) -> None:
-    """Our default in a batch of unequal prompts gives what the published code gives for each prompt by itself."""
+    """Our default in a batch of unequal prompts gives what the published code gives for each prompt
+    by itself.
+    """
     _, final = decode(hiera, {"boltzmann": False, "attend_padding": None})
     run = hiera.load("out_full")
     assert_near(final, torch.cat((run["single0.final"], run["single1.final"])))
 
 
 def find_upstream_names(recording: Recording) -> dict[str, str]:
-    """Our parameter names → the published ones, found by loading a state whose tensors hold their own number."""
+    """Our parameter names → the published ones, found by loading a state whose tensors hold their
+    own number.
+    """
     state = recording.load("state_dict")
     marked = build_network(build_hiera())
-    load_upstream(marked, {key: torch.full_like(value, i) for i, (key, value) in enumerate(state.items())})
+    load_upstream(
+        marked, {key: torch.full_like(value, i) for i, (key, value) in enumerate(state.items())}
+    )
     names = list(state)
     return {key: names[int(parameter.flatten()[0])] for key, parameter in marked.named_parameters()}
 
@@ -257,13 +317,17 @@ def test_gradients(hiera: Recording, name: str) -> None:
     assert loss.item() == pytest.approx(recorded["loss"], abs=1e-5)
     upstream_names = find_upstream_names(hiera)
     found = {upstream_names[key]: parameter.grad for key, parameter in network.named_parameters()}
-    expected = {key: value for key, value in recorded["grad_norm_and_sum"].items() if value is not None}
+    expected = {
+        key: value for key, value in recorded["grad_norm_and_sum"].items() if value is not None
+    }
     assert set(found) == set(expected)
     for key, (norm, total) in expected.items():
         gradient = found[key]
         assert gradient.norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-5), key
         # A sum cancels: its error goes with the gradient's size, not with its own.
-        assert gradient.sum().item() == pytest.approx(total, abs=1e-3 * norm * gradient.numel() ** 0.5 + 1e-5), key
+        assert gradient.sum().item() == pytest.approx(
+            total, abs=1e-3 * norm * gradient.numel() ** 0.5 + 1e-5
+        ), key
 
 
 @pytest.mark.parametrize(

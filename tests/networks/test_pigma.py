@@ -16,7 +16,9 @@ WIDTH = 8
 def inputs(prompts: int, height: int, width: int) -> tuple[torch.Tensor, SemanticMap, torch.Tensor]:
     """Embeddings of 6 queries, a semantic map to be made, and the image."""
     size = (height // 4, width // 4)
-    semantic = SemanticMap(torch.randn(2, 5, *size), torch.randn(WIDTH, 5, 3, 3), torch.randn(WIDTH))
+    semantic = SemanticMap(
+        torch.randn(2, 5, *size), torch.randn(WIDTH, 5, 3, 3), torch.randn(WIDTH)
+    )
     return torch.randn(2, prompts, 6, WIDTH), semantic, torch.randn(2, 3, height, width)
 
 
@@ -26,7 +28,9 @@ def unfolded(pigma: PiGMA, masks: torch.Tensor, image: torch.Tensor) -> torch.Te
     half = F.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=False)
     expanded = pigma.expand(torch.cat((quarter, masks), dim=1))
     correction = pigma.combine(torch.cat((half, expanded), dim=1))
-    ensemble = F.interpolate(masks.mean(1, keepdim=True), scale_factor=2, mode="bilinear", align_corners=False)
+    ensemble = F.interpolate(
+        masks.mean(1, keepdim=True), scale_factor=2, mode="bilinear", align_corners=False
+    )
     return (correction + ensemble) / 2
 
 
@@ -65,7 +69,9 @@ def test_gradients_equal_those_of_the_definition():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(2, 9), st.integers(2, 9), st.integers(1, 3), st.booleans(), st.integers(0, 2**31))
+@given(
+    st.integers(2, 9), st.integers(2, 9), st.integers(1, 3), st.booleans(), st.integers(0, 2**31)
+)
 def test_composing_the_convolutions_changes_nothing(height, width, prompts, biased, seed):
     torch.manual_seed(seed)
     features = torch.randn(2, 5, height, width, dtype=torch.float64, requires_grad=True)
@@ -98,4 +104,6 @@ def test_parameter_count_of_the_published_size():
 )
 def test_sizes_that_do_not_fit_are_refused(embedding, image, message):
     with pytest.raises(ValueError, match=message):
-        PiGMA(6)(torch.zeros(embedding), SemanticMap(torch.zeros(1, WIDTH, 16, 16)), torch.zeros(image))
+        PiGMA(6)(
+            torch.zeros(embedding), SemanticMap(torch.zeros(1, WIDTH, 16, 16)), torch.zeros(image)
+        )

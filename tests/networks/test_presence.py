@@ -20,7 +20,9 @@ IDS = tokenize_prompts(["liver in abdomen CT", "spleen in abdomen CT"])[None]
 @pytest.fixture(scope="module")
 def gated() -> torch.nn.Module:
     torch.manual_seed(0)
-    return start_weights(build_network(CONFIGS / "tiny_gated.yaml"), SHIPPED, "boltzmed", "cpu").eval()
+    return start_weights(
+        build_network(CONFIGS / "tiny_gated.yaml"), SHIPPED, "boltzmed", "cpu"
+    ).eval()
 
 
 def test_the_order_of_queries_does_not_matter():
@@ -49,18 +51,27 @@ def test_prompts_that_only_fill_the_batch_are_not_present(gated):
 
 
 def test_the_gates_configs_differ_by_the_gate_alone():
-    plain, gated = (network_settings(CONFIGS / f"{size}.yaml", 512)["network_def"] for size in ("tiny", "tiny_gated"))
+    plain, gated = (
+        network_settings(CONFIGS / f"{size}.yaml", 512)["network_def"]
+        for size in ("tiny", "tiny_gated")
+    )
     assert {name: part for name, part in gated.items() if name != "presence"} == plain
 
 
-def test_a_checkpoint_without_a_gate_starts_a_training_but_is_not_taken_for_a_trained_gate(gated, tmp_path: Path):
+def test_a_checkpoint_without_a_gate_starts_a_training_but_is_not_taken_for_a_trained_gate(
+    gated, tmp_path: Path
+):
     network = build_network(CONFIGS / "tiny_gated.yaml")
-    with pytest.raises(ValueError, match=r"model\.pt: expected \d+ tensors for this network, 6 are missing"):
+    with pytest.raises(
+        ValueError, match=r"model\.pt: expected \d+ tensors for this network, 6 are missing"
+    ):
         load_checkpoint(SHIPPED, network)
     path = tmp_path / "gated.pt"
     save_checkpoint(path, gated, config={}, orientation="axial", channels="neighbours")
     load_checkpoint(path, network)
     for name, value in gated.state_dict().items():
         assert torch.equal(network.state_dict()[name], value)
-    with pytest.raises(ValueError, match=r"gated\.pt: holds presence\.norm\.weight, for which this"):
+    with pytest.raises(
+        ValueError, match=r"gated\.pt: holds presence\.norm\.weight, for which this"
+    ):
         load_checkpoint(path, build_network(CONFIGS / "tiny.yaml"))

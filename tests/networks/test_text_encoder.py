@@ -10,7 +10,9 @@ END = 63
 
 def build() -> TextEncoder:
     torch.manual_seed(0)
-    return TextEncoder(64, width=16, num_layers=2, num_heads=2, output_dim=24, context_length=12, end_id=END).eval()
+    return TextEncoder(
+        64, width=16, num_layers=2, num_heads=2, output_dim=24, context_length=12, end_id=END
+    ).eval()
 
 
 def ids(*rows: list[int], length: int = 12) -> torch.Tensor:
@@ -75,11 +77,14 @@ def test_layer_norms_divide_even_tiny_embeddings_by_their_own_spread():
     encoder.positional_embedding.data *= 1e-3
     first = encoder.token_embedding.weight[5] + encoder.positional_embedding[0]
     assert 1e-6 < first.std() < 1e-4
-    assert encoder.transformer.resblocks[0].ln_1(first).std(unbiased=False).item() == pytest.approx(1, abs=0.01)
+    assert encoder.transformer.resblocks[0].ln_1(first).std(unbiased=False).item() == pytest.approx(
+        1, abs=0.01
+    )
 
 
 def test_published_size():
-    # On the meta device nothing is allocated. The published count has one parameter more, an unused temperature.
+    # On the meta device nothing is allocated. The published count has one parameter more, an unused
+    # temperature.
     with torch.device("meta"):
         encoder = TextEncoder(49408, width=512, num_layers=12, num_heads=8, output_dim=512)
     assert sum(p.numel() for p in encoder.parameters()) == 63428097 - 1

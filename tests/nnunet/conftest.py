@@ -24,7 +24,14 @@ AFFINES = (
     np.diag([0.7, 0.8, -2.5, 1.0]),
     TURN @ np.array([[0, 0.7, 0, 5], [0.8, 0, 0, -7], [0, 0, 2.5, 1000], [0, 0, 0, 1.0]]),
 )
-PARTS = {"a": "train", "b 1": "train", "c": "validation", "d": "validation", "e": "test", "f_0001": "test"}
+PARTS = {
+    "a": "train",
+    "b 1": "train",
+    "c": "validation",
+    "d": "validation",
+    "e": "test",
+    "f_0001": "test",
+}
 
 
 class Toy(NamedTuple):
@@ -97,7 +104,9 @@ def raw(toy_raw: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(toy_raw, tmp_path / "raw" / toy_raw.name))
 
 
-def score_as_nnunet(reference: np.ndarray, predicted: np.ndarray, numbers: Sequence[int]) -> dict[str, Any]:
+def score_as_nnunet(
+    reference: np.ndarray, predicted: np.ndarray, numbers: Sequence[int]
+) -> dict[str, Any]:
     """nnU-Net's `compute_metrics`, by its own formulas."""
     metrics = {}
     for number in numbers:
@@ -113,14 +122,20 @@ def score_as_nnunet(reference: np.ndarray, predicted: np.ndarray, numbers: Seque
 
 
 def write_validation(raw: Path, results: Path, cases: Sequence[str] = ("c", "d")) -> Path:
-    """nnU-Net's folder after training: every prediction is its label map, a voxel further along the first axis."""
+    """nnU-Net's folder after training: every prediction is its label map, a voxel further along the
+    first axis.
+    """
     model = results / raw.name / "nnUNetTrainer__nnUNetPlans__2d"
     folder = model / "fold_0" / "validation"
     folder.mkdir(parents=True)
     shutil.copyfile(raw / "dataset.json", model / "dataset.json")
-    (model / "plans.json").write_text(json.dumps({"dataset_name": raw.name, "plans_name": "nnUNetPlans"}))
+    (model / "plans.json").write_text(
+        json.dumps({"dataset_name": raw.name, "plans_name": "nnUNetPlans"})
+    )
     numbers = [
-        v for name, v in json.loads((raw / "dataset.json").read_text())["labels"].items() if name != "background"
+        v
+        for name, v in json.loads((raw / "dataset.json").read_text())["labels"].items()
+        if name != "background"
     ]
     scored = []
     for case in map(name_case, cases):
@@ -136,7 +151,9 @@ def write_validation(raw: Path, results: Path, cases: Sequence[str] = ("c", "d")
                 "reference_file": f"elsewhere/{case}.nii.gz",
             }
         )
-    (folder / "summary.json").write_text(json.dumps({"metric_per_case": scored, "mean": {}}, indent=4))
+    (folder / "summary.json").write_text(
+        json.dumps({"metric_per_case": scored, "mean": {}}, indent=4)
+    )
     return folder
 
 
@@ -151,6 +168,8 @@ def change_json() -> Callable[..., None]:
 
     def change(path: Path, **changes: Any) -> None:
         content: Mapping[str, Any] = {**json.loads(path.read_text()), **changes}
-        path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+        path.write_text(
+            json.dumps({key: value for key, value in content.items() if value is not None})
+        )
 
     return change

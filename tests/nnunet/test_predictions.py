@@ -43,9 +43,15 @@ def edit_summary(folder: Path, case: str, **changes: object) -> None:
 def test_validation_cases_are_scored_under_our_names(toy, validation: Path, tmp_path: Path) -> None:
     done = import_predictions(validation, toy.cache, tmp_path / "new" / "scores")
     assert read_results(tmp_path / "new" / "scores" / "results.csv") == done.rows
-    assert (tmp_path / "new" / "scores" / "lesions.csv").read_text().count("\n") == len(done.lesions) + 1 > 1
+    assert (
+        (tmp_path / "new" / "scores" / "lesions.csv").read_text().count("\n")
+        == len(done.lesions) + 1
+        > 1
+    )
     assert not done.excluded and not done.disagreements
-    assert done.compared == 2  # "organ" is two of nnU-Net's classes, which its summary does not merge
+    assert (
+        done.compared == 2
+    )  # "organ" is two of nnU-Net's classes, which its summary does not merge
     # Rows are the first axis of what is exported; in these two cases' files they are the second.
     assert whole(done.rows) == {
         ("c", "organ"): dice_of((1, 2), "c"),
@@ -55,7 +61,12 @@ def test_validation_cases_are_scored_under_our_names(toy, validation: Path, tmp_
     }
     assert len(done.rows) == 2 * 2 * (SHAPE[2] + 1)
     first = done.rows[0]
-    assert (first.method, first.dataset, first.patient, first.prompt) == ("nnU-Net", "toy", "patient c", "organ in CT")
+    assert (first.method, first.dataset, first.patient, first.prompt) == (
+        "nnU-Net",
+        "toy",
+        "patient c",
+        "organ in CT",
+    )
 
 
 def test_experts_are_read_together(toy, tmp_path: Path) -> None:
@@ -64,7 +75,9 @@ def test_experts_are_read_together(toy, tmp_path: Path) -> None:
     done = import_predictions(folders, toy.cache, method="experts")
     assert done.compared == 4 and not done.disagreements and not done.excluded
     assert whole(done.rows)[("c", "organ")] == dice_of((1, 2), "c")
-    with pytest.raises(ValueError, match=r"expected other targets than .* has, found 'organ' in both"):
+    with pytest.raises(
+        ValueError, match=r"expected other targets than .* has, found 'organ' in both"
+    ):
         import_predictions([folders[0], folders[0].parent / "validation"], toy.cache)
 
 
@@ -77,43 +90,81 @@ def test_predictions_of_the_test_part(toy, raw: Path, tmp_path: Path) -> None:
     done = import_predictions(flat, toy.cache)
     assert {row.case for row in done.rows} == {"e", "f_0001"} and done.compared == 0
     assert not done.excluded and not done.disagreements
-    with pytest.raises(ValueError, match=r"predictions of the 2 validation cases .* such as c\.nii\.gz, found none"):
+    with pytest.raises(
+        ValueError, match=r"predictions of the 2 validation cases .* such as c\.nii\.gz, found none"
+    ):
         import_predictions(flat, toy.cache, part="validation")
 
 
 def test_an_extra_window_asks_for_the_same_mask_again(tmp_path: Path) -> None:
     target = {"labels": [1, 2], "prompts": ["organ in CT"], "site": "abdomen", "window": "abdomen"}
     toy = write_toy(
-        tmp_path, ["a", "c"], protocol="biomedparse", targets={"organ": {**target, "extra_windows": ["liver"]}}
+        tmp_path,
+        ["a", "c"],
+        protocol="biomedparse",
+        targets={"organ": {**target, "extra_windows": ["liver"]}},
     )
     (exported,) = export_dataset(toy.cache, tmp_path / "raw", 1)
-    done = import_predictions(write_validation(exported.folder, tmp_path / "results", ["c"]), toy.cache)
-    by_case = {case: [(r.slice_index, r.dice) for r in done.rows if r.case == case] for case in ("c", "c_liver")}
+    done = import_predictions(
+        write_validation(exported.folder, tmp_path / "results", ["c"]), toy.cache
+    )
+    by_case = {
+        case: [(r.slice_index, r.dice) for r in done.rows if r.case == case]
+        for case in ("c", "c_liver")
+    }
     assert (
-        by_case["c"] == by_case["c_liver"] and {row.level for row in done.rows} == {"slice"} and len(by_case["c"]) == 3
+        by_case["c"] == by_case["c_liver"]
+        and {row.level for row in done.rows} == {"slice"}
+        and len(by_case["c"]) == 3
     )
 
 
 @pytest.mark.parametrize(
     ("case", "dice", "line"),
     [
-        ("c", 0.9999, r"Dataset007_toy: validation case c, the lesion: Dice 0\.\d{6} here, 0\.999900 in summary\.json"),
+        (
+            "c",
+            0.9999,
+            (
+                r"Dataset007_toy: validation case c, the lesion: Dice 0\.\d{6} here, 0\.999900 in"
+                r" summary\.json"
+            ),
+        ),
         ("c", float("nan"), r"case c, the lesion: Dice 0\.\d{6} here, undefined in summary\.json"),
         ("d", 0.0, r"case d, the lesion: Dice undefined here, 0\.000000 in summary\.json"),
     ],
 )
-def test_a_dice_that_differs_is_reported(toy, validation: Path, tmp_path: Path, capsys, case, dice, line) -> None:
+def test_a_dice_that_differs_is_reported(
+    toy, validation: Path, tmp_path: Path, capsys, case, dice, line
+) -> None:
     edit_summary(validation, case, Dice=dice)
     done = import_predictions(validation, toy.cache)
     (found,) = done.disagreements
     assert re.search(line, found) and done.compared == 2
     output = tmp_path / "scores"
-    assert main(["nnunet", "import", str(validation), "--cache", str(toy.cache), "--output", str(output)]) == 2
+    assert (
+        main(
+            [
+                "nnunet",
+                "import",
+                str(validation),
+                "--cache",
+                str(toy.cache),
+                "--output",
+                str(output),
+            ]
+        )
+        == 2
+    )
     out, err = capsys.readouterr()
     assert f"boltzmed: {found}" in err and "2 Dice compared with summary.json, 1 disagree\n" in out
     assert read_results(output / "results.csv") == done.rows
     kinds = [line.partition(",")[0] for line in (output / "left_out.csv").read_text().splitlines()]
-    assert kinds == ["kind", *["excluded"] * len(done.excluded), *["disagreement"] * len(done.disagreements)]
+    assert kinds == [
+        "kind",
+        *["excluded"] * len(done.excluded),
+        *["disagreement"] * len(done.disagreements),
+    ]
     assert len(kinds) > 1
 
 
@@ -126,15 +177,21 @@ def test_cases_that_only_one_side_has_are_listed(toy, validation: Path) -> None:
         "Dataset007_toy: e.nii.gz is of no validation case",
         "Dataset007_toy: stranger.nii.gz is of no validation case",
     ]
-    assert done.disagreements == ["Dataset007_toy: validation case c: in summary.json, but without a prediction"]
+    assert done.disagreements == [
+        "Dataset007_toy: validation case c: in summary.json, but without a prediction"
+    ]
     assert {row.case for row in done.rows} == {"d"}
 
 
 def test_a_summary_of_other_cases_is_noticed(toy, validation: Path) -> None:
     content = json.loads((validation / "summary.json").read_text())
-    (validation / "summary.json").write_text(json.dumps({"metric_per_case": content["metric_per_case"][:1]}))
+    (validation / "summary.json").write_text(
+        json.dumps({"metric_per_case": content["metric_per_case"][:1]})
+    )
     done = import_predictions(validation, toy.cache)
-    assert done.disagreements == ["Dataset007_toy: validation case d: a prediction, but not in summary.json"]
+    assert done.disagreements == [
+        "Dataset007_toy: validation case d: a prediction, but not in summary.json"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -142,16 +199,24 @@ def test_a_summary_of_other_cases_is_noticed(toy, validation: Path) -> None:
     [
         (
             "shape",
-            r"expected image and prediction on one grid, received \(16, 20, 6\) .* and \(15, 20, 6\) ",
+            (
+                r"expected image and prediction on one grid, received \(16, 20, 6\) .* and \(15,"
+                r" 20, 6\) "
+            ),
         ),
-        ("affine", r"expected image and prediction on one grid, received .* from \(.*\) and .* from \("),
+        (
+            "affine",
+            r"expected image and prediction on one grid, received .* from \(.*\) and .* from \(",
+        ),
         ("flip", "expected image and prediction on one grid, received "),
         ("values", r"expected the values \[0, 1, 2\] of dataset\.json, received \[3\]"),
         ("fractions", "expected label values that are whole numbers from 0 to 255, received 0.5"),
         ("cut", "truncated or damaged"),
     ],
 )
-def test_a_mask_that_does_not_fit_is_left_out(toy, validation: Path, damage: str, line: str) -> None:
+def test_a_mask_that_does_not_fit_is_left_out(
+    toy, validation: Path, damage: str, line: str
+) -> None:
     path = validation / "c.nii.gz"
     volume = read_volume(path)
     voxels, affine_ras = volume[0].numpy().copy(), np.array(volume.affine)
@@ -169,7 +234,9 @@ def test_a_mask_that_does_not_fit_is_left_out(toy, validation: Path, damage: str
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-20])
     done = import_predictions(validation, toy.cache)
-    assert len(done.excluded) == 1 and {row.case for row in done.rows} == {"d"} and done.compared == 1
+    assert (
+        len(done.excluded) == 1 and {row.case for row in done.rows} == {"d"} and done.compared == 1
+    )
     assert re.search(f"Dataset007_toy: .*c.*{line}", done.excluded[0]), done.excluded
 
 
@@ -194,15 +261,44 @@ def test_a_case_of_the_cache_that_is_damaged_is_left_out(tmp_path: Path) -> None
 def test_folders_that_are_none(toy, tmp_path: Path, capsys, folder: str, line: str) -> None:
     (tmp_path / "x" / "y" / "empty").mkdir(parents=True)
     given = str(tmp_path / "x" / "y" / folder)
-    assert main(["nnunet", "import", given, "--cache", str(toy.cache), "--output", str(tmp_path / "o")]) == 2
+    assert (
+        main(
+            ["nnunet", "import", given, "--cache", str(toy.cache), "--output", str(tmp_path / "o")]
+        )
+        == 2
+    )
     err = capsys.readouterr().err
-    assert err.startswith(f"boltzmed: {given}: {line}") and err.count("\n") == 1 and not (tmp_path / "o").exists()
+    assert (
+        err.startswith(f"boltzmed: {given}: {line}")
+        and err.count("\n") == 1
+        and not (tmp_path / "o").exists()
+    )
 
 
-def test_lesions_and_surfaces_are_counted_as_asked(toy, validation: Path, tmp_path: Path, capsys) -> None:
-    options = ["--tolerance-mm", "0.5", "--connectivity", "6", "--match", "iou:0.5", "--distances", "all"]
+def test_lesions_and_surfaces_are_counted_as_asked(
+    toy, validation: Path, tmp_path: Path, capsys
+) -> None:
+    options = [
+        "--tolerance-mm",
+        "0.5",
+        "--connectivity",
+        "6",
+        "--match",
+        "iou:0.5",
+        "--distances",
+        "all",
+    ]
     output = tmp_path / "scores"
-    command = ["nnunet", "import", str(validation), "--cache", str(toy.cache), "--output", str(output), *options]
+    command = [
+        "nnunet",
+        "import",
+        str(validation),
+        "--cache",
+        str(toy.cache),
+        "--output",
+        str(output),
+        *options,
+    ]
     assert main(command) == 0
     rows = read_results(output / "results.csv")
     assert {row.nsd_tolerance_mm for row in rows} == {0.5}

@@ -1,4 +1,6 @@
-"""A cache as nnU-Net's raw data sets: voxels keep their places, the split stays, a stopped run goes on."""
+"""A cache as nnU-Net's raw data sets: voxels keep their places, the split stays, a stopped run goes
+on.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,16 @@ from tests.nnunet.conftest import PARTS, make_case, write_toy
 FOLDERS = {"train": "Tr", "validation": "Tr", "test": "Ts"}
 
 
-def look_up(affine_ras: np.ndarray, into_ras: np.ndarray, voxels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Values of another grid's voxels at the places of this one's, which must be voxel centres of it."""
+def look_up(
+    affine_ras: np.ndarray, into_ras: np.ndarray, voxels: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Values of another grid's voxels at the places of this one's, which must be voxel centres of
+    it.
+    """
     places = (
-        np.linalg.inv(into_ras) @ affine_ras @ np.vstack([np.indices(shape).reshape(3, -1), np.ones(np.prod(shape))])
+        np.linalg.inv(into_ras)
+        @ affine_ras
+        @ np.vstack([np.indices(shape).reshape(3, -1), np.ones(np.prod(shape))])
     )
     nearest = np.round(places[:3]).astype(int)
     assert np.abs(places[:3] - nearest).max() < 1e-3 and (nearest >= 0).all()
@@ -32,7 +40,10 @@ def look_up(affine_ras: np.ndarray, into_ras: np.ndarray, voxels: np.ndarray, sh
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in files
+    }
 
 
 @pytest.mark.parametrize("case", PARTS)
@@ -51,7 +62,10 @@ def test_its_tables(toy_raw: Path) -> None:
     assert toy_raw.name == "Dataset007_toy"
     content = json.loads((toy_raw / "dataset.json").read_text())
     assert content["channel_names"] == {"0": "CT"} and content["file_ending"] == ".nii.gz"
-    assert content["labels"] == {"background": 0, "healthy": 1, "lesion": 2} and content["numTraining"] == 4
+    assert (
+        content["labels"] == {"background": 0, "healthy": 1, "lesion": 2}
+        and content["numTraining"] == 4
+    )
     assert json.loads((toy_raw / "splits_final.json").read_text()) == [
         {"train": ["a", name_case("b 1")], "val": ["c", "d"]}
     ]
@@ -60,13 +74,18 @@ def test_its_tables(toy_raw: Path) -> None:
     assert {entry["case"]: entry["patient"] for entry in record["cases"].values()} == {
         case: f"patient {case[0]}" for case in PARTS
     }
-    assert sorted(path.name for path in (toy_raw / "imagesTs").iterdir()) == ["e_0000.nii.gz", "f_0001_0000.nii.gz"]
+    assert sorted(path.name for path in (toy_raw / "imagesTs").iterdir()) == [
+        "e_0000.nii.gz",
+        "f_0001_0000.nii.gz",
+    ]
 
 
 def test_our_own_reader_of_nnunets_layout_takes_it(toy, toy_raw: Path) -> None:
     card = load_card(toy.source / "toy.yaml")
     cases = {found.case: found for found in list_cases(toy_raw, card)}
-    assert cases.keys() == {"a", name_case("b 1"), "c", "d"} and not any(found.problem for found in cases.values())
+    assert cases.keys() == {"a", name_case("b 1"), "c", "d"} and not any(
+        found.problem for found in cases.values()
+    )
     assert (
         np.bincount(read_case(cases["c"], card).labels.ravel()).tolist()
         == np.bincount(make_case("c")[1].ravel()).tolist()
@@ -74,9 +93,14 @@ def test_our_own_reader_of_nnunets_layout_takes_it(toy, toy_raw: Path) -> None:
 
 
 def test_names_of_files() -> None:
-    assert [name_case(case) for case in ("LIDC-IDRI-0001_R_1", "x.y")] == ["LIDC-IDRI-0001_R_1", "x.y"]
+    assert [name_case(case) for case in ("LIDC-IDRI-0001_R_1", "x.y")] == [
+        "LIDC-IDRI-0001_R_1",
+        "x.y",
+    ]
     odd = [name_case(case) for case in ("a b", "a  b", "é", ".a", "-a", "a/b")]
-    assert len(set(odd)) == len(odd) and all(name.startswith("case_") and name.isascii() for name in odd)
+    assert len(set(odd)) == len(odd) and all(
+        name.startswith("case_") and name.isascii() for name in odd
+    )
 
 
 def test_experts_are_data_sets_of_one_class(toy, tmp_path: Path) -> None:
@@ -87,13 +111,21 @@ def test_experts_are_data_sets_of_one_class(toy, tmp_path: Path) -> None:
         assert content["labels"] == {"background": 0, target: 1}
         for case in ("c", "d"):
             label = map_nifti(one.folder / "labelsTr" / f"{case}.nii.gz")[0]
-            assert set(np.unique(label)) <= {0, 1} and label.sum() == np.isin(make_case(case)[1], values).sum()
+            assert (
+                set(np.unique(label)) <= {0, 1}
+                and label.sum() == np.isin(make_case(case)[1], values).sum()
+            )
 
 
 def test_a_choice_of_targets_numbers_its_classes_from_one(toy, tmp_path: Path) -> None:
     (done,) = export_dataset(toy.cache, tmp_path, 1, targets=["the lesion"])
-    assert json.loads((done.folder / "dataset.json").read_text())["labels"] == {"background": 0, "lesion": 1}
-    assert map_nifti(done.folder / "labelsTr" / "c.nii.gz")[0].sum() == (make_case("c")[1] == 2).sum()
+    assert json.loads((done.folder / "dataset.json").read_text())["labels"] == {
+        "background": 0,
+        "lesion": 1,
+    }
+    assert (
+        map_nifti(done.folder / "labelsTr" / "c.nii.gz")[0].sum() == (make_case("c")[1] == 2).sum()
+    )
 
 
 def test_numbers_that_are_not_whole_stay_as_they_are(tmp_path: Path) -> None:
@@ -101,7 +133,9 @@ def test_numbers_that_are_not_whole_stay_as_they_are(tmp_path: Path) -> None:
                     targets={"organ": {"labels": [1, 2], "prompts": ["organ in MRI"], "site": "abdomen",
                                        "window": "percentiles"}})  # fmt: skip
     hu, _, affine_ras = make_case("a")
-    nibabel.save(nibabel.Nifti1Image(hu.astype(np.float32) + 0.25, affine_ras), toy.source / "a.nii")
+    nibabel.save(
+        nibabel.Nifti1Image(hu.astype(np.float32) + 0.25, affine_ras), toy.source / "a.nii"
+    )
     prepare_cache(toy.source / "toy.yaml", toy.source / "pairs.csv", toy.cache)
     (done,) = export_dataset(toy.cache, tmp_path / "raw", 1)
     image, into = map_nifti(done.folder / "imagesTr" / "a_0000.nii.gz")
@@ -125,11 +159,17 @@ class TestAgain:
         (raw / "imagesTr" / ".0123456789ab.d_0000.nii.gz").write_bytes(b"half")
         (done,) = export_dataset(toy.cache, raw.parent, 7)
         assert done.written == ("c",)
-        assert {name: content for name, (_, content) in snapshot(raw).items()} == {k: v[1] for k, v in before.items()}
+        assert {name: content for name, (_, content) in snapshot(raw).items()} == {
+            k: v[1] for k, v in before.items()
+        }
 
-    @pytest.mark.parametrize("settings", [{"name": "other"}, {"targets": ["organ"]}, {"mode": "experts"}])
+    @pytest.mark.parametrize(
+        "settings", [{"name": "other"}, {"targets": ["organ"]}, {"mode": "experts"}]
+    )
     def test_another_export_of_its_id_is_refused(self, toy, raw: Path, settings) -> None:
-        with pytest.raises(ValueError, match=r"Dataset007_toy: expected no data set of id 7, .* pass another --id"):
+        with pytest.raises(
+            ValueError, match=r"Dataset007_toy: expected no data set of id 7, .* pass another --id"
+        ):
             export_dataset(toy.cache, raw.parent, 7, **settings)
 
     def test_a_strangers_folder_is_refused(self, toy, tmp_path: Path) -> None:
@@ -142,7 +182,10 @@ class TestAgain:
     ("settings", "line"),
     [
         ({"dataset_id": 0}, "id: expected numbers from 1 to 999, received 0 to 0"),
-        ({"dataset_id": 999, "mode": "experts"}, "id: expected numbers from 1 to 999, received 999 to 1000"),
+        (
+            {"dataset_id": 999, "mode": "experts"},
+            "id: expected numbers from 1 to 999, received 999 to 1000",
+        ),
         ({"name": "a b"}, "name: expected ASCII letters"),
         ({"name": "../x"}, "name: expected ASCII letters"),
         ({"mode": "both"}, "mode: expected one of multiclass, experts, received 'both'"),
@@ -157,7 +200,9 @@ def test_unusable_settings_write_nothing(toy, tmp_path: Path, settings, line: st
 
 def test_a_cache_without_validation_cases_is_refused(tmp_path: Path) -> None:
     toy = write_toy(tmp_path, ["a", "e"])
-    with pytest.raises(ValueError, match="expected cases in part 'validation', found none; it has test, train"):
+    with pytest.raises(
+        ValueError, match="expected cases in part 'validation', found none; it has test, train"
+    ):
         export_dataset(toy.cache, tmp_path / "raw", 7)
 
 
@@ -170,13 +215,20 @@ def test_a_sheared_case_is_left_out_and_named(tmp_path: Path, capsys) -> None:
         image.set_sform(sheared, 1)
         nibabel.save(image, tmp_path / name)
     prepare_cache(tmp_path / "toy.yaml", tmp_path / "pairs.csv", toy.cache)
-    assert main(["nnunet", "export", str(toy.cache), "--raw", str(tmp_path / "raw"), "--id", "3"]) == 2
+    assert (
+        main(["nnunet", "export", str(toy.cache), "--raw", str(tmp_path / "raw"), "--id", "3"]) == 2
+    )
     out, err = capsys.readouterr()
     folder = tmp_path / "raw" / "Dataset003_toy"
     assert out == f"2 cases written, 0 kept, 1 excluded: {folder}\n"
     assert "boltzmed: Dataset003_toy: case a: expected perpendicular axes, found a shear of" in err
-    assert json.loads((folder / "splits_final.json").read_text()) == [{"train": [name_case("b 1")], "val": ["c"]}]
-    assert not list(folder.glob("*/a*")) and json.loads((folder / "dataset.json").read_text())["numTraining"] == 2
+    assert json.loads((folder / "splits_final.json").read_text()) == [
+        {"train": [name_case("b 1")], "val": ["c"]}
+    ]
+    assert (
+        not list(folder.glob("*/a*"))
+        and json.loads((folder / "dataset.json").read_text())["numTraining"] == 2
+    )
 
 
 def test_the_real_hippocampus_voxel_by_voxel(tmp_path: Path) -> None:
@@ -197,4 +249,6 @@ def test_the_real_hippocampus_voxel_by_voxel(tmp_path: Path) -> None:
             voxels, affine_ras = map_nifti(done.folder / file)
             original, original_ras = map_nifti(task / source / f"{name}.nii.gz")
             assert voxels.size == original.size
-            assert np.array_equal(voxels, look_up(affine_ras, original_ras, original, voxels.shape)), file
+            assert np.array_equal(
+                voxels, look_up(affine_ras, original_ras, original, voxels.shape)
+            ), file

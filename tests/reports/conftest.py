@@ -29,7 +29,9 @@ WEBGL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshad
 
 @dataclass(frozen=True)
 class SmallReport:
-    """Where the tables and the pictures of the small study lie, and its report. The methods' names, hostile last."""
+    """Where the tables and the pictures of the small study lie, and its report. The methods' names,
+    hostile last.
+    """
 
     folder: Path
     tables: list[Path]
@@ -51,8 +53,13 @@ def small_report(tmp_path_factory: pytest.TempPathFactory) -> SmallReport:
     for number, case in enumerate(CASES):
         reference = np.zeros(SHAPE, np.uint8)
         reference[8:20, 10 + 4 * number : 26, 2:5] = 1
-        predictions = {METHODS[0]: reference, METHODS[1]: np.roll(reference, 20 if number == 0 else 3, 0)}
-        path = write_image(np.full(SHAPE, -500, np.int16), affine_ras, places["images"] / f"{case}.nii.gz")
+        predictions = {
+            METHODS[0]: reference,
+            METHODS[1]: np.roll(reference, 20 if number == 0 else 3, 0),
+        }
+        path = write_image(
+            np.full(SHAPE, -500, np.int16), affine_ras, places["images"] / f"{case}.nii.gz"
+        )
         named = nibabel.load(path)
         named.header["descrip"] = b"DOE^JANE 1970-01-01"
         nibabel.save(named, path)
@@ -60,7 +67,13 @@ def small_report(tmp_path_factory: pytest.TempPathFactory) -> SmallReport:
         write_mask(reference, volume, places["references"] / f"{case}.nii.gz")
         for method, prediction in predictions.items():
             write_mask(prediction, volume, places[method] / case / "lung-nodule-in-chest-ct.nii.gz")
-            identity = {"method": method, "dataset": "set", "patient": f"Jane {number}", "case": case, "seed": 0}
+            identity = {
+                "method": method,
+                "dataset": "set",
+                "patient": f"Jane {number}",
+                "case": case,
+                "seed": 0,
+            }
             identity |= {"target": "nodule", "prompt": "lung nodule in chest CT"}
             rows[method] += score_mask(prediction, reference, affine_ras, identity=identity)
     tables = [folder / f"results_{number}.csv" for number in range(len(METHODS))]
@@ -81,7 +94,9 @@ def small_report(tmp_path_factory: pytest.TempPathFactory) -> SmallReport:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     """A headless Chromium of this machine, driven by Playwright."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser tests")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: no browser tests"
+    )
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:

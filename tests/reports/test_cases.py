@@ -8,10 +8,13 @@ import pytest
 from boltzmed.cards import load_card
 from boltzmed.data.cache import SliceCache
 from boltzmed.data.prepare import prepare_cache
+from boltzmed.errors import InputError
 from boltzmed.reports.cases import PictureFolders, ScoredObject
-from boltzmed.volumes import VolumeError, write_image
+from boltzmed.volumes import write_image
 
-AFFINE = np.diag([-1.0, -1.0, 3.0, 1.0])  # columns right to left, rows front to back, slices upwards
+AFFINE = np.diag(
+    [-1.0, -1.0, 3.0, 1.0]
+)  # columns right to left, rows front to back, slices upwards
 LIVER = ScoredObject("phantom", "one", "liver", prompt="liver in abdomen CT")
 
 
@@ -22,11 +25,17 @@ def folders(tmp_path):
     labels = generator.integers(0, 8, (20, 24, 5)).astype(np.uint8)
     write_image(image, AFFINE, tmp_path / "images" / "one.nii.gz")
     write_image(labels, AFFINE, tmp_path / "references" / "one.nii.gz")
-    write_image((labels == 1).astype(np.uint8), AFFINE, tmp_path / "ours" / "one" / "liver-in-abdomen-ct.nii.gz")
+    write_image(
+        (labels == 1).astype(np.uint8),
+        AFFINE,
+        tmp_path / "ours" / "one" / "liver-in-abdomen-ct.nii.gz",
+    )
     write_image(labels[::-1], AFFINE @ flip(20), tmp_path / "theirs" / "one.nii")
     cards = {"phantom": load_card("phantom")}
     predictions = {name: tmp_path / name for name in ("ours", "theirs")}
-    made = PictureFolders(tmp_path / "images", None, tmp_path / "references", predictions, cards=cards)
+    made = PictureFolders(
+        tmp_path / "images", None, tmp_path / "references", predictions, cards=cards
+    )
     return made, image, labels
 
 
@@ -45,7 +54,9 @@ def test_masks_are_found_under_their_usual_names_and_cut_alike(folders):
     assert np.array_equal(picture.reference, liver)
     assert list(picture.predictions) == ["ours", "theirs"]
     assert np.array_equal(picture.predictions["ours"], (labels == 1).transpose(2, 1, 0))
-    assert np.array_equal(picture.predictions["theirs"], liver)  # a label map in another voxel order
+    assert np.array_equal(
+        picture.predictions["theirs"], liver
+    )  # a label map in another voxel order
     assert picture.spacing_mm == (3.0, 1.0, 1.0)
     assert picture.window == pictures.cards["phantom"].target("liver").window
 
@@ -53,29 +64,46 @@ def test_masks_are_found_under_their_usual_names_and_cut_alike(folders):
 @pytest.mark.parametrize(
     ("shown", "message"),
     [
-        (ScoredObject("phantom", "../one", "liver"), "expected a case's name to look for, got a path"),
-        (ScoredObject("phantom", "two", "liver"), "two: expected an image of that name among the images, found none"),
+        (
+            ScoredObject("phantom", "../one", "liver"),
+            "expected a case's name to look for, got a path",
+        ),
+        (
+            ScoredObject("phantom", "two", "liver"),
+            "two: expected an image of that name among the images, found none",
+        ),
         (ScoredObject("other", "one", "liver"), "got a label map of 7 values without a card"),
     ],
 )
 def test_what_is_not_there_is_told_in_one_line(folders, shown, message):
-    with pytest.raises(VolumeError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         folders[0].read(shown, ["ours"])
     assert "\n" not in str(caught.value)
 
 
 def test_a_mask_of_another_size_is_refused(folders, tmp_path):
-    write_image(np.ones((20, 24, 4), np.uint8), AFFINE, tmp_path / "ours" / "one" / "liver-in-abdomen-ct.nii.gz")
-    with pytest.raises(VolumeError, match=r"expected the image's \(5, 24, 20\) slices, rows and columns"):
+    write_image(
+        np.ones((20, 24, 4), np.uint8),
+        AFFINE,
+        tmp_path / "ours" / "one" / "liver-in-abdomen-ct.nii.gz",
+    )
+    with pytest.raises(
+        InputError, match=r"expected the image's \(5, 24, 20\) slices, rows and columns"
+    ):
         folders[0].read(LIVER, ["ours"])
 
 
 def test_a_mask_elsewhere_is_refused(folders, tmp_path):
     """A mask of the image's size, shifted or of other voxels, would be drawn where it does not lie."""
     path = tmp_path / "ours" / "one" / "liver-in-abdomen-ct.nii.gz"
-    for matrix in (AFFINE + np.array([[0, 0, 0, 5.0], *np.zeros((3, 4))]), AFFINE @ np.diag([1, 1, 2, 1])):
+    for matrix in (
+        AFFINE + np.array([[0, 0, 0, 5.0], *np.zeros((3, 4))]),
+        AFFINE @ np.diag([1, 1, 2, 1]),
+    ):
         write_image(np.ones((20, 24, 5), np.uint8), matrix, path)
-        with pytest.raises(VolumeError, match=r"of ours: expected the image's grid, .* 1 x 1 mm from"):
+        with pytest.raises(
+            InputError, match=r"of ours: expected the image's grid, .* 1 x 1 mm from"
+        ):
             folders[0].read(LIVER, ["ours"])
     rounded = AFFINE.copy()
     rounded[0, 3] += 1e-3
@@ -93,7 +121,9 @@ def test_a_cache_brings_images_and_references(folders, tmp_path):
     cache = SliceCache.open(tmp_path / "cache")
     cached = PictureFolders(cache=cache, predictions=pictures.predictions)
     target = next(name for name, target in cache.card.targets.items() if 1 in target.labels)
-    picture = cached.read(ScoredObject("phantom", "one", target, prompt="liver in abdomen CT"), ["ours"])
+    picture = cached.read(
+        ScoredObject("phantom", "one", target, prompt="liver in abdomen CT"), ["ours"]
+    )
     assert np.array_equal(picture.image, image.transpose(2, 1, 0))
     assert np.array_equal(picture.reference, (labels == 1).transpose(2, 1, 0))
     assert picture.predictions["ours"].shape == picture.reference.shape
@@ -111,21 +141,29 @@ def hippocampus(tmp_path):
     write_image(labels, AFFINE, tmp_path / "references" / "one.nii.gz")
     write_image((labels == 1).astype(np.uint8), AFFINE, tmp_path / "ours" / "one.nii.gz")
     cards = {"msd_hippocampus": load_card("msd_hippocampus")}
-    return PictureFolders(tmp_path / "images", None, tmp_path / "references", {"ours": tmp_path / "ours"}, cards=cards)
+    return PictureFolders(
+        tmp_path / "images", None, tmp_path / "references", {"ours": tmp_path / "ours"}, cards=cards
+    )
 
 
 def test_a_label_map_of_one_value_is_read_by_label(hippocampus, tmp_path):
     picture = hippocampus.read(POSTERIOR, ["ours"])
     assert picture.reference.any() and not picture.predictions["ours"].any()
-    anterior = hippocampus.read(ScoredObject("msd_hippocampus", "one", "anterior hippocampus"), ["ours"])
+    anterior = hippocampus.read(
+        ScoredObject("msd_hippocampus", "one", "anterior hippocampus"), ["ours"]
+    )
     assert np.array_equal(anterior.predictions["ours"], anterior.reference)
     write_image(np.full((20, 24, 5), 255, np.uint8), AFFINE, tmp_path / "ours" / "one.nii.gz")
-    with pytest.raises(VolumeError, match=r"one\.nii\.gz of ours: expected the labels 0, 1, 2, got 255$"):
+    with pytest.raises(
+        InputError, match=r"one\.nii\.gz of ours: expected the labels 0, 1, 2, got 255$"
+    ):
         hippocampus.read(POSTERIOR, ["ours"])
 
 
 def test_nnunets_masks_are_read_by_its_own_numbers(hippocampus, tmp_path):
-    """A data set exported with the posterior part alone, which is its class 1; of both parts, turned round."""
+    """A data set exported with the posterior part alone, which is its class 1; of both parts,
+    turned round.
+    """
 
     def say(content, folder=tmp_path / "ours"):
         (folder / "dataset.json").write_text(json.dumps(content))
@@ -134,17 +172,25 @@ def test_nnunets_masks_are_read_by_its_own_numbers(hippocampus, tmp_path):
     say({"name": "D", "labels": {"background": 0, "posterior": 1}, "boltzmed": ours})
     drawn = hippocampus.read(POSTERIOR, ["ours"]).predictions["ours"]
     assert np.array_equal(
-        drawn, hippocampus.read(ScoredObject("msd_hippocampus", "one", "anterior hippocampus"), []).reference
+        drawn,
+        hippocampus.read(
+            ScoredObject("msd_hippocampus", "one", "anterior hippocampus"), []
+        ).reference,
     )
-    with pytest.raises(VolumeError, match="expected masks of hippocampus, got those of posterior hippocampus by its"):
+    with pytest.raises(
+        InputError, match="expected masks of hippocampus, got those of posterior hippocampus by its"
+    ):
         hippocampus.read(ScoredObject("msd_hippocampus", "one", "hippocampus"), ["ours"])
     say({"labels": {"background": 0, "posterior": 1, "anterior": 2}})
     assert np.array_equal(hippocampus.read(POSTERIOR, ["ours"]).predictions["ours"], drawn)
     say({"labels": {"background": 0, "spleen": 1}})
     with pytest.raises(
-        VolumeError, match=r"expected dataset\.json with labels called as those of card msd_hippocampus"
+        InputError,
+        match=r"expected dataset\.json with labels called as those of card msd_hippocampus",
     ):
         hippocampus.read(POSTERIOR, ["ours"])
     (tmp_path / "ours" / "dataset.json").unlink()
-    say({"labels": {"0": "background", "1": "Anterior", "2": "Posterior"}}, tmp_path)  # the Decathlon's own
+    say(
+        {"labels": {"0": "background", "1": "Anterior", "2": "Posterior"}}, tmp_path
+    )  # the Decathlon's own
     assert not hippocampus.read(POSTERIOR, ["ours"]).predictions["ours"].any()

@@ -1,4 +1,6 @@
-"""The contact sheet: the right slice in each panel, colours where masks are, small targets magnified."""
+"""The contact sheet: the right slice in each panel, colours where masks are, small targets
+magnified.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +37,22 @@ def box(index: int, rows: slice, columns: slice) -> np.ndarray:
     return mask
 
 
-LARGE = box(3, slice(10, 50), slice(20, 40)) | box(1, slice(10, 20), slice(20, 30))  # largest on slice 3
+LARGE = box(3, slice(10, 50), slice(20, 40)) | box(
+    1, slice(10, 20), slice(20, 30)
+)  # largest on slice 3
 SMALL = box(2, slice(30, 34), slice(50, 54))
 NOTHING = np.zeros(SHAPE, np.uint8)
 
 
 def make_panel(**options: Any) -> Panel:
     image = np.broadcast_to(np.arange(5.0)[:, None, None], SHAPE)  # slice k is k throughout
-    values = {"title": "liver", "image": image, "window": (0.0, 8.0), "prediction": NOTHING, "reference": None}
+    values = {
+        "title": "liver",
+        "image": image,
+        "window": (0.0, 8.0),
+        "prediction": NOTHING,
+        "reference": None,
+    }
     return Panel(**{**values, "pixel_mm": (1.0, 1.0), **options})
 
 
@@ -68,14 +78,18 @@ def draw(panels: list[Panel], path: Path) -> np.ndarray:
         (NOTHING, NOTHING, 2),
     ],
 )
-def test_a_panel_shows_the_slice_where_its_target_is_largest(tmp_path, figures, prediction, reference, expected):
+def test_a_panel_shows_the_slice_where_its_target_is_largest(
+    tmp_path, figures, prediction, reference, expected
+):
     draw([make_panel(prediction=prediction, reference=reference)], tmp_path / "sheet.png")
     axes = figures[0].axes[0]
     assert shown_slice(axes) == expected
     assert axes.get_title() == f"liver\nslice {expected}"
 
 
-@pytest.mark.parametrize(("count", "lines", "columns"), [(1, 1, 1), (3, 1, 3), (4, 1, 4), (5, 2, 4)])
+@pytest.mark.parametrize(
+    ("count", "lines", "columns"), [(1, 1, 1), (3, 1, 3), (4, 1, 4), (5, 2, 4)]
+)
 def test_panels_stand_in_rows_of_four(tmp_path, figures, count, lines, columns):
     panels = [make_panel(title=f"prompt {number}", note="a note") for number in range(count)]
     draw(panels, tmp_path / "sheet.png")
@@ -117,7 +131,10 @@ def test_pixels_keep_their_shape(tmp_path, figures):
 
 
 def test_small_targets_are_magnified_around_their_centre(tmp_path, figures):
-    draw([make_panel(reference=SMALL), make_panel(reference=LARGE), make_panel()], tmp_path / "sheet.png")
+    draw(
+        [make_panel(reference=SMALL), make_panel(reference=LARGE), make_panel()],
+        tmp_path / "sheet.png",
+    )
     small, large, empty = figures[0].axes[:3]
     assert len(small.child_axes) == 1 and not large.child_axes and not empty.child_axes
     inset = small.child_axes[0]

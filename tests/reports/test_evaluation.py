@@ -48,17 +48,46 @@ VOLUME = CaseResult(
     lesion_rule="18 iou:0.5",
 )
 NOTHING = dict.fromkeys(("hd95_mm", "assd_mm"))
-COUNTS = ("reference_lesions", "predicted_lesions", "matched_lesions", "missed_lesions", "false_lesions")
+COUNTS = (
+    "reference_lesions",
+    "predicted_lesions",
+    "matched_lesions",
+    "missed_lesions",
+    "false_lesions",
+)
 EMPTY = {
     **NOTHING,
     **dict.fromkeys(COUNTS, 0),
     **dict.fromkeys(("dice", "iou", "nsd", "detection_f1", "panoptic_quality")),
 }
-EMPTY |= {"reference_empty": True, "prediction_empty": True, "presence_score": 0.25, "volume_mm3": 0.0}
+EMPTY |= {
+    "reference_empty": True,
+    "prediction_empty": True,
+    "presence_score": 0.25,
+    "volume_mm3": 0.0,
+}
 EMPTY |= {"false_positive_mm3": 0.0, "false_negative_mm3": 0.0, "volume_difference_mm3": 0.0}
-MISSED = {**NOTHING, "dice": 0.0, "iou": 0.0, "nsd": 0.0, "prediction_empty": True, "presence_score": 0.5}
-MISSED |= {"matched_lesions": 0, "missed_lesions": 2, "false_lesions": 0, "predicted_lesions": 0, "detection_f1": 0.0}
-MISSED |= {"panoptic_quality": 0.0, "false_positive_mm3": 0.0, "false_negative_mm3": 4.0, "volume_difference_mm3": -4.0}
+MISSED = {
+    **NOTHING,
+    "dice": 0.0,
+    "iou": 0.0,
+    "nsd": 0.0,
+    "prediction_empty": True,
+    "presence_score": 0.5,
+}
+MISSED |= {
+    "matched_lesions": 0,
+    "missed_lesions": 2,
+    "false_lesions": 0,
+    "predicted_lesions": 0,
+    "detection_f1": 0.0,
+}
+MISSED |= {
+    "panoptic_quality": 0.0,
+    "false_positive_mm3": 0.0,
+    "false_negative_mm3": 4.0,
+    "volume_difference_mm3": -4.0,
+}
 ROWS = [VOLUME, dataclasses.replace(VOLUME, **MISSED), dataclasses.replace(VOLUME, **EMPTY)]
 LESION = LesionResult("m", "d", "p", "c", "nodule", "reference", 1, 2.0, 0.5, True, 0.5)
 
@@ -67,7 +96,9 @@ def read_tables(text: str) -> dict[str, list[dict[str, str]]]:
     """Title → lines, each as column → cell."""
     tables = {}
     for title, table in re.findall(r"^(.+)\n\n((?:.+\n?)+)", text, re.M):
-        header, _, *lines = (re.split(r" {2,}", line.strip()) for line in table.strip().splitlines())
+        header, _, *lines = (
+            re.split(r" {2,}", line.strip()) for line in table.strip().splitlines()
+        )
         tables[title] = [dict(zip(header, line, strict=True)) for line in lines]
     return tables
 
@@ -110,8 +141,20 @@ def test_lesions_and_presence():
     assert tables["Lesions, 18 neighbours, match iou:0.5"] == [
         {
             "target": "nodule",
-            **{"scans": "3", "reference": "4", "predicted": "3", "matched": "2", "missed": "2", "false": "1"},
-            **{"sensitivity": "0.500", "F1": "0.571", "F1 by scan": "0.400 (2)", "PQ by scan": "0.250 (2)"},
+            **{
+                "scans": "3",
+                "reference": "4",
+                "predicted": "3",
+                "matched": "2",
+                "missed": "2",
+                "false": "1",
+            },
+            **{
+                "sensitivity": "0.500",
+                "F1": "0.571",
+                "F1 by scan": "0.400 (2)",
+                "PQ by scan": "0.250 (2)",
+            },
             "false a scan": "0.33",
         }
     ]
@@ -127,7 +170,9 @@ def test_lesions_and_presence():
 def test_slices_have_their_own_tables():
     rows = [dataclasses.replace(VOLUME, level="slice", slice_index=0, nsd_tolerance_mm=None), *ROWS]
     tables = read_tables(report_scores(rows))
-    assert list(tables)[-2:] == ["Slices", "Presence in slices"] and tables["Slices"][0]["rows"] == "1"
+    assert (
+        list(tables)[-2:] == ["Slices", "Presence in slices"] and tables["Slices"][0]["rows"] == "1"
+    )
     assert "Outlines on slices" not in tables
     only = read_tables(report_scores([dataclasses.replace(rows[0], nsd_tolerance_mm=1.0)]))
     assert list(only) == ["Slices", "Outlines on slices", "Presence in slices"]
@@ -146,20 +191,33 @@ def test_lesions_are_found_by_size():
         dataclasses.replace(LESION, lesion=number, volume_mm3=volume, matched=matched, score=None)
         for number, (volume, matched) in volumes.items()
     ]
-    lesions.append(dataclasses.replace(LESION, kind="prediction", volume_mm3=15000.0, matched=False, score=None))
+    lesions.append(
+        dataclasses.replace(
+            LESION, kind="prediction", volume_mm3=15000.0, matched=False, score=None
+        )
+    )
     title = "Lesion sensitivity by equivalent diameter, 18 neighbours, match iou:0.5"
     (line,) = read_tables(report_scores(ROWS, lesions))[title]
     assert line == {
         "target": "nodule",
-        **{"<3 mm": "0.000 (1)", "3–6 mm": "–", "6–10 mm": "0.500 (2)", "10–30 mm": "–", "≥30 mm": "–"},
+        **{
+            "<3 mm": "0.000 (1)",
+            "3–6 mm": "–",
+            "6–10 mm": "0.500 (2)",
+            "10–30 mm": "–",
+            "≥30 mm": "–",
+        },
     }
     assert "by equivalent diameter" not in report_scores(ROWS, lesions[-1:])
 
 
 def test_a_miss_counts_as_much_as_asked(tmp_path):
     false_alarm = dataclasses.replace(VOLUME, **NOTHING, reference_empty=True, volume_mm3=0.0)
-    (line,) = read_tables(report_scores([*ROWS, false_alarm], miss_penalty_mm=50.0))["Surfaces of volumes"]
-    # One measured, one missed, one false alarm; where both are empty there is no distance either way.
+    (line,) = read_tables(report_scores([*ROWS, false_alarm], miss_penalty_mm=50.0))[
+        "Surfaces of volumes"
+    ]
+    # One measured, one missed, one false alarm; where both are empty there is no distance either
+    # way.
     assert (line["HD95 mm"], line["HD95 mm, one empty 50"]) == ("3.00 (1)", "34.33 (3)")
     assert (line["ASSD mm"], line["ASSD mm, one empty 50"]) == ("1.00 (1)", "33.67 (3)")
     assert (line["one mask empty"], line["both empty"]) == ("2", "1")
@@ -187,9 +245,16 @@ def test_froc_where_there_are_scores():
 def test_the_tables_are_kept_unrounded(tmp_path):
     """F1 and sensitivity of all lesions, presence and FROC, each with its n where it is a mean."""
     report_scores(ROWS, [LESION], tmp_path / "out")
-    table = pd.read_csv(tmp_path / "out" / "measures.csv").set_index(["table", "target", "measure"]).sort_index()
+    table = (
+        pd.read_csv(tmp_path / "out" / "measures.csv")
+        .set_index(["table", "target", "measure"])
+        .sort_index()
+    )
     lesions = table.loc[("Lesions", "nodule")]
-    assert lesions.loc["F1", "value"] == pytest.approx(2 * 2 / (2 * 2 + 2 + 1)) and lesions.loc["scans", "value"] == 3
+    assert (
+        lesions.loc["F1", "value"] == pytest.approx(2 * 2 / (2 * 2 + 2 + 1))
+        and lesions.loc["scans", "value"] == 3
+    )
     presence = table.loc[("Presence in volumes", "nodule")]
     assert presence.loc["sensitivity", "value"] == 0.5 and presence.loc["specificity", "value"] == 1
     assert presence.loc["AUROC of presence score"].tolist()[:2] == [1, 3]
@@ -204,9 +269,14 @@ def test_data_sets_stand_apart():
     rows = [*ROWS, dataclasses.replace(VOLUME, dataset="e", matched_lesions=0, missed_lesions=2)]
     lesions = [LESION, dataclasses.replace(LESION, dataset="e", score=None, matched=False)]
     tables = read_tables(report_scores(rows, lesions))
-    froc, counted = (next(lines for title, lines in tables.items() if word in title) for word in ("FROC", "Lesions"))
+    froc, counted = (
+        next(lines for title, lines in tables.items() if word in title)
+        for word in ("FROC", "Lesions")
+    )
     assert [(line["target"], line["scans"], line["missed"]) for line in counted] == [
         ("d: nodule", "3", "2"),
         ("e: nodule", "1", "2"),
     ]
-    assert [(line["target"], line["lesions"], line["8"]) for line in froc] == [("d: nodule", "1", "1.000")]
+    assert [(line["target"], line["lesions"], line["8"]) for line in froc] == [
+        ("d: nodule", "1", "1.000")
+    ]

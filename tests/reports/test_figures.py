@@ -43,7 +43,10 @@ def scores():
 
 
 def test_the_same_figure_is_the_same_file_with_its_numbers(scores, tmp_path):
-    draws = [save_figure(draw_agreement(scores, score="Dice"), tmp_path / f"{n}" / "figure") for n in range(2)]
+    draws = [
+        save_figure(draw_agreement(scores, score="Dice"), tmp_path / f"{n}" / "figure")
+        for n in range(2)
+    ]
     assert draws[0] == draws[1] == (tmp_path / "0" / "figure.svg").read_bytes()
     assert b"<dc:date>" not in draws[0]
     assert (tmp_path / "0" / "figure.png").read_bytes()[:4] == b"\x89PNG"
@@ -56,7 +59,9 @@ def test_the_same_figure_is_the_same_file_with_its_numbers(scores, tmp_path):
 def test_pairs_count_who_is_better():
     titles = [
         ax.get_title()
-        for ax in draw_pairs({"a": np.array([0.1, 0.5, 0.9]), "b": np.array([0.2, 0.5, 0.95])}, score="Dice").axes
+        for ax in draw_pairs(
+            {"a": np.array([0.1, 0.5, 0.9]), "b": np.array([0.2, 0.5, 0.95])}, score="Dice"
+        ).axes
     ]
     assert titles == ["b better 2,\nworse 0, equal 1"]
     many = np.linspace(0, 1, 5000)
@@ -83,11 +88,25 @@ def test_sizes_have_a_panel_a_data_set_and_a_marker_a_method():
     first, second, *_ = draw_sizes(uneven, **words).axes
     ticks = [[text.get_text() for text in ax.get_xticklabels()] for ax in (first, second)]
     assert ticks == [["<1 %\nn=10\n8", "≥1 %\nn=10"], ["<1 %\nn=10\n0", "≥1 %\nn=10"]]
-    (alone, *_) = draw_sizes(uneven[uneven["method"].eq("a")].iloc[:1], **words).axes
+    alone, *_ = draw_sizes(uneven[uneven["method"].eq("a")].iloc[:1], **words).axes
     assert alone.get_xlim() == (-0.5, 0.5) and first.get_xlim() == (-0.5, 1.5)
-    backwards = cells.sort_values("method")[lambda rows: rows["stratum"].eq("≥1 %") | rows["method"].eq("b")]
+    backwards = cells.sort_values("method")[
+        lambda rows: rows["stratum"].eq("≥1 %") | rows["method"].eq("b")
+    ]
     backwards = draw_sizes(backwards, **words).axes[0]
-    assert [text.get_text() for text in backwards.get_xticklabels()] == ["<1 %\nn=0\n10", "≥1 %\nn=10"]
+    assert [text.get_text() for text in backwards.get_xticklabels()] == [
+        "<1 %\nn=0\n10",
+        "≥1 %\nn=10",
+    ]
     bars = drawn[0].containers[0][2][0].get_segments()
     assert bars[0][:, 1].tolist() == pytest.approx([0.4, 0.7])
-    assert len({line.get_marker() for line in drawn[0].lines if re.match(r"[os]", str(line.get_marker()))}) == 2
+    assert (
+        len(
+            {
+                line.get_marker()
+                for line in drawn[0].lines
+                if re.match(r"[os]", str(line.get_marker()))
+            }
+        )
+        == 2
+    )

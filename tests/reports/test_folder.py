@@ -7,8 +7,8 @@ import json
 import pytest
 
 from boltzmed.cli import main
+from boltzmed.errors import OutputError
 from boltzmed.reports.folder import WRITTEN, whole_report
-from boltzmed.volumes import OutputError
 
 
 def write(folder, command, *names):
@@ -19,7 +19,9 @@ def write(folder, command, *names):
 
 
 def list_files(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def test_an_earlier_runs_files_give_way_and_others_stay(tmp_path):
@@ -32,9 +34,14 @@ def test_an_earlier_runs_files_give_way_and_others_stay(tmp_path):
 
 def test_two_commands_do_not_share_a_folder(tmp_path):
     write(tmp_path / "out", "a", "one.csv")
-    with pytest.raises(OutputError, match="a folder of its own for boltzmed b, got that of boltzmed a"):
+    with pytest.raises(
+        OutputError, match="a folder of its own for boltzmed b, got that of boltzmed a"
+    ):
         write(tmp_path / "out", "b", "one.csv")
-    assert (tmp_path / "out" / "one.csv").read_text() == "a" and list_files(tmp_path / "out") == ["one.csv", WRITTEN]
+    assert (tmp_path / "out" / "one.csv").read_text() == "a" and list_files(tmp_path / "out") == [
+        "one.csv",
+        WRITTEN,
+    ]
 
 
 def test_a_run_that_fails_changes_nothing(tmp_path):
@@ -61,7 +68,9 @@ def test_a_list_leads_nowhere_else(tmp_path):
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "deeper"):
-        with pytest.raises(OutputError, match="expected a folder to write into, got a file or a folder inside one"):
+        with pytest.raises(
+            OutputError, match="expected a folder to write into, got a file or a folder inside one"
+        ):
             write(place, "a", "one.csv")
 
 
@@ -78,5 +87,7 @@ def test_a_comparison_by_volume_leaves_no_table_by_area(tmp_path, capsys):
     assert main(command) == 0
     assert {"table_2.csv", "comparison_3.tex"} <= set(list_files(tmp_path / "out"))
     assert main([*command, "--by", "volume", "--methods", "a", "b"]) == 0
-    assert not {"table_2.csv", "table_2.tex", "comparison_3.tex"} & set(list_files(tmp_path / "out"))
+    assert not {"table_2.csv", "table_2.tex", "comparison_3.tex"} & set(
+        list_files(tmp_path / "out")
+    )
     assert {"report.html", "table_1.csv", "comparison_2.tex"} <= set(list_files(tmp_path / "out"))

@@ -69,7 +69,9 @@ def test_uids_dates_and_persons_leave_names(name, shown):
 
 def test_names_made_equal_get_the_same_numbers_in_any_order():
     cases = ["1.2.3.4.5.7", "a", "1.2.3.4.5.6"]
-    rows = pd.DataFrame({"method": "m", "dataset": ["x", "x", "y"] * 2, "case": cases * 2, "target": "t"})
+    rows = pd.DataFrame(
+        {"method": "m", "dataset": ["x", "x", "y"] * 2, "case": cases * 2, "target": "t"}
+    )
     rows = pd.concat([rows, rows.assign(dataset="x")])
     for order in (rows, rows[::-1]):
         names = ShownNames.of(order)
@@ -86,46 +88,76 @@ def test_every_failure_opens_its_own_case(tmp_path):
     for number, case in enumerate((first, second)):
         mask = np.zeros((40, 40, 3), np.uint8)
         mask[10 : 15 + 10 * number, 10:15] = 1
-        write_image(np.zeros((40, 40, 3), np.int16), affine_ras, tmp_path / "images" / f"{case}.nii.gz")
+        write_image(
+            np.zeros((40, 40, 3), np.int16), affine_ras, tmp_path / "images" / f"{case}.nii.gz"
+        )
         write_image(mask, affine_ras, tmp_path / "references" / f"{case}.nii.gz")
     objects = [("set", first, 0.1), ("set", second, 0.2), ("of 20210314", first, 0.3)]
     lines = [f"DOE^JANE's,{dataset},{case},nodule,{dice},0.01" for dataset, case, dice in objects]
     (tmp_path / "r.csv").write_text("\n".join([HEADER, *lines]) + "\n")
     scores = read_scores([tmp_path / "r.csv"])
     pictures = PictureFolders(tmp_path / "images", None, tmp_path / "references", window=(0, 1))
-    page = write_report(scores, summarise(scores.rows, resamples=20), None, tmp_path / "out", pictures=pictures)
+    page = write_report(
+        scores, summarise(scores.rows, resamples=20), None, tmp_path / "out", pictures=pictures
+    )
     html = page.read_text(encoding="utf-8")
     volumes = re.findall(r'<script type="application/json" id="volume-\d">(.*?)</script>', html)
     titles = [json.loads(text)["title"] for text in volumes]
-    assert sorted(titles) == ["of [date], [UID], nodule", "set, [UID] 1, nodule", "set, [UID] 2, nodule"]
+    assert sorted(titles) == [
+        "of [date], [UID], nodule",
+        "set, [UID] 1, nodule",
+        "set, [UID] 2, nodule",
+    ]
     for failure in re.findall(r'<article class="failure">(.*?)</article>', html, re.DOTALL):
         dataset, target, case = re.search(r"<h3>(.*?): (.*?), (.*?)</h3>", failure).groups()
-        assert titles[int(re.search(r'data-open-volume="(\d)"', failure)[1])] == f"{dataset}, {case}, {target}"
+        assert (
+            titles[int(re.search(r'data-open-volume="(\d)"', failure)[1])]
+            == f"{dataset}, {case}, {target}"
+        )
     html = re.sub("[A-Za-z0-9+/=]{200,}", "", html)
     assert "DOE" not in html and "20210314" not in html and "113619" not in html
     listed = pd.read_csv(tmp_path / "out" / "objects.csv")
-    assert listed["case"].tolist() == ["[UID] 1", "[UID] 2", "[UID]"] and listed.columns[-1] == "[name]"
-    written = "".join(path.read_text() for path in (tmp_path / "out").rglob("*") if path.suffix in (".csv", ".svg"))
+    assert (
+        listed["case"].tolist() == ["[UID] 1", "[UID] 2", "[UID]"]
+        and listed.columns[-1] == "[name]"
+    )
+    written = "".join(
+        path.read_text()
+        for path in (tmp_path / "out").rglob("*")
+        if path.suffix in (".csv", ".svg")
+    )
     assert "DOE" not in written and "113619" not in written and "20210314" not in written
 
 
 def test_notes_and_reasons_keep_their_words_around_a_name():
-    rows = pd.DataFrame({"method": ["DOE^JANE's", "m"], "dataset": "of 5-Jan-2020", "case": "a", "target": "t"})
+    rows = pd.DataFrame(
+        {"method": ["DOE^JANE's", "m"], "dataset": "of 5-Jan-2020", "case": "a", "target": "t"}
+    )
     names = ShownNames.of(rows)
     excluded = pd.DataFrame(
-        {"method": "m", "dataset": "of 5-Jan-2020", "reason": ["no score by DOE^JANE's to pair with"]}
+        {
+            "method": "m",
+            "dataset": "of 5-Jan-2020",
+            "reason": ["no score by DOE^JANE's to pair with"],
+        }
     )
-    assert names.redact_table(excluded).to_numpy().tolist() == [["m", "of [date]", "no score by [name] to pair with"]]
+    assert names.redact_table(excluded).to_numpy().tolist() == [
+        ["m", "of [date]", "no score by [name] to pair with"]
+    ]
 
 
 def test_cases_are_numbered_where_asked(tmp_path, capsys):
-    """Nothing that is written tells the cases' names; numbers follow the names' order and open the right pictures."""
+    """Nothing that is written tells the cases' names; numbers follow the names' order and open the
+    right pictures.
+    """
     people = ["Smith_John", "Adams, Ann"]
     affine_ras = np.diag([-1.0, -1.0, 3.0, 1.0])
     for number, case in enumerate(people):
         mask = np.zeros((40, 40, 3), np.uint8)
         mask[10 : 15 + 10 * number, 10:15] = 1
-        write_image(np.zeros((40, 40, 3), np.int16), affine_ras, tmp_path / "images" / f"{case}.nii.gz")
+        write_image(
+            np.zeros((40, 40, 3), np.int16), affine_ras, tmp_path / "images" / f"{case}.nii.gz"
+        )
         write_image(mask, affine_ras, tmp_path / "references" / f"{case}.nii.gz")
     lines = [
         f'{method},{dataset},"{case}",nodule,0.{4 + rank}{rank},0.01'
@@ -134,7 +166,13 @@ def test_cases_are_numbered_where_asked(tmp_path, capsys):
         for rank, case in enumerate(people if dataset == "set" else ["Miller_Kim"])
     ]
     (tmp_path / "r.csv").write_text("\n".join([HEADER, *lines]) + "\n")
-    command = ["compare", str(tmp_path / "r.csv"), "--output", str(tmp_path / "out"), "--number-cases"]
+    command = [
+        "compare",
+        str(tmp_path / "r.csv"),
+        "--output",
+        str(tmp_path / "out"),
+        "--number-cases",
+    ]
     folders = ["--images", str(tmp_path / "images"), "--references", str(tmp_path / "references")]
     assert main([*command, *folders, "--case", "Smith_John"]) == 0
     listed = pd.read_csv(tmp_path / "out" / "objects.csv")
@@ -147,8 +185,12 @@ def test_cases_are_numbered_where_asked(tmp_path, capsys):
     assert NO_PICTURE in html  # Miller_Kim's image is not there, which the terminal says by name
     printed = capsys.readouterr()
     assert (
-        printed.err == "boltzmed: no picture: Miller_Kim: expected an image of that name among the images, found none\n"
+        printed.err
+        == "boltzmed: no picture: Miller_Kim: expected an image of that name among the images,"
+        " found none\n"
     )
-    written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()] + [printed.out.encode()]
+    written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()] + [
+        printed.out.encode()
+    ]
     for person in ("Smith_John", "Adams", "Miller_Kim"):
         assert not any(person.encode() in content for content in written)

@@ -1,4 +1,6 @@
-"""The page in a browser: it opens from disk, runs nothing of what names hold, fetches nothing, sorts, shows masks."""
+"""The page in a browser: it opens from disk, runs nothing of what names hold, fetches nothing,
+sorts, shows masks.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,10 @@ def opened(chromium, small_report):
             context.add_init_script(script)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console",
+            lambda message: wrong.append(message.text) if message.type == "error" else None,
+        )
         page.on("request", watch)
         page.goto(address)
         return page
@@ -56,12 +61,16 @@ def opened(chromium, small_report):
 def column(page, name):
     names = page.locator("#objects-table thead th").all_inner_texts()
     place = [re.sub(r"\s*[↕↑↓]", "", text) for text in names].index(name) + 1
-    return page.locator(f"#objects-table tbody tr:not([hidden]) td:nth-child({place})").all_inner_texts()
+    return page.locator(
+        f"#objects-table tbody tr:not([hidden]) td:nth-child({place})"
+    ).all_inner_texts()
 
 
 def count_pixels(page, colour, *, within=40):
     """Pixels of the viewer near a colour: pure, or laid over the dark grey of the image."""
-    picture = np.asarray(Image.open(io.BytesIO(page.locator("#viewer-stage").screenshot())).convert("RGB")).astype(int)
+    picture = np.asarray(
+        Image.open(io.BytesIO(page.locator("#viewer-stage").screenshot())).convert("RGB")
+    ).astype(int)
     return int((np.abs(picture - colour).max(-1) < within).sum())
 
 
@@ -135,28 +144,32 @@ def test_niivue_shows_the_masks(niivue_page):
 
 @pytest.mark.parametrize("directions", [("A", "I", "L"), ("R", "I", "P"), ("I", "P", "L")])
 def test_niivue_goes_through_slices_of_other_planes(niivue_page, directions):
-    """The object is in slices 2 to 4 of 6: there it shows, at slice 0 it does not, whichever way they are counted."""
+    """The object is in slices 2 to 4 of 6: there it shows, at slice 0 it does not, whichever way
+    they are counted.
+    """
     reference = np.zeros((6, 48, 40), bool)
     reference[2:5, 10:26, 8:20] = True
     image = np.full(reference.shape, -500.0)
-    picture = CasePicture("t", image, (-1000, 1000), reference, {"a": reference}, (3, 1, 1), directions)
+    picture = CasePicture(
+        "t", image, (-1000, 1000), reference, {"a": reference}, (3, 1, 1), directions
+    )
     case = embed_case(picture, {"reference": "#F0E442", "a": "#0072B2"}, slice_index=3, megabytes=1)
-    niivue_page.evaluate("text => { document.getElementById('volume-0').textContent = text; }", json.dumps(case))
+    niivue_page.evaluate(
+        "text => { document.getElementById('volume-0').textContent = text; }", json.dumps(case)
+    )
     assert open_viewer(niivue_page) == "niivue", niivue_page.locator("#viewer-message").inner_text()
     check_masks(niivue_page)
 
 
 def test_of_cases_opened_in_haste_the_last_is_shown(niivue_page):
     """Each takes the stage from the one before, whose drawing context is lost while it still loads."""
-    niivue_page.evaluate(
-        """async () => {
+    niivue_page.evaluate("""async () => {
             const buttons = document.querySelectorAll('[data-open-volume]');
             for (const [number, wait] of [[1, 0], [0, 20], [1, 150], [0, 300], [1, 50], [0, 0]]) {
                 buttons[number].click();
                 await new Promise((resolve) => setTimeout(resolve, wait));
             }
-        }"""
-    )
+        }""")
     niivue_page.wait_for_selector("#viewer-panel[data-state=ready]", timeout=120_000)
     niivue_page.wait_for_timeout(2000)  # whatever the earlier ones still do
     assert niivue_page.locator("#viewer-panel").get_attribute("data-viewer") == "niivue"
@@ -182,5 +195,7 @@ def test_the_page_holds_no_addresses_and_no_words_of_headers(small_report):
 
 
 def test_numbers_stand_right():
-    grid = Grid.of(pd.DataFrame({"Method": ["a", "b"], "x": ["50.0", "–"], "size": ["<1 %", "≥1 %"]}))
+    grid = Grid.of(
+        pd.DataFrame({"Method": ["a", "b"], "x": ["50.0", "–"], "size": ["<1 %", "≥1 %"]})
+    )
     assert grid.left == [True, False, True]

@@ -15,8 +15,14 @@ PUBLISHED = Path(__file__).parents[2].parent / "shared" / "results"
 # Table 9 of the paper: area mean, median, min and max in percent, support.
 TABLE_9 = {
     "LIDC-IDRI": {"nodule": "0.059 0.029 0.002 0.802 1733"},
-    "MSD-Pancreas": {"tumor": "0.629 0.295 0.018 5.106 575", "pancreas": "0.567 0.465 0.029 2.431 1635"},
-    "MSD-HepaticVessel": {"tumor": "0.535 0.281 0.005 3.652 918", "vessel": "0.211 0.178 0.017 0.878 2204"},
+    "MSD-Pancreas": {
+        "tumor": "0.629 0.295 0.018 5.106 575",
+        "pancreas": "0.567 0.465 0.029 2.431 1635",
+    },
+    "MSD-HepaticVessel": {
+        "tumor": "0.535 0.281 0.005 3.652 918",
+        "vessel": "0.211 0.178 0.017 0.878 2204",
+    },
     "AMOS22-CT": {
         "adrenal gland": "0.185 0.169 0.037 0.503 420",
         "esophagus": "0.142 0.102 0.018 1.189 1964",
@@ -73,7 +79,15 @@ def test_an_object_counts_once_however_many_methods_scored_it(tmp_path):
     assert len(objects) == 4
     statistics = size_statistics(objects).values.tolist()
     assert statistics == [
-        ["set", "liver", pytest.approx(3.0), pytest.approx(3.0), pytest.approx(2.0), pytest.approx(4.0), 2],
+        [
+            "set",
+            "liver",
+            pytest.approx(3.0),
+            pytest.approx(3.0),
+            pytest.approx(2.0),
+            pytest.approx(4.0),
+            2,
+        ],
         ["set", "NA", *[pytest.approx(0.05)] * 4, 1],
         ["other", "liver", *[pytest.approx(10.0)] * 4, 1],
     ]
@@ -87,7 +101,11 @@ def test_an_object_counts_once_however_many_methods_scored_it(tmp_path):
 
 
 def test_rounded_areas_are_one(tmp_path):
-    lines = ["method,dataset,case,target,dice,area_fraction", "a,s,1,liver,0.5,0.02", "b,s,1,liver,0.5,0.0201"]
+    lines = [
+        "method,dataset,case,target,dice,area_fraction",
+        "a,s,1,liver,0.5,0.02",
+        "b,s,1,liver,0.5,0.0201",
+    ]
     objects = read_object_sizes(write(tmp_path / "r.csv", *lines))
     assert objects["area_fraction"].tolist() == [0.02]
     with pytest.raises(ValueError, match="line 4: another area_fraction of liver in case 1"):
@@ -120,14 +138,23 @@ def test_text_stands_left_and_numbers_right():
     ("lines", "message"),
     [
         (["case,target"], "missing: dataset, area_fraction"),
-        (["dataset,case,target,area_fraction", "s,1,liver,2.5"], "line 2: area_fraction: expected 0 to 1, got 2.5"),
-        (["dataset,case,target,area_fraction", "s,1,liver,big"], "line 2: area_fraction: expected 0 to 1, got big"),
+        (
+            ["dataset,case,target,area_fraction", "s,1,liver,2.5"],
+            "line 2: area_fraction: expected 0 to 1, got 2.5",
+        ),
+        (
+            ["dataset,case,target,area_fraction", "s,1,liver,big"],
+            "line 2: area_fraction: expected 0 to 1, got big",
+        ),
         (
             ["dataset,case,target,area_fraction", "s,1,liver,0.1", "s,1,liver,0.2"],
             "line 3: another area_fraction of liver in case 1",
         ),
         ([""], "the file is empty"),
-        (["dataset,case,target,area_fraction"], "expected rows below the columns' names, found none"),
+        (
+            ["dataset,case,target,area_fraction"],
+            "expected rows below the columns' names, found none",
+        ),
         (["dataset,case,target,area_fraction", "s,1,liver,0"], "no object"),
     ],
 )
@@ -139,12 +166,21 @@ def test_a_wrong_table_is_refused_in_one_line(lines, message, tmp_path, capsys):
 
 
 def test_what_is_printed_is_saved_where_asked(tmp_path, capsys):
-    table = write(tmp_path / "results.csv", "dataset,case,target,area_fraction", "s,1,liver,0.02", "s,2,liver,0.0005")
+    table = write(
+        tmp_path / "results.csv",
+        "dataset,case,target,area_fraction",
+        "s,1,liver,0.02",
+        "s,2,liver,0.0005",
+    )
     assert main(["stats", str(table), "--output", str(tmp_path / "sizes")]) == 0
     assert "liver" in capsys.readouterr().out
     statistics = pd.read_csv(tmp_path / "sizes" / "size_statistics.csv")
-    assert statistics.values.tolist() == [["s", "liver", pytest.approx(1.025), pytest.approx(1.025), 0.05, 2.0, 2]]
-    assert pd.read_csv(tmp_path / "sizes" / "size_histogram.csv")[list(AREA_BINS)].values.tolist() == [[0, 1, 0, 1, 0]]
+    assert statistics.values.tolist() == [
+        ["s", "liver", pytest.approx(1.025), pytest.approx(1.025), 0.05, 2.0, 2]
+    ]
+    assert pd.read_csv(tmp_path / "sizes" / "size_histogram.csv")[
+        list(AREA_BINS)
+    ].values.tolist() == [[0, 1, 0, 1, 0]]
     assert main(["stats", str(tmp_path / "absent.csv")]) == 2
     assert "cannot be read: No such file" in capsys.readouterr().err
 
@@ -164,7 +200,8 @@ def test_a_caches_used_rows_are_objects_in_each_window(tmp_path):
     write(tmp_path / "index.csv", *INDEX)
     write(tmp_path / "manifest.json", "{}")
     objects = read_object_sizes(tmp_path)
-    # The same object in two windows is two, as published; case 007 is not case 7; what the protocol drops is none.
+    # The same object in two windows is two, as published; case 007 is not case 7; what the protocol
+    # drops is none.
     assert objects[["case", "slice_index", "window", "target"]].values.tolist() == [
         ["007", 1, "abdomen", "liver"],
         ["007", 1, "liver", "liver"],
@@ -172,18 +209,40 @@ def test_a_caches_used_rows_are_objects_in_each_window(tmp_path):
         ["7", 1, "abdomen", "NA"],
     ]
     assert size_statistics(objects).values.tolist() == [
-        ["set", "liver", pytest.approx(10 / 3), pytest.approx(4.0), pytest.approx(2.0), pytest.approx(4.0), 3],
+        [
+            "set",
+            "liver",
+            pytest.approx(10 / 3),
+            pytest.approx(4.0),
+            pytest.approx(2.0),
+            pytest.approx(4.0),
+            3,
+        ],
         ["set", "NA", *[pytest.approx(0.05)] * 4, 1],
     ]
-    assert size_histogram(objects).values.tolist() == [["set", "liver", 0, 0, 0, 3, 0], ["set", "NA", 0, 1, 0, 0, 0]]
+    assert size_histogram(objects).values.tolist() == [
+        ["set", "liver", 0, 0, 0, 3, 0],
+        ["set", "NA", 0, 1, 0, 0, 0],
+    ]
 
 
 def test_a_cache_is_named_by_its_folder(tmp_path, capsys):
     write(tmp_path / "index.csv", *INDEX)
     write(tmp_path / "manifest.json", "{}")
     assert main(["stats", str(tmp_path), "--output", str(tmp_path / "sizes")]) == 0
-    assert capsys.readouterr().out.splitlines()[2].split() == ["set", "liver", "3.333", "4.000", "2.000", "4.000", "3"]
-    assert sorted(path.name for path in (tmp_path / "sizes").iterdir()) == ["size_histogram.csv", "size_statistics.csv"]
+    assert capsys.readouterr().out.splitlines()[2].split() == [
+        "set",
+        "liver",
+        "3.333",
+        "4.000",
+        "2.000",
+        "4.000",
+        "3",
+    ]
+    assert sorted(path.name for path in (tmp_path / "sizes").iterdir()) == [
+        "size_histogram.csv",
+        "size_statistics.csv",
+    ]
 
 
 def test_an_unfinished_or_empty_cache_is_refused_in_one_line(tmp_path, capsys):
@@ -192,7 +251,8 @@ def test_an_unfinished_or_empty_cache_is_refused_in_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert (
         error
-        == f"boltzmed: {tmp_path}: expected a finished slice cache, found no manifest.json; run boltzmed prepare\n"
+        == f"boltzmed: {tmp_path}: expected a finished slice cache, found no manifest.json; run"
+        " boltzmed prepare\n"
     )
     write(tmp_path / "manifest.json", "{}")
     for lines, message in (

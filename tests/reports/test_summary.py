@@ -1,4 +1,6 @@
-"""Means by data set, target and size, and over data sets: the published numbers, and small tables by hand."""
+"""Means by data set, target and size, and over data sets: the published numbers, and small tables
+by hand.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,14 @@ import pytest
 
 from boltzmed.cli import main
 from boltzmed.reports.scores import SCORES, read_scores
-from boltzmed.reports.summary import ALL_SIZES, ALL_TARGETS, Summary, list_gaps, print_summary, summarise
+from boltzmed.reports.summary import (
+    ALL_SIZES,
+    ALL_TARGETS,
+    Summary,
+    list_gaps,
+    print_summary,
+    summarise,
+)
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "results"
 HEADER = ",".join(SCORES)
@@ -56,24 +65,38 @@ class TestPublished:
     )
     def test_means(self, published, dataset, method, dice, n, patients):
         cells = published.cells
-        found = cells[cells["dataset"].eq(dataset) & cells["method"].eq(method) & cells["stratum"].eq(ALL_SIZES)].iloc[
-            0
-        ]
+        found = cells[
+            cells["dataset"].eq(dataset)
+            & cells["method"].eq(method)
+            & cells["stratum"].eq(ALL_SIZES)
+        ].iloc[0]
         assert (f"{100 * found['mean']:.2f}", found["n"], found["patients"]) == (dice, n, patients)
         assert found["low"] < found["mean"] < found["high"]
 
     def test_table_2_is_weighted_by_the_groups_shares(self, published):
         # Worked out from the four data sets' means and numbers of rows below and from 1 % on.
-        means = [(0.889448, 16897 / 29664), (0.737675, 1.0), (0.616020, 2976 / 3122), (0.628858, 1862 / 2210)]
-        overall = published.overall[published.overall["method"].eq("BiomedParse")].set_index(["weighting", "stratum"])
+        means = [
+            (0.889448, 16897 / 29664),
+            (0.737675, 1.0),
+            (0.616020, 2976 / 3122),
+            (0.628858, 1862 / 2210),
+        ]
+        overall = published.overall[published.overall["method"].eq("BiomedParse")].set_index(
+            ["weighting", "stratum"]
+        )
         expected = sum(mean * share for mean, share in means) / sum(share for _, share in means)
         assert overall.loc[("table 2", "<1 %"), "mean"] == pytest.approx(expected, abs=1e-6)
         assert f"{100 * overall.loc[('rows', '<1 %'), 'mean']:.2f}" == "82.29"
         assert f"{100 * overall.loc[('datasets', '<1 %'), 'mean']:.2f}" == "71.80"
-        assert overall.loc[("table 2", "<1 %"), "datasets"] == 4 and overall.loc[("table 2", "≥1 %"), "datasets"] == 3
+        assert (
+            overall.loc[("table 2", "<1 %"), "datasets"] == 4
+            and overall.loc[("table 2", "≥1 %"), "datasets"] == 3
+        )
 
     def test_missed_altogether(self, published):
-        missed = published.cells.query("stratum == 'all sizes' and target in ('all targets', 'nodule')")
+        missed = published.cells.query(
+            "stratum == 'all sizes' and target in ('all targets', 'nodule')"
+        )
         shares = missed.groupby("method")[["missed", "n"]].sum()
         assert shares["missed"].to_dict() == {"BiomedParse": 633, "MedSAM": 19, "SAM": 510}
 
@@ -92,17 +115,30 @@ class TestByHand:
     def test_cells(self, tmp_path):
         summary = summarise_lines(tmp_path, *LINES)
         whole = cell(summary, dataset="one", target=ALL_TARGETS, stratum=ALL_SIZES, method="a")
-        assert whole[["mean", "n", "patients", "missed", "missed_share"]].tolist() == [0.375, 4, 3, 1, 0.25]
+        assert whole[["mean", "n", "patients", "missed", "missed_share"]].tolist() == [
+            0.375,
+            4,
+            3,
+            1,
+            0.25,
+        ]
         small = cell(summary, dataset="one", target="liver", stratum="<1 %", method="a")
         assert small[["mean", "n", "patients", "missed"]].tolist() == [pytest.approx(0.3), 2, 2, 0]
-        assert cell(summary, dataset="one", target="liver", stratum="≥1 %", method="a")["mean"] == 0.9
-        assert cell(summary, dataset="one", target="liver", stratum="0.1–1 %", method="b")["mean"] == 1
+        assert (
+            cell(summary, dataset="one", target="liver", stratum="≥1 %", method="a")["mean"] == 0.9
+        )
+        assert (
+            cell(summary, dataset="one", target="liver", stratum="0.1–1 %", method="b")["mean"] == 1
+        )
         # A data set of one target needs no line for all of them.
         assert set(summary.cells[summary.cells["dataset"].eq("two")]["target"]) == {"liver"}
 
     def test_over_data_sets(self, tmp_path):
-        overall = summarise_lines(tmp_path, *LINES).overall.set_index(["weighting", "stratum", "method"])["mean"]
-        # Data set one: 4 rows, mean 0.375, below 1 % 2 of them, mean 0.3; data set two: 2 rows, all below, mean 0.7.
+        overall = summarise_lines(tmp_path, *LINES).overall.set_index(
+            ["weighting", "stratum", "method"]
+        )["mean"]
+        # Data set one: 4 rows, mean 0.375, below 1 % 2 of them, mean 0.3; data set two: 2 rows, all
+        # below, mean 0.7.
         assert overall["rows", ALL_SIZES, "a"] == pytest.approx((4 * 0.375 + 2 * 0.7) / 6)
         assert overall["datasets", ALL_SIZES, "a"] == pytest.approx((0.375 + 0.7) / 2)
         assert overall["table 2", ALL_SIZES, "a"] == pytest.approx((0.375 + 0.7) / 2)
@@ -122,9 +158,13 @@ class TestByHand:
         printed = print_summary(summarise_lines(tmp_path, *LINES))
         table = printed["By target"].set_index(["dataset", "target"])
         assert (
-            table.loc[("one", "all targets"), "a"].startswith("37.50 [") and table["a"].str.contains(r" n=\d+$").all()
+            table.loc[("one", "all targets"), "a"].startswith("37.50 [")
+            and table["a"].str.contains(r" n=\d+$").all()
         )
-        assert table.loc[("one", "liver"), "b"] == "100.00 [–] n=1" and table.loc[("one", "spleen"), "b"] == "–"
+        assert (
+            table.loc[("one", "liver"), "b"] == "100.00 [–] n=1"
+            and table.loc[("one", "spleen"), "b"] == "–"
+        )
         missed = printed["Missed altogether (no overlap)"].set_index(["dataset", "stratum"])
         assert missed.loc[("one, all targets", ALL_SIZES), "a"] == "25.00 % (1 of 4)"
         assert missed.loc[("all data sets", ALL_SIZES), "a"] == "16.67 % (1 of 6)"
@@ -155,8 +195,8 @@ class TestByHand:
         whole = missed.loc[("all data sets", ALL_SIZES)].to_dict()
         assert whole == {"expert": "50.00 % (3 of 6)", "ours": "7.69 % (1 of 13)"}
         assert list_gaps(summary.cells) == [
-            "expert lacks 1 of 2 targets of one (organ): its means over targets, by size and over data sets are of the "
-            "others"
+            "expert lacks 1 of 2 targets of one (organ): its means over targets, by size and over"
+            " data sets are of the others"
         ]
 
     def test_strata_stand_in_order_where_the_first_method_has_no_small_object(self, tmp_path):
@@ -181,41 +221,63 @@ class TestByHand:
     def test_volumes_and_diameters(self, tmp_path):
         header = f"{HEADER},level,volume_mm3"
         lines = [
-            f"a,one,p{index},liver,0.{index},0.1,volume,{volume}" for index, volume in ((1, 10), (2, 400), (3, ""))
+            f"a,one,p{index},liver,0.{index},0.1,volume,{volume}"
+            for index, volume in ((1, 10), (2, 400), (3, ""))
         ]
         by_diameter = summarise_lines(tmp_path, *lines, header=header, by="diameter")
         assert by_diameter.cells["stratum"].tolist() == [ALL_SIZES, "<3 mm", "6–10 mm"]
-        assert by_diameter.excluded["reason"].tolist() == ["no volume_mm3: in no stratum, but among all sizes"]
-        by_volume = summarise_lines(tmp_path, *lines, header=header, by="volume", edges=[100.0, 1e6])
+        assert by_diameter.excluded["reason"].tolist() == [
+            "no volume_mm3: in no stratum, but among all sizes"
+        ]
+        by_volume = summarise_lines(
+            tmp_path, *lines, header=header, by="volume", edges=[100.0, 1e6]
+        )
         assert by_volume.cells["stratum"].tolist() == [ALL_SIZES, "<100 mm³", "100–1000000 mm³"]
         assert by_volume.cells["n"].tolist() == [3, 1, 1]
 
     def test_other_scores(self, tmp_path, capsys):
         table = write(
-            tmp_path / "r.csv", f"{HEADER},volume_mm3", "a,one,p1,liver,0.5,0.1,12.5", "a,one,p2,liver,0,0.1,7.5"
+            tmp_path / "r.csv",
+            f"{HEADER},volume_mm3",
+            "a,one,p1,liver,0.5,0.1,12.5",
+            "a,one,p2,liver,0,0.1,7.5",
         )
         assert main(["summarize", str(table), "--metric", "volume_mm3"]) == 0
         assert "10.00 [7.50, 12.50] n=2" in capsys.readouterr().out
 
     def test_what_other_methods_have_changes_no_interval(self, tmp_path):
         alone = summarise_lines(tmp_path, *(line for line in LINES if line.startswith("a"))).cells
-        beside = summarise_lines(tmp_path, *LINES, "b,one,p0,liver,1,0.001", "b,one,p9,liver,1,0.001").cells
+        beside = summarise_lines(
+            tmp_path, *LINES, "b,one,p0,liver,1,0.001", "b,one,p9,liver,1,0.001"
+        ).cells
         beside = beside[beside["method"].eq("a")].reset_index(drop=True)
         pd.testing.assert_frame_equal(alone, beside)
 
     def test_order_of_rows_and_seed(self, tmp_path):
         sort = ["dataset", "target", "stratum", "method"]
-        first, second = (summarise_lines(tmp_path, *lines).cells.sort_values(sort) for lines in (LINES, LINES[::-1]))
+        first, second = (
+            summarise_lines(tmp_path, *lines).cells.sort_values(sort)
+            for lines in (LINES, LINES[::-1])
+        )
         pd.testing.assert_frame_equal(first.reset_index(drop=True), second.reset_index(drop=True))
-        lows = [summarise_lines(tmp_path, *LINES, resamples=20, seed=seed).cells["low"].tolist() for seed in (0, 0, 1)]
+        lows = [
+            summarise_lines(tmp_path, *LINES, resamples=20, seed=seed).cells["low"].tolist()
+            for seed in (0, 0, 1)
+        ]
         assert str(lows[0]) == str(lows[1]) != str(lows[2])
 
 
 def test_command_prints_and_saves(tmp_path, capsys):
     table = write(tmp_path / "results.csv", *[HEADER, *LINES])
-    assert main(["summarize", str(table), "--edges", "0.4,3", "--output", str(tmp_path / "out")]) == 0
+    assert (
+        main(["summarize", str(table), "--edges", "0.4,3", "--output", str(tmp_path / "out")]) == 0
+    )
     out = capsys.readouterr().out
-    assert "0.4–3 %" in out and "the paper's Table 2" in out and out.rstrip().endswith("left out: nothing")
+    assert (
+        "0.4–3 %" in out
+        and "the paper's Table 2" in out
+        and out.rstrip().endswith("left out: nothing")
+    )
     saved = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert {"mean", "low", "high", "n", "patients", "missed"} <= set(saved)
     assert set(pd.read_csv(tmp_path / "out" / "summary_over_data_sets.csv")["weighting"]) == {

@@ -40,7 +40,10 @@ def read_table(rows: list[CaseResult]) -> dict[str, list[str]]:
     """First cell of a line -> its other cells."""
     header, rule, *lines = summarise_by_size(rows).split("\n")
     assert set(rule) == {"-"} and {len(line) for line in (header, rule, *lines)} == {len(rule)}
-    return {cells[0]: cells[1:] for cells in (re.split(r" {2,}", line.strip()) for line in (header, *lines))}
+    return {
+        cells[0]: cells[1:]
+        for cells in (re.split(r" {2,}", line.strip()) for line in (header, *lines))
+    }
 
 
 def test_cells_are_means_with_their_number():
@@ -65,12 +68,16 @@ def test_cells_are_means_with_their_number():
 def test_slices_without_the_target_count_in_the_volume_only():
     false_positive = dataclasses.replace(SLICE, dice=0.0, area_fraction=0.0, reference_empty=True)
     nothing = dataclasses.replace(false_positive, dice=None, prediction_empty=True)
-    table = read_table([shown(0.6, 0.3), false_positive, nothing, dataclasses.replace(VOLUME, dice=0.25)])
+    table = read_table(
+        [shown(0.6, 0.3), false_positive, nothing, dataclasses.replace(VOLUME, dice=0.25)]
+    )
     assert table["liver"][-3:] == ["0.600 (1)", "0.600 (1)", "0.250 (1)"]
 
 
 def test_volumes_without_a_dice_do_not_count():
-    empty = dataclasses.replace(VOLUME, dice=None, area_fraction=0.0, reference_empty=True, prediction_empty=True)
+    empty = dataclasses.replace(
+        VOLUME, dice=None, area_fraction=0.0, reference_empty=True, prediction_empty=True
+    )
     assert read_table([VOLUME, empty])["liver"][-1] == "1.000 (1)"
     assert read_table([empty])["liver"] == ["–"] * 7
 
@@ -84,7 +91,12 @@ def test_exactly_at_an_edge_is_the_larger_stratum(area_fraction, column):
 def test_targets_keep_their_order_and_any_iterable_will_do():
     names = ["spleen", "aorta", "liver", "aorta"]
     table = summarise_by_size(shown(0.5, 0.5, target=name) for name in names)
-    assert [line.split()[0] for line in table.split("\n")[2:]] == ["spleen", "aorta", "liver", "all"]
+    assert [line.split()[0] for line in table.split("\n")[2:]] == [
+        "spleen",
+        "aorta",
+        "liver",
+        "all",
+    ]
 
 
 def test_targets_of_one_name_in_two_data_sets_stand_apart():

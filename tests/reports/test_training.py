@@ -1,4 +1,6 @@
-"""A training's events as a table by epoch and as curves: of today's runs, of interrupted ones, of older ones."""
+"""A training's events as a table by epoch and as curves: of today's runs, of interrupted ones, of
+older ones.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from boltzmed.cli import main
 from boltzmed.reports.training import draw_training, read_training, summarise_training
 
 
-def write_events(folder: Path, scalars: dict[str, dict[int, float]], *, start_s: float = 1000) -> None:
+def write_events(
+    folder: Path, scalars: dict[str, dict[int, float]], *, start_s: float = 1000
+) -> None:
     """One event file, as if begun at a time; the steps of its curves come a second apart."""
     with SummaryWriter(str(folder / "new")) as writer:
         for tag, curve in scalars.items():
@@ -46,18 +50,37 @@ def test_a_row_an_epoch_and_the_columns_that_are_there(tmp_path):
     write_events(tmp_path, RUN)
     table = read_training(tmp_path)
     assert list(table.columns) == COLUMNS and list(table.index) == [1, 2, 3]
-    for name, tag in (("loss", "epoch/loss"), ("val_recall", "val_recall"), ("≥10 %", "val_dice_by_size/≥10 %")):
+    for name, tag in (
+        ("loss", "epoch/loss"),
+        ("val_recall", "val_recall"),
+        ("≥10 %", "val_dice_by_size/≥10 %"),
+    ):
         assert table[name].to_dict() == RUN[tag]
     assert np.isnan(table["<0.01 %"][1]) and table["<0.01 %"][3] == 0.25
     header, _, first, *_, best = summarise_training(table).splitlines()
     assert header.split() == " ".join(["epoch", *COLUMNS]).split()
-    assert first.split() == ["1", "1.5000", "1.0000", "0.5000", "0.2500", "0.5000", "–", "0.5000", "1.00e-03", "12.0"]
+    assert first.split() == [
+        "1",
+        "1.5000",
+        "1.0000",
+        "0.5000",
+        "0.2500",
+        "0.5000",
+        "–",
+        "0.5000",
+        "1.00e-03",
+        "12.0",
+    ]
     assert best == "best val_dice 0.7500 after epoch 2 of 3"
 
 
 def test_what_an_interrupted_run_did_again_counts(tmp_path):
-    write_events(tmp_path, {"epoch/loss": {1: 4.0, 2: 3.0, 3: 2.0}, "val_dice": {1: 0.1, 2: 0.2, 3: 0.3}})
-    write_events(tmp_path, {"epoch/loss": {2: 2.5, 3: 1.5, 4: 1.25}, "val_dice": {2: 0.4}}, start_s=2000)
+    write_events(
+        tmp_path, {"epoch/loss": {1: 4.0, 2: 3.0, 3: 2.0}, "val_dice": {1: 0.1, 2: 0.2, 3: 0.3}}
+    )
+    write_events(
+        tmp_path, {"epoch/loss": {2: 2.5, 3: 1.5, 4: 1.25}, "val_dice": {2: 0.4}}, start_s=2000
+    )
     table = read_training(tmp_path)
     assert table["loss"].to_dict() == {1: 4.0, 2: 2.5, 3: 1.5, 4: 1.25}
     assert table["val_dice"].dropna().to_dict() == pytest.approx({1: 0.1, 2: 0.4})
@@ -69,7 +92,9 @@ def test_curves_are_drawn_for_what_is_there(tmp_path):
     widths = []
     for columns in (COLUMNS, ["loss", "val_dice"]):
         draw_training(table[columns], tmp_path / "deep" / "curves.png")
-        picture = np.asarray(Image.open(tmp_path / "deep" / "curves.png").convert("RGB")).astype(int)
+        picture = np.asarray(Image.open(tmp_path / "deep" / "curves.png").convert("RGB")).astype(
+            int
+        )
         widths.append(picture.shape[1])
         assert (np.ptp(picture, axis=2) > 60).sum() > 500  # coloured lines
     assert widths[0] == pytest.approx(2 * widths[1], abs=4)
@@ -90,7 +115,10 @@ def test_folders_without_an_epoch_are_told_in_one_line(tmp_path, capsys, scalars
         write_events(tmp_path / "run", scalars)
     assert main(["training", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err.strip()
-    assert error.startswith(f"boltzmed: {tmp_path / 'run'}: expected ") and len(error.splitlines()) == 1
+    assert (
+        error.startswith(f"boltzmed: {tmp_path / 'run'}: expected ")
+        and len(error.splitlines()) == 1
+    )
 
 
 def test_a_cut_event_file_is_read_as_far_as_it_goes(tmp_path):

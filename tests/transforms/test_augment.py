@@ -33,7 +33,9 @@ def chirality(mask: torch.Tensor) -> float:
 
 
 def draws(count: int, probability: float = 1.0) -> list[Augmentation | None]:
-    return [draw_augmentation(np.random.default_rng(k), probability=probability) for k in range(count)]
+    return [
+        draw_augmentation(np.random.default_rng(k), probability=probability) for k in range(count)
+    ]
 
 
 def test_chirality_tells_a_mirror():
@@ -52,7 +54,9 @@ def test_draws_are_uniform_and_within_the_papers_ranges():
     found = draws(4000, probability=0.5)
     kept = [augmentation for augmentation in found if augmentation is not None]
     assert 0.46 < len(kept) / len(found) < 0.54
-    turns = np.bincount([augmentation.quarter_turns for augmentation in kept], minlength=4) / len(kept)
+    turns = np.bincount([augmentation.quarter_turns for augmentation in kept], minlength=4) / len(
+        kept
+    )
     assert turns.shape == (4,) and np.abs(turns - 0.25).max() < 0.04
     for values in (
         [augmentation.shift_h for augmentation in kept],
@@ -60,7 +64,9 @@ def test_draws_are_uniform_and_within_the_papers_ranges():
         [augmentation.scale - 1 for augmentation in kept],
     ):
         assert -0.1 <= min(values) < -0.095 and 0.095 < max(values) <= 0.1
-        assert abs(np.mean(values)) < 0.006 and np.std(values) == pytest.approx(0.2 / 12**0.5, rel=0.05)
+        assert abs(np.mean(values)) < 0.006 and np.std(values) == pytest.approx(
+            0.2 / 12**0.5, rel=0.05
+        )
 
 
 def test_the_key_decides_alone():
@@ -94,7 +100,9 @@ def test_no_augmentation_returns_the_input():
 @pytest.mark.parametrize("shift_h, shift_w", [(0.0, 0.0), (0.1, -0.05), (-0.075, 0.1)])
 def test_the_crop_is_where_its_parameters_say(scale, shift_h, shift_w):
     """A ramp sampled linearly shows each pixel's source position."""
-    rows, columns = torch.meshgrid(torch.arange(SIDE) + 100.0, torch.arange(SIDE) + 100.0, indexing="ij")
+    rows, columns = torch.meshgrid(
+        torch.arange(SIDE) + 100.0, torch.arange(SIDE) + 100.0, indexing="ij"
+    )
     image = torch.stack([rows, columns])
     moved, _ = apply_augmentation(image, l_shape(), Augmentation(0, shift_h, shift_w, scale))
     centre = SIDE / 2
@@ -106,7 +114,9 @@ def test_the_crop_is_where_its_parameters_say(scale, shift_h, shift_w):
     torch.testing.assert_close(
         moved[0][inside], (source_rows[:, None].expand(SIDE, SIDE) + 100)[inside], atol=1e-3, rtol=0
     )
-    torch.testing.assert_close(moved[1][inside], (source_columns.expand(SIDE, SIDE) + 100)[inside], atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        moved[1][inside], (source_columns.expand(SIDE, SIDE) + 100)[inside], atol=1e-3, rtol=0
+    )
     # A whole pixel beyond the image there is nothing.
     outside = (source_rows < -1) | (source_rows > SIDE)
     assert not moved[:, outside].any()
@@ -114,9 +124,16 @@ def test_the_crop_is_where_its_parameters_say(scale, shift_h, shift_w):
 
 def test_masks_keep_dtype_and_values():
     masks = torch.randint(0, 256, (4, SIDE, SIDE), dtype=torch.uint8)
-    _, moved = apply_augmentation(torch.rand(3, SIDE, SIDE), masks, Augmentation(3, 0.05, 0.05, 1.07))
-    assert moved.dtype == torch.uint8 and set(moved.unique().tolist()) <= {0, *masks.unique().tolist()}
-    _, moved = apply_augmentation(torch.rand(3, SIDE, SIDE), masks > 99, Augmentation(0, 0.05, 0.05, 1.0))
+    _, moved = apply_augmentation(
+        torch.rand(3, SIDE, SIDE), masks, Augmentation(3, 0.05, 0.05, 1.07)
+    )
+    assert moved.dtype == torch.uint8 and set(moved.unique().tolist()) <= {
+        0,
+        *masks.unique().tolist(),
+    }
+    _, moved = apply_augmentation(
+        torch.rand(3, SIDE, SIDE), masks > 99, Augmentation(0, 0.05, 0.05, 1.0)
+    )
     assert moved.dtype == torch.bool
 
 

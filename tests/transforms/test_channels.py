@@ -25,7 +25,9 @@ def test_neighbours_stand_in_at_the_ends():
 @pytest.mark.parametrize("mode", ["repeat", "neighbours"])
 def test_chosen_slices_equal_the_same_slices_of_all(mode):
     slices = torch.rand(5, 2, 3)
-    assert torch.equal(stack_channels(slices, mode, indices=[4, 0, 4]), stack_channels(slices, mode)[[4, 0, 4]])
+    assert torch.equal(
+        stack_channels(slices, mode, indices=[4, 0, 4]), stack_channels(slices, mode)[[4, 0, 4]]
+    )
     assert stack_channels(slices, mode, indices=[]).shape == (0, 3, 2, 3)
     assert stack_channels(slices[:1], mode).shape == (1, 3, 2, 3)
 

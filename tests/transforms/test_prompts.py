@@ -13,14 +13,18 @@ from boltzmed.transforms.prompts import LookUpPromptsd, LookUpTargetsd
 def test_modality_comes_from_the_image_and_cards_in_order():
     pipeline = Compose([LookUpPromptsd(cards=("phantom", "generic_ct", "generic_mr"))])
     image = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"modality": "CT"})
-    targets = pipeline({"image": image, "prompts": ["Liver in abdomen CT", "pancreas in CT scan", "odd thing"]})
+    targets = pipeline(
+        {"image": image, "prompts": ["Liver in abdomen CT", "pancreas in CT scan", "odd thing"]}
+    )
     found = targets["prompt_targets"]
     assert [(target.target, target.card) for target in found] == [
         ("liver", "phantom"),
         ("pancreas", "generic_ct"),
         (None, "generic_ct"),
     ]
-    assert pipeline({"prompts": ["odd thing"], "modality": "MR"})["prompt_targets"][0].window is None
+    assert (
+        pipeline({"prompts": ["odd thing"], "modality": "MR"})["prompt_targets"][0].window is None
+    )
 
 
 def test_window_override_and_unknown_modality():
@@ -33,9 +37,14 @@ def test_window_override_and_unknown_modality():
 
 
 def test_targets_are_asked_for_by_their_cards_usual_phrasing():
-    found = LookUpTargetsd(card="amos22_mr")({"targets": ["liver", "left kidney"]})["prompt_targets"]
+    found = LookUpTargetsd(card="amos22_mr")({"targets": ["liver", "left kidney"]})[
+        "prompt_targets"
+    ]
     assert [prompt.target for prompt in found] == ["liver", "left kidney"]
-    assert [prompt.prompt for prompt in found] == ["liver in abdomen MRI", "left kidney in abdomen MRI"]
+    assert [prompt.prompt for prompt in found] == [
+        "liver in abdomen MRI",
+        "left kidney in abdomen MRI",
+    ]
     assert found[0].window is None and found[0].modality == "MR"
     assert LookUpTargetsd()({"targets": []})["prompt_targets"] == ()
 

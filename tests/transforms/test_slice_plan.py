@@ -1,4 +1,6 @@
-"""Cutting and stacking: exact inverses, and the right anatomy at the right place, whatever the file's array order."""
+"""Cutting and stacking: exact inverses, and the right anatomy at the right place, whatever the
+file's array order.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,36 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 from scipy.spatial.transform import Rotation
 
-from boltzmed.transforms.slices import PLANES, CutSlices, CutSlicesd, SlicePlan, StackSlices, StackSlicesd
+from boltzmed.transforms.slices import (
+    PLANES,
+    CutSlices,
+    CutSlicesd,
+    SlicePlan,
+    StackSlices,
+    StackSlicesd,
+)
 
 ORIENTATIONS = [
-    (axes, signs) for axes in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
+    (axes, signs)
+    for axes in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
 ]
-DIRECTIONS = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
+DIRECTIONS = {
+    "R": (1, 0, 0),
+    "L": (-1, 0, 0),
+    "A": (0, 1, 0),
+    "P": (0, -1, 0),
+    "S": (0, 0, 1),
+    "I": (0, 0, -1),
+}
 
 
-def make_affine(orientation, spacing=(1.0, 1.0, 1.0), rotation=None, origin=(0.0, 0.0, 0.0)) -> np.ndarray:
-    """Array axis a runs along patient axis axes[a] in the direction signs[a], then everything is rotated."""
+def make_affine(
+    orientation, spacing=(1.0, 1.0, 1.0), rotation=None, origin=(0.0, 0.0, 0.0)
+) -> np.ndarray:
+    """Array axis a runs along patient axis axes[a] in the direction signs[a], then everything is
+    rotated.
+    """
     axes, signs = orientation
     matrix = np.zeros((3, 3))
     for column, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
@@ -43,14 +65,18 @@ shapes = st.tuples(*[st.integers(1, 7)] * 3)
 spacings = st.tuples(*[st.floats(0.2, 8.0)] * 3)
 # Below 35 degrees each array axis stays closest to the patient axis it was made along.
 rotations = st.tuples(*[st.floats(-1, 1)] * 3).map(
-    lambda v: Rotation.from_rotvec(np.asarray(v) / max(np.linalg.norm(v), 1.0) * np.radians(35)).as_matrix()
+    lambda v: Rotation.from_rotvec(
+        np.asarray(v) / max(np.linalg.norm(v), 1.0) * np.radians(35)
+    ).as_matrix()
 )
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(shape=shapes, spacing=spacings, rotation=rotations, plane=st.sampled_from(sorted(PLANES)))
-def test_cut_and_stack_undo_each_other_and_keep_anatomy(orientation, shape, spacing, rotation, plane):
+def test_cut_and_stack_undo_each_other_and_keep_anatomy(
+    orientation, shape, spacing, rotation, plane
+):
     affine = make_affine(orientation, spacing, rotation, (-31.5, 12.25, 900.0))
     plan = SlicePlan.from_affine(affine, shape, plane)
     volume = np.random.default_rng(0).integers(0, 1 << 30, shape).astype(np.int32)
@@ -66,7 +92,9 @@ def test_cut_and_stack_undo_each_other_and_keep_anatomy(orientation, shape, spac
     # Every voxel's millimetres, cut, are the millimetres that the slices' own affine gives.
     affine_slices = plan.slices_affine(affine)
     np.testing.assert_allclose(
-        plan.cut(world_coordinates(affine, shape)), world_coordinates(affine_slices, slices.shape), atol=1e-9
+        plan.cut(world_coordinates(affine, shape)),
+        world_coordinates(affine_slices, slices.shape),
+        atol=1e-9,
     )
     for column, code in enumerate(PLANES[plane] or ()):
         assert affine_slices[:3, column] @ DIRECTIONS[code] > 0
@@ -90,7 +118,8 @@ def test_single_slices_are_read_and_written_in_place(orientation, plane):
 
 
 def test_axial_slices_show_known_voxels_where_a_reader_expects_them():
-    # An LPS-like file: I to the left, J to the back, K to the head; then one stored the other way round in all axes.
+    # An LPS-like file: I to the left, J to the back, K to the head; then one stored the other way
+    # round in all axes.
     for signs, front_right_low in (((-1, -1, 1), (0, 0, 0)), ((1, 1, -1), (4, 6, 2))):
         volume = np.zeros((5, 7, 3), np.uint8)
         volume[front_right_low] = 1
@@ -118,7 +147,9 @@ def test_leading_axes_are_kept():
 
 
 def test_wrong_input_is_refused():
-    with pytest.raises(ValueError, match="plane: expected one of axial, coronal, sagittal, array, got 'oblique'"):
+    with pytest.raises(
+        ValueError, match="plane: expected one of axial, coronal, sagittal, array, got 'oblique'"
+    ):
         SlicePlan.from_affine(np.eye(4), (2, 2, 2), "oblique")
     with pytest.raises(ValueError, match="three axes"):
         SlicePlan.from_affine(np.eye(4), (2, 2))
@@ -139,7 +170,9 @@ def test_wrong_input_is_refused():
 
 
 def test_monai_transforms_keep_the_affine_true_and_invert():
-    affine = make_affine(((1, 2, 0), (1, -1, 1)), (0.7, 3.0, 1.1), Rotation.from_rotvec([0.1, 0.2, -0.1]).as_matrix())
+    affine = make_affine(
+        ((1, 2, 0), (1, -1, 1)), (0.7, 3.0, 1.1), Rotation.from_rotvec([0.1, 0.2, -0.1]).as_matrix()
+    )
     image = MetaTensor(torch.rand(1, 4, 5, 6), affine=torch.from_numpy(affine), meta={"case": "a"})
     original = image.clone()
     cut = CutSlicesd(keys="image", plane="coronal")
@@ -157,7 +190,9 @@ def test_monai_transforms_keep_the_affine_true_and_invert():
     assert torch.equal(stacked.as_tensor(), image.as_tensor() > 0.5)
     assert torch.equal(stacked.affine, image.affine)
 
-    back = Invertd(keys="image", transform=pipeline, nearest_interp=False, to_tensor=False)(data)["image"]
+    back = Invertd(keys="image", transform=pipeline, nearest_interp=False, to_tensor=False)(data)[
+        "image"
+    ]
     assert torch.equal(back.as_tensor(), image.as_tensor())
     assert torch.equal(back.affine, image.affine)
     with pytest.raises(ValueError, match="CutSlices"):

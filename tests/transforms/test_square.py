@@ -1,4 +1,6 @@
-"""Square padding and resizing: nothing moves, masks keep their values, logits return to the native grid."""
+"""Square padding and resizing: nothing moves, masks keep their values, logits return to the native
+grid.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,20 @@ def test_padding_is_equal_on_both_sides_and_comes_off(height, width):
     assert torch.equal(grid.crop(padded), image)
     mask = torch.rand(height, width) > 0.5
     assert grid.pad(mask).dtype == torch.bool
-    assert grid.area_fraction(mask).item() == pytest.approx(int(mask.sum()) / max(height, width) ** 2)
+    assert grid.area_fraction(mask).item() == pytest.approx(
+        int(mask.sum()) / max(height, width) ** 2
+    )
 
 
-@pytest.mark.parametrize("height, width, image_size", [(40, 40, 40), (40, 64, 96), (65, 40, 48), (31, 30, 128)])
+@pytest.mark.parametrize(
+    "height, width, image_size", [(40, 40, 40), (40, 64, 96), (65, 40, 48), (31, 30, 128)]
+)
 def test_images_keep_their_centre_of_mass(height, width, image_size):
     grid = SquareGrid(height, width, image_size)
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    blob = 200 * torch.exp(-((rows - height * 0.4) ** 2 + (columns - width * 0.55) ** 2) / (2 * 3.0**2))
+    blob = 200 * torch.exp(
+        -((rows - height * 0.4) ** 2 + (columns - width * 0.55) ** 2) / (2 * 3.0**2)
+    )
     image = grid.to_image(blob[None, None].repeat(1, 3, 1, 1))
     assert image.shape == (1, 3, image_size, image_size)
     assert image.min() >= 0 and image.max() <= 255
@@ -43,8 +51,12 @@ def test_images_keep_their_centre_of_mass(height, width, image_size):
     weights = image[0, 0] / image[0, 0].sum()
     positions = (torch.arange(image_size) + 0.5) * scale
     left, _, top, _ = grid.padding
-    assert (weights.sum(1) * positions).sum().item() == pytest.approx(height * 0.4 + top + 0.5, abs=0.05)
-    assert (weights.sum(0) * positions).sum().item() == pytest.approx(width * 0.55 + left + 0.5, abs=0.05)
+    assert (weights.sum(1) * positions).sum().item() == pytest.approx(
+        height * 0.4 + top + 0.5, abs=0.05
+    )
+    assert (weights.sum(0) * positions).sum().item() == pytest.approx(
+        width * 0.55 + left + 0.5, abs=0.05
+    )
 
 
 @pytest.mark.parametrize("height, width", [(64, 64), (64, 50), (51, 64), (33, 64), (128, 96)])
@@ -121,7 +133,10 @@ def test_a_crop_keeps_its_scale_in_a_larger_square():
     assert torch.equal(grid.to_target(image.int())[..., 2:5, 1:6], image.int())
     assert torch.equal(grid.to_native(placed), image)
     # A square that is large enough already stays as it is.
-    assert SquareGrid(9, 5, 8, min_side=8) != SquareGrid(9, 5, 8) and SquareGrid(9, 5, 8, min_side=8).side == 9
+    assert (
+        SquareGrid(9, 5, 8, min_side=8) != SquareGrid(9, 5, 8)
+        and SquareGrid(9, 5, 8, min_side=8).side == 9
+    )
     with pytest.raises(ValueError, match="expected min_side of at least 1, got 0"):
         SquareGrid(3, 5, 8, min_side=0)
 
@@ -129,23 +144,44 @@ def test_a_crop_keeps_its_scale_in_a_larger_square():
 def test_a_frame_of_true_scale_grows_with_the_slices():
     assert Frame(128, 128).around(512, 300) == Frame(512, 512)
     assert Frame(128, 128).around(129, 90) == Frame(160, 160)
-    for frame, shape in ((Frame(128, 128), (128, 90)), (Frame(128), (512, 512)), (Frame(128, 64), (512, 512))):
+    for frame, shape in (
+        (Frame(128, 128), (128, 90)),
+        (Frame(128), (512, 512)),
+        (Frame(128, 64), (512, 512)),
+    ):
         assert frame.around(*shape) == frame
 
 
 def test_frames_are_read_from_configs_and_checkpoints():
-    given = {"a": {"image_size": 64}, "b": [{"image_size": 128, "min_side": 128}, {"image_size": 96}]}
+    given = {
+        "a": {"image_size": 64},
+        "b": [{"image_size": 128, "min_side": 128}, {"image_size": 96}],
+    }
     assert read_frames(given) == {"a": (Frame(64),), "b": (Frame(128, 128), Frame(96, 1))}
     assert read_frames(None) == read_frames({}) == {}
 
 
 @pytest.mark.parametrize(
-    "wrong", [128, [], [128], {"size": 128}, {"min_side": 8}, {"image_size": 0}, {"image_size": 128.0}, "128", None]
+    "wrong",
+    [
+        128,
+        [],
+        [128],
+        {"size": 128},
+        {"min_side": 8},
+        {"image_size": 0},
+        {"image_size": 128.0},
+        "128",
+        None,
+    ],
 )
 def test_what_is_no_frame_is_told_by_card(wrong):
     with pytest.raises(
-        ValueError, match=r"^frames: a: expected \{image_size: 128\}, perhaps with min_side, .*received"
+        ValueError,
+        match=r"^frames: a: expected \{image_size: 128\}, perhaps with min_side, .*received",
     ):
         read_frames({"a": wrong})
-    with pytest.raises(ValueError, match=r"^frames: expected a mapping of card names, received 128$"):
+    with pytest.raises(
+        ValueError, match=r"^frames: expected a mapping of card names, received 128$"
+    ):
         read_frames(128)

@@ -35,7 +35,16 @@ def test_ids_equal_open_clip_up_to_the_end_token():
 
 def test_known_ids_of_a_prompt():
     # "a photo of a cat" in CLIP's published vocabulary.
-    assert tokenize_prompts(["a photo of a cat"])[0, :8].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407, 49407]
+    assert tokenize_prompts(["a photo of a cat"])[0, :8].tolist() == [
+        49406,
+        320,
+        1125,
+        539,
+        320,
+        2368,
+        49407,
+        49407,
+    ]
 
 
 def test_case_does_not_matter():

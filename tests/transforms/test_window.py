@@ -37,13 +37,19 @@ def test_percentiles_come_from_the_positive_voxels_of_the_whole_volume():
 
 def test_zeros_stay_zero_even_where_the_window_starts_below():
     volume = torch.tensor([0.0, -5.0, 10.0, 20.0])
-    assert WindowIntensity((-10, 20), keep_zeros=True)(volume).tolist() == pytest.approx([0, 42.5, 170, 255])
+    assert WindowIntensity((-10, 20), keep_zeros=True)(volume).tolist() == pytest.approx(
+        [0, 42.5, 170, 255]
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, -3.0])
 def test_constant_volumes_give_zeros(value):
     assert not WindowIntensity(None)(torch.full((2, 3, 4), value)).any()
-    assert not WindowIntensity(None).measured_on(np.full((2, 3), value))(torch.full((2, 3), value)).any()
+    assert (
+        not WindowIntensity(None)
+        .measured_on(np.full((2, 3), value))(torch.full((2, 3), value))
+        .any()
+    )
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -57,7 +63,9 @@ def test_output_stays_in_range_and_order(low, width, seed):
 
 
 def test_input_is_left_alone_and_geometry_kept():
-    image = MetaTensor(torch.tensor([[[[-1000.0, 0.0, 1000.0]]]]), affine=torch.diag(torch.tensor([2.0, 3, 4, 1])))
+    image = MetaTensor(
+        torch.tensor([[[[-1000.0, 0.0, 1000.0]]]]), affine=torch.diag(torch.tensor([2.0, 3, 4, 1]))
+    )
     before = image.clone()
     result = WindowIntensityd(keys="image", window=(-150, 250))({"image": image})["image"]
     assert torch.equal(image, before)

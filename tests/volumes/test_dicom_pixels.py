@@ -11,7 +11,8 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import MPEG2MPML, JPEG2000Lossless, JPEGLosslessSV1, RLELossless
 
-from boltzmed.volumes import VolumeError, read_volume
+from boltzmed.errors import InputError
+from boltzmed.volumes import read_volume
 
 #: Largest difference to the uncompressed slice in HU; lossy files are allowed what they lose.
 SYNTAXES = {
@@ -41,7 +42,9 @@ def test_every_transfer_syntax_is_decoded(shared_data, tmp_path: Path) -> None:
 
 
 def rewrite(series: Path, stored: np.ndarray, **values: object) -> np.ndarray:
-    """Give every slice the same stored values (rows, columns) and attributes; read the first one back."""
+    """Give every slice the same stored values (rows, columns) and attributes; read the first one
+    back.
+    """
     for path in series.iterdir():
         dataset = dcmread(path)
         for keyword, value in values.items():
@@ -54,11 +57,22 @@ def rewrite(series: Path, stored: np.ndarray, **values: object) -> np.ndarray:
 
 def test_signs_and_depths(series: Path) -> None:
     values = np.arange(42).reshape(6, 7)
-    for dtype, bits, signed in (("<u2", 16, 0), ("<i2", 16, 1), ("<u2", 12, 0), ("<i2", 12, 1), ("u1", 8, 0)):
+    for dtype, bits, signed in (
+        ("<u2", 16, 0),
+        ("<i2", 16, 1),
+        ("<u2", 12, 0),
+        ("<i2", 12, 1),
+        ("u1", 8, 0),
+    ):
         stored = (values - 20 * signed).astype(dtype)
         allocated = 8 * stored.itemsize
         read = rewrite(
-            series, stored, BitsAllocated=allocated, BitsStored=bits, HighBit=bits - 1, PixelRepresentation=signed
+            series,
+            stored,
+            BitsAllocated=allocated,
+            BitsStored=bits,
+            HighBit=bits - 1,
+            PixelRepresentation=signed,
         )
         np.testing.assert_array_equal(read, stored)
 
@@ -87,13 +101,13 @@ def test_compressed_series_equals_the_plain_one(series: Path, hu: np.ndarray) ->
 def test_cut_off_pixels_are_refused(series: Path) -> None:
     content = (series / "slice_0004.dcm").read_bytes()
     (series / "slice_0004.dcm").write_bytes(content[:-20])
-    with pytest.raises(VolumeError, match=r"^slice_0004\.dcm: .*cut off"):
+    with pytest.raises(InputError, match=r"^slice_0004\.dcm: .*cut off"):
         read_volume(series)
 
 
 def test_missing_pixels_are_refused(series: Path, edit) -> None:
     edit(series / "slice_0004.dcm", PixelData=None)
-    with pytest.raises(VolumeError, match=r"^slice_0004\.dcm: expected pixel data, got none"):
+    with pytest.raises(InputError, match=r"^slice_0004\.dcm: expected pixel data, got none"):
         read_volume(series)
 
 
@@ -105,7 +119,7 @@ def test_what_cannot_be_decoded_is_named_with_its_syntax(series: Path, syntax) -
         dataset["PixelData"].VR = "OB"
         dataset.file_meta.TransferSyntaxUID = syntax
         dataset.save_as(path)
-    with pytest.raises(VolumeError, match=rf"^slice_0001\.dcm: .*{syntax}") as caught:
+    with pytest.raises(InputError, match=rf"^slice_0001\.dcm: .*{syntax}") as caught:
         read_volume(series)
     assert "\n" not in str(caught.value)
 
@@ -119,5 +133,5 @@ def test_cut_off_jpeg_is_not_filled_with_grey(shared_data, tmp_path: Path) -> No
         dataset["PixelData"].is_undefined_length = True
         (tmp_path / syntax).mkdir()
         dataset.save_as(tmp_path / syntax / "cut.dcm")
-        with pytest.raises(VolumeError, match=r"^cut\.dcm: .*cut off"):
+        with pytest.raises(InputError, match=r"^cut\.dcm: .*cut off"):
             read_volume(tmp_path / syntax)

@@ -18,11 +18,10 @@ import torch
 from pydicom import dcmread
 from scipy.spatial.transform import Rotation
 
+from boltzmed.errors import InputError, OutputError
 from boltzmed.volumes import (
     CodedTerm,
-    OutputError,
     Segment,
-    VolumeError,
     dicom_segmentation,
     read_volume,
     write_ct_series,
@@ -60,7 +59,9 @@ def read_back(path: Path, series: Path, number: int) -> np.ndarray:
 
 
 def errors_of(path: Path) -> list[str]:
-    run = subprocess.run([find_program("dciodvfy"), "-new", str(path)], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [find_program("dciodvfy"), "-new", str(path)], capture_output=True, text=True, check=False
+    )
     return [line for line in (run.stdout + run.stderr).splitlines() if "Error" in line]
 
 
@@ -72,7 +73,9 @@ def test_overlapping_and_empty_segments_come_back(series: Path, tmp_path: Path) 
         Segment("lung nodule in chest CT", lambda: torch.as_tensor(masks[1])),
         Segment("nothing", masks[2].astype(bool)),
     ]
-    path = write_segmentation(segments, volume, tmp_path / "out" / "seg.dcm", algorithm_version="0.1")
+    path = write_segmentation(
+        segments, volume, tmp_path / "out" / "seg.dcm", algorithm_version="0.1"
+    )
     assert os.listdir(tmp_path / "out") == ["seg.dcm"]
     for number, mask in enumerate(masks, start=1):
         np.testing.assert_array_equal(read_back(path, series, number), mask)
@@ -84,7 +87,10 @@ def test_overlapping_and_empty_segments_come_back(series: Path, tmp_path: Path) 
     assert written.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
     assert written.SeriesInstanceUID != source.SeriesInstanceUID
     first, second, _ = written.SegmentSequence
-    assert (first.SegmentLabel, first.SegmentAlgorithmType) == ("left kidney in abdominal CT", "AUTOMATIC")
+    assert (first.SegmentLabel, first.SegmentAlgorithmType) == (
+        "left kidney in abdominal CT",
+        "AUTOMATIC",
+    )
     code = first.SegmentedPropertyTypeCodeSequence[0]
     assert (code.CodeValue, code.CodingSchemeDesignator) == ("64033007", "SCT")
     assert code.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
@@ -98,13 +104,17 @@ def test_frames_lie_where_their_slices_lie(series: Path, tmp_path: Path) -> None
     written = dcmread(write_segmentation([Segment("a", mask)], volume, tmp_path / "seg.dcm"))
     assert written.SegmentsOverlap == "NO"
     heights = [
-        float(g.PlanePositionSequence[0].ImagePositionPatient[2]) for g in written.PerFrameFunctionalGroupsSequence
+        float(g.PlanePositionSequence[0].ImagePositionPatient[2])
+        for g in written.PerFrameFunctionalGroupsSequence
     ]
     assert sorted(heights) == [-98.25, -95.75, -93.25, -90.75]
     measures = written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert [float(v) for v in measures.PixelSpacing] == [0.8, 0.7]
     assert float(measures.SpacingBetweenSlices) == 2.5
-    positions = [g.FrameContentSequence[0].DimensionIndexValues[1] for g in written.PerFrameFunctionalGroupsSequence]
+    positions = [
+        g.FrameContentSequence[0].DimensionIndexValues[1]
+        for g in written.PerFrameFunctionalGroupsSequence
+    ]
     assert len(set(positions)) == 4
 
 
@@ -112,7 +122,9 @@ def test_frames_lie_where_their_slices_lie(series: Path, tmp_path: Path) -> None
 def test_nothing_found_is_a_valid_segmentation(series: Path, tmp_path: Path, count: int) -> None:
     volume = read_volume(series)
     empty = np.zeros(tuple(volume.shape[1:]), np.uint8)
-    path = write_segmentation([Segment(f"target {n}", empty) for n in range(count)], volume, tmp_path / "seg.dcm")
+    path = write_segmentation(
+        [Segment(f"target {n}", empty) for n in range(count)], volume, tmp_path / "seg.dcm"
+    )
     assert dcmread(path).NumberOfFrames == 5
     for number in range(1, count + 1):
         assert not read_back(path, series, number).any()
@@ -122,7 +134,11 @@ def test_nothing_found_is_a_valid_segmentation(series: Path, tmp_path: Path, cou
 def test_oblique_series_reads_the_same_in_dcmqi(tmp_path: Path) -> None:
     program = find_program("segimage2itkimage")
     affine = np.eye(4)
-    affine[:3, :3] = Rotation.from_euler("xyz", [12, -25, 140], degrees=True).as_matrix() * [0.75, 0.9, 3.0]
+    affine[:3, :3] = Rotation.from_euler("xyz", [12, -25, 140], degrees=True).as_matrix() * [
+        0.75,
+        0.9,
+        3.0,
+    ]
     affine[:3, 3] = [10, -20, 30]
     random = np.random.default_rng(0)
     write_ct_series(np.zeros((9, 11, 6), np.int16), affine, tmp_path / "ct")
@@ -132,14 +148,26 @@ def test_oblique_series_reads_the_same_in_dcmqi(tmp_path: Path) -> None:
         [Segment(f"target {n}", mask) for n, mask in enumerate(masks)], volume, tmp_path / "s.dcm"
     )
     (tmp_path / "out").mkdir()
-    command = [program, "--inputDICOM", str(path), "--outputDirectory", str(tmp_path / "out"), "-t", "nifti"]
+    command = [
+        program,
+        "--inputDICOM",
+        str(path),
+        "--outputDirectory",
+        str(tmp_path / "out"),
+        "-t",
+        "nifti",
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     for number, mask in enumerate(masks, start=1):
         theirs = nib.load(tmp_path / "out" / f"{number}.nii.gz")
-        ours = nib.load(write_image(mask.astype(np.int16), volume.affine, tmp_path / f"ours_{number}.nii"))
+        ours = nib.load(
+            write_image(mask.astype(np.int16), volume.affine, tmp_path / f"ours_{number}.nii")
+        )
         theirs, ours = nib.as_closest_canonical(theirs), nib.as_closest_canonical(ours)
         np.testing.assert_allclose(theirs.affine, ours.affine, atol=1e-3)
-        np.testing.assert_array_equal(np.asarray(theirs.dataobj) != 0, np.asarray(ours.dataobj) != 0)
+        np.testing.assert_array_equal(
+            np.asarray(theirs.dataobj) != 0, np.asarray(ours.dataobj) != 0
+        )
 
 
 def test_source_in_a_zip(series: Path, tmp_path: Path) -> None:
@@ -156,18 +184,32 @@ def test_labels_of_any_length_and_script(series: Path, tmp_path: Path) -> None:
     volume = read_volume(series)
     mask = make_masks(tuple(volume.shape[1:]))[0]
     label = "Läsion \\ 肺結節 " + "very " * 20 + "long"
-    segment = dcmread(write_segmentation([Segment(label, mask)], volume, tmp_path / "seg.dcm")).SegmentSequence[0]
+    segment = dcmread(
+        write_segmentation([Segment(label, mask)], volume, tmp_path / "seg.dcm")
+    ).SegmentSequence[0]
     assert segment.SegmentLabel == segment.SegmentDescription[:64].strip()
     assert segment.SegmentDescription == " ".join(label.replace("\\", "/").split())
 
 
 def test_headers_that_leave_things_out(series: Path, tmp_path: Path, edit) -> None:
     for path in series.iterdir():
-        edit(path, PatientName=None, StudyID=None, SliceThickness="", StudyDate=None, ReferringPhysicianName=None)
+        edit(
+            path,
+            PatientName=None,
+            StudyID=None,
+            SliceThickness="",
+            StudyDate=None,
+            ReferringPhysicianName=None,
+        )
     volume = read_volume(series)
     mask = make_masks(tuple(volume.shape[1:]))[0]
     path = write_segmentation([Segment("a", mask)], volume, tmp_path / "seg.dcm")
-    assert float(dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness) == 2.5
+    assert (
+        float(
+            dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness
+        )
+        == 2.5
+    )
 
 
 def test_malformed_values_that_may_be_empty_become_so(series: Path, tmp_path: Path, edit) -> None:
@@ -177,7 +219,9 @@ def test_malformed_values_that_may_be_empty_become_so(series: Path, tmp_path: Pa
     mask = make_masks(tuple(volume.shape[1:]))[0]
     path = write_segmentation([Segment("a", mask)], volume, tmp_path / "seg.dcm")
     written = dcmread(path)
-    assert [written[name].value or "" for name in ("PatientBirthDate", "PatientSex", "StudyTime")] == ["", "", ""]
+    assert [
+        written[name].value or "" for name in ("PatientBirthDate", "PatientSex", "StudyTime")
+    ] == ["", "", ""]
     assert written.PatientID == "P1"
     np.testing.assert_array_equal(read_back(path, series, 1), mask)
 
@@ -186,7 +230,9 @@ def test_a_segments_region_is_written(series: Path, tmp_path: Path) -> None:
     volume = read_volume(series)
     mask = make_masks(tuple(volume.shape[1:]))[0]
     segment = Segment("nodule", mask, region=CodedTerm("39607008", "Lung"))
-    written = dcmread(write_segmentation([segment], volume, tmp_path / "seg.dcm")).SegmentSequence[0]
+    written = dcmread(write_segmentation([segment], volume, tmp_path / "seg.dcm")).SegmentSequence[
+        0
+    ]
     assert written.AnatomicRegionSequence[0].CodeValue == "39607008"
 
 
@@ -205,20 +251,26 @@ def test_no_warning_quotes_a_patient(series: Path, tmp_path: Path, edit, capfd, 
     assert "Mustermann" not in text and "secret" not in text
 
 
-def test_sources_without_uids_are_refused_with_the_reason(series: Path, tmp_path: Path, edit, shared_data) -> None:
+def test_sources_without_uids_are_refused_with_the_reason(
+    series: Path, tmp_path: Path, edit, shared_data
+) -> None:
     for path in series.iterdir():
         edit(path, FrameOfReferenceUID=None)
     volume = read_volume(series)
     segment = Segment("a", make_masks(tuple(volume.shape[1:]))[0])
-    with pytest.raises(VolumeError, match=r"^study: .*empty or missing FrameOfReferenceUID; write .* NIfTI"):
+    with pytest.raises(
+        InputError, match=r"^study: .*empty or missing FrameOfReferenceUID; write .* NIfTI"
+    ):
         write_segmentation([segment], volume, tmp_path / "seg.dcm")
     for path in series.iterdir():
         edit(path, FrameOfReferenceUID="1.2.3", SOPInstanceUID="1.2.3")
-    with pytest.raises(VolumeError, match="one SOPInstanceUID per image"):
+    with pytest.raises(InputError, match="one SOPInstanceUID per image"):
         write_segmentation([segment], volume, tmp_path / "seg.dcm")
     volume = read_volume(shared_data("totalsegmentator_examples/example_ct_dicom"))
     segment = Segment("a", np.zeros((512, 512, 20), np.uint8))
-    with pytest.raises(VolumeError, match="missing StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID, SOPClassUID"):
+    with pytest.raises(
+        InputError, match="missing StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID, SOPClassUID"
+    ):
         write_segmentation([segment], volume, tmp_path / "seg.dcm")
     assert sorted(os.listdir(tmp_path)) == ["study"]
 
@@ -236,10 +288,14 @@ def test_what_is_no_segmentation_is_refused(series: Path, tmp_path: Path) -> Non
         with pytest.raises(ValueError, match=reason):
             write_segmentation(segments, volume, tmp_path / "seg.dcm")
     nifti = read_volume(write_image(mask.astype(np.int16), np.eye(4), tmp_path / "a.nii"))
-    with pytest.raises(VolumeError, match=r"^a: expected a volume read from a DICOM series, got one from nifti"):
+    with pytest.raises(
+        InputError, match=r"^a: expected a volume read from a DICOM series, got one from nifti"
+    ):
         write_segmentation([Segment("a", mask)], nifti, tmp_path / "seg.dcm")
     (series / "slice_0005.dcm").unlink()
-    with pytest.raises(VolumeError, match=r"^study: expected the series that was read, got a changed one"):
+    with pytest.raises(
+        InputError, match=r"^study: expected the series that was read, got a changed one"
+    ):
         write_segmentation([Segment("a", mask)], volume, tmp_path / "seg.dcm")
     assert not (tmp_path / "seg.dcm").exists()
 
@@ -251,25 +307,47 @@ def test_file_that_reads_back_differently_is_not_kept(
     mask = make_masks(tuple(volume.shape[1:]))[0]
     finish = dicom_segmentation._BitPacker.finish
     monkeypatch.setattr(
-        dicom_segmentation._BitPacker, "finish", lambda self: bytes([finish(self)[0] ^ 128]) + finish(self)[1:]
+        dicom_segmentation._BitPacker,
+        "finish",
+        lambda self: bytes([finish(self)[0] ^ 128]) + finish(self)[1:],
     )
-    with pytest.raises(OutputError, match=r"seg\.dcm: expected segment 1 \('a'\) to read back as written"):
+    with pytest.raises(
+        OutputError, match=r"seg\.dcm: expected segment 1 \('a'\) to read back as written"
+    ):
         write_segmentation([Segment("a", mask)], volume, tmp_path / "seg.dcm")
     assert sorted(os.listdir(tmp_path)) == ["study"]
 
 
 @pytest.mark.parametrize(
-    "name", ["prostatex_0000/t2_tra_dicom", "dcm_qa_ct/Philips", "dcmqi/ct-3slice", "odd/torchio_ct_series"]
+    "name",
+    [
+        "prostatex_0000/t2_tra_dicom",
+        "dcm_qa_ct/Philips",
+        "dcmqi/ct-3slice",
+        "odd/torchio_ct_series",
+    ],
 )
-def test_real_sources_give_clean_segmentations_that_dcmqi_reads(shared_data, tmp_path: Path, name: str) -> None:
+def test_real_sources_give_clean_segmentations_that_dcmqi_reads(
+    shared_data, tmp_path: Path, name: str
+) -> None:
     volume = read_volume(shared_data(name))
     mask = np.asarray(volume[0] > torch.quantile(volume[0].flatten()[::97], 0.9)).astype(np.uint8)
-    path = write_segmentation([Segment("bright", mask, ORGAN, KIDNEY)], volume, tmp_path / "seg.dcm")
+    path = write_segmentation(
+        [Segment("bright", mask, ORGAN, KIDNEY)], volume, tmp_path / "seg.dcm"
+    )
     if shutil.which("dciodvfy"):
         assert errors_of(path) == []
     (tmp_path / "out").mkdir()
     program = find_program("segimage2itkimage")
-    command = [program, "--inputDICOM", str(path), "--outputDirectory", str(tmp_path / "out"), "-t", "nifti"]
+    command = [
+        program,
+        "--inputDICOM",
+        str(path),
+        "--outputDirectory",
+        str(tmp_path / "out"),
+        "-t",
+        "nifti",
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     theirs = nib.as_closest_canonical(nib.load(tmp_path / "out" / "1.nii.gz"))
     ours = nib.as_closest_canonical(nib.Nifti1Image(mask, np.asarray(volume.affine)))

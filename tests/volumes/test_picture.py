@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boltzmed.volumes import VolumeError, read_picture
+from boltzmed.errors import InputError
+from boltzmed.volumes import read_picture
 
 GREY = (np.arange(20).reshape(4, 5) * 12).astype(np.uint8)
 
@@ -41,19 +42,21 @@ def test_a_palette_is_resolved(tmp_path: Path):
 
 def test_more_bits_are_refused(tmp_path: Path):
     Image.fromarray(GREY.astype(np.uint16) * 256).save(tmp_path / "a.png")
-    with pytest.raises(VolumeError, match=r"^a.png: expected an 8-bit picture, got mode I;16"):
+    with pytest.raises(InputError, match=r"^a.png: expected an 8-bit picture, got mode I;16"):
         read_picture(tmp_path / "a.png")
 
 
 def test_broken_files_are_refused(tmp_path: Path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(tmp_path / "whole.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(
+        tmp_path / "whole.png"
+    )
     content = (tmp_path / "whole.png").read_bytes()
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 255
     for broken in (b"", b"text", content[:20], content[: len(content) // 2], bytes(flipped)):
         (tmp_path / "a.png").write_bytes(broken)
-        with pytest.raises(VolumeError, match=r"^a.png: expected a whole picture, got") as raised:
+        with pytest.raises(InputError, match=r"^a.png: expected a whole picture, got") as raised:
             read_picture(tmp_path / "a.png")
         assert str(tmp_path) not in str(raised.value)
-    with pytest.raises(VolumeError, match=r"^none.png: expected a whole picture"):
+    with pytest.raises(InputError, match=r"^none.png: expected a whole picture"):
         read_picture(tmp_path / "none.png")

@@ -1,4 +1,6 @@
-"""The layouts in which data sets are published: a module each, which lists a data set's cases and reads one."""
+"""The layouts in which data sets are published: a module each, which lists a data set's cases and
+reads one.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ READERS = {
     **{name: name for name in ("biomedparse", "decathlon", "lidc_idri", "nnunet", "pairs")},
     "amos22": "amos",
 }
-"""A card's `reader` -> its module here, with `list_cases(source, card)` and `read_case(found, card)`."""
+"""A card's `reader` -> its module here, with `list_cases(source, card)` and `read_case(found,
+card)`.
+"""
 
 _LONGEST_NAME = 200
 """Bytes; file systems allow 255, and temporary names add some."""
@@ -30,13 +34,13 @@ def list_source_cases(source: str | os.PathLike[str], card: DatasetCard) -> list
     """List the cases of a data set as it was published, by name; no volume is opened.
 
     Args:
-        source: the folder that the card's layout describes, or a table of pairs (.csv, .csv.gz, .json), whatever the
-            card's layout is.
+        source: the folder that the card's layout describes, or a table of pairs (.csv, .csv.gz,
+            .json), whatever the card's layout is.
         card: the data set's card.
 
     Returns:
-        At least one case; those that cannot be read have a `problem`, one line that begins with the case. Names that
-        occur twice, or that cannot name a file, are problems.
+        At least one case; those that cannot be read have a `problem`, one line that begins with the
+        case. Names that occur twice, or that cannot name a file, are problems.
 
     Raises:
         ValueError: the source is not what the card's layout describes.
@@ -44,18 +48,27 @@ def list_source_cases(source: str | os.PathLike[str], card: DatasetCard) -> list
     source = Path(source)
     cases: list[SourceCase] = _find_reader(source, card).list_cases(source, card)
     if not cases:
-        raise ValueError(f"{source}: expected cases of card {card.name} ({card.modality}), found none; check the path")
+        raise ValueError(
+            f"{source}: expected cases of card {card.name} ({card.modality}), found none; check the"
+            " path"
+        )
     by_name: dict[str, list[SourceCase]] = defaultdict(list)
     for found in cases:
         by_name[found.case].append(found)
-    return [replace(found, problem=_name_problem(by_name[found.case]) or found.problem) for found in cases]
+    return [
+        replace(found, problem=_name_problem(by_name[found.case]) or found.problem)
+        for found in cases
+    ]
 
 
-def read_source_case(found: SourceCase, card: DatasetCard, source: str | os.PathLike[str]) -> LabelledVolume:
+def read_source_case(
+    found: SourceCase, card: DatasetCard, source: str | os.PathLike[str]
+) -> LabelledVolume:
     """Read one case that `list_source_cases` found in the same source.
 
     Raises:
-        VolumeError: the case has a problem, or its files cannot be read; one line that begins with the case.
+        InputError: the case has a problem, or its files cannot be read; one line that begins with
+            the case.
     """
     volume: LabelledVolume = _find_reader(Path(source), card).read_case(found, card)
     return volume
@@ -67,8 +80,9 @@ def _find_reader(source: Path, card: DatasetCard) -> ModuleType:
         name = "pairs"
     if name not in READERS:
         raise ValueError(
-            f"card {card.name}: expected a layout whose reader is one of {', '.join(sorted(READERS))}, found {name}; "
-            "pass a .csv or .json that names its images and labels"
+            f"card {card.name}: expected a layout whose reader is one of"
+            f" {', '.join(sorted(READERS))}, found {name}; pass a .csv or .json that names its"
+            " images and labels"
         )
     return import_module(f"boltzmed.data.layouts.{READERS[name]}")
 
@@ -77,14 +91,17 @@ def _name_problem(namesakes: Sequence[SourceCase]) -> str | None:
     """Why a case's name cannot stand for it alone, or cannot be the name of a file."""
     name = namesakes[0].case
     if len(namesakes) > 1:
-        one, other = ("/".join((*found.image, *found.label)[0].parts[-2:]) for found in namesakes[:2])
+        one, other = (
+            "/".join((*found.image, *found.label)[0].parts[-2:]) for found in namesakes[:2]
+        )
         return (
-            f"case {name}: expected one case of that name, received {len(namesakes)}, of {one} and {other}; give each "
-            "its own name"
+            f"case {name}: expected one case of that name, received {len(namesakes)}, of {one} and"
+            f" {other}; give each its own name"
         )
     if name.startswith(".") or not name.isprintable() or "/" in name or "\\" in name:
         return (
-            f"case {name!r}: expected a name that a file can have: printable, without slash or leading dot; rename it"
+            f"case {name!r}: expected a name that a file can have: printable, without slash or"
+            " leading dot; rename it"
         )
     if len(os.fsencode(name)) > _LONGEST_NAME:
         return f"case {name}: expected a name of {_LONGEST_NAME} bytes at most; rename it"

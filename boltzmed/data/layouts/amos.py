@@ -1,7 +1,8 @@
-"""AMOS22: `{imagesTr, labelsTr, imagesVa, labelsVa}/amos_0001.nii.gz`; numbers up to 500 are CT, those above MRI.
+"""AMOS22: `{imagesTr, labelsTr, imagesVa, labelsVa}/amos_0001.nii.gz`; numbers up to 500 are CT,
+those above MRI.
 
-Layout option of a card: `numbers: [first, last]`, both included, which cases are the card's. `imagesTs` has no labels
-and is not listed.
+Layout option of a card: `numbers: [first, last]`, both included, which cases are the card's.
+`imagesTs` has no labels and is not listed.
 """
 
 from __future__ import annotations
@@ -22,18 +23,20 @@ def list_cases(source: Path, card: DatasetCard) -> list[SourceCase]:
     """The cases whose numbers the card asks for, by name.
 
     Raises:
-        ValueError: no such folder, a file of another name in it, or a card that does not say which numbers it means.
+        ValueError: no such folder, a file of another name in it, or a card that does not say which
+            numbers it means.
     """
     labelled_targets(card)
     if "numbers" not in card.layout:
         raise ValueError(
-            f"card {card.name}: expected `numbers: [first, last]` in its layout, found none; CT is [1, 500]"
+            f"card {card.name}: expected `numbers: [first, last]` in its layout, found none; CT is"
+            " [1, 500]"
         )
     first, last = card.layout["numbers"]
     if not any((source / f"images{ending}").is_dir() for ending in _SUBSETS):
         raise ValueError(
-            f"{source}: expected a folder with imagesTr, labelsTr, imagesVa and labelsVa, found no images; pass the "
-            "folder amos22 of the unpacked archive"
+            f"{source}: expected a folder with imagesTr, labelsTr, imagesVa and labelsVa, found no"
+            " images; pass the folder amos22 of the unpacked archive"
         )
     cases = []
     for ending, subset in _SUBSETS.items():
@@ -46,7 +49,7 @@ def list_cases(source: Path, card: DatasetCard) -> list[SourceCase]:
 
 
 def read_case(found: SourceCase, card: DatasetCard) -> LabelledVolume:
-    """Reads one case; VolumeError in one line that names it."""
+    """Reads one case; InputError in one line that names it."""
     return read_label_map(found, card)
 
 
@@ -59,8 +62,8 @@ def _list_numbers(folder: Path) -> set[tuple[str, int]]:
         match = _NAME.fullmatch(path.name)
         if match is None:
             raise ValueError(
-                f"{folder.name}: expected files such as amos_0001.nii.gz, found {path.name}; move it out or pass the "
-                "folder as it was published"
+                f"{folder.name}: expected files such as amos_0001.nii.gz, found {path.name}; move"
+                " it out or pass the folder as it was published"
             )
         numbers.add((match[1], int(match[2])))
     return numbers

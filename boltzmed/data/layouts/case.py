@@ -20,13 +20,16 @@ class SourceCase:
 
     Attributes:
         case: name within the data set; from file and folder names, never from a header.
-        image: what the image is read from: a NIfTI file, a folder of DICOM files, or several pictures.
+        image: what the image is read from: a NIfTI file, a folder of DICOM files, or several
+            pictures.
         label: what the reference is read from: label map, annotation file, or several masks.
-        subset: the publisher's own part of the data ("training", "validation", "test"), which the card's split rule
-            translates; None where the layout has none.
+        subset: the publisher's own part of the data ("training", "validation", "test"), which the
+            card's split rule translates; None where the layout has none.
         patient: whose case it is, where the source says so; the card's rule finds it otherwise.
-        split: the part that the source itself assigns ("train", "validation", "test"); it outranks the card's rule.
-        problem: why it cannot be read, found while listing (a missing file); None for a case that may be read.
+        split: the part that the source itself assigns ("train", "validation", "test"); it outranks
+            the card's rule.
+        problem: why it cannot be read, found while listing (a missing file); None for a case that
+            may be read.
     """
 
     case: str
@@ -45,11 +48,13 @@ class LabelledVolume:
     Attributes:
         image: (1,I,J,K) float32 in the array order of its file, with `.affine` to RAS mm.
         labels: (I,J,K) uint8 on the image's grid.
-        values: target name -> the label values whose union is its mask; every target that the case could show.
-        window: the window that the image's values already went through, (0, 255) for pictures; None for HU and raw
-            MR intensities, to which the card's windows apply.
+        values: target name -> the label values whose union is its mask; every target that the case
+            could show.
+        window: the window that the image's values already went through, (0, 255) for pictures; None
+            for HU and raw MR intensities, to which the card's windows apply.
         has_spacing: whether the affine is true to mm; False for pictures.
-        findings: what else is known of its objects, e.g. {"nodule": 1, "readers": 3}; JSON values alone.
+        findings: what else is known of its objects, e.g. {"nodule": 1, "readers": 3}; JSON values
+            alone.
     """
 
     image: MetaTensor

@@ -1,4 +1,6 @@
-"""The JSON files that list a data set; `dataset.json` above all, as the Decathlon began it and nnU-Net goes on."""
+"""The JSON files that list a data set; `dataset.json` above all, as the Decathlon began it and
+nnU-Net goes on.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,24 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ValueError(f"{path.name}: expected a file to read, received {error.strerror}; check it") from error
+        raise ValueError(
+            f"{path.name}: expected a file to read, received {error.strerror}; check it"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name}: expected JSON, received something else ({error}); copy it again") from error
+        raise ValueError(
+            f"{path.name}: expected JSON, received something else ({error}); copy it again"
+        ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path.name}: expected a mapping at its top, received a {type(content).__name__}")
+        raise ValueError(
+            f"{path.name}: expected a mapping at its top, received a {type(content).__name__}"
+        )
     return content
 
 
 def read_dataset_json(source: Path) -> dict[str, Any]:
-    """Read `dataset.json` of a data set's folder; ValueError says which folder to pass where this one has none."""
+    """Read `dataset.json` of a data set's folder; ValueError says which folder to pass where this
+    one has none.
+    """
     if (source / DATASET_JSON).is_file():
         return read_json(source / DATASET_JSON)
     found, advice = "none there", "check the path"
@@ -51,29 +61,34 @@ def get_field(content: Mapping[str, Any], field: str, kind: type) -> Any:
     value = content.get(field)
     if not isinstance(value, kind):
         raise ValueError(
-            f"{DATASET_JSON}: expected {field}, a {kind.__name__}, received {type(value).__name__}; is it the "
-            "dataset.json of the layout that the card names?"
+            f"{DATASET_JSON}: expected {field}, a {kind.__name__}, received {type(value).__name__};"
+            " is it the dataset.json of the layout that the card names?"
         )
     return value
 
 
 def check_labels(values: Iterable[Any], card: DatasetCard, *, ignored: Iterable[Any] = ()) -> None:
-    """Raise ValueError unless a data set's label values are the card's; the ignored ones may be in either or not."""
+    """Raise ValueError unless a data set's label values are the card's; the ignored ones may be in
+    either or not.
+    """
     try:
         received = {int(value) for value in values}
         expected = set(card.labels)
         optional = {int(value) for value in ignored}
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{DATASET_JSON}: expected label values that are whole numbers ({error})") from error
+        raise ValueError(
+            f"{DATASET_JSON}: expected label values that are whole numbers ({error})"
+        ) from error
     if received - optional != expected - optional:
         raise ValueError(
-            f"{DATASET_JSON}: expected labels {list_values(expected)} as on card {card.name}, received "
-            f"{list_values(received)}; pass the card of this data set"
+            f"{DATASET_JSON}: expected labels {list_values(expected)} as on card {card.name},"
+            f" received {list_values(received)}; pass the card of this data set"
         )
 
 
 def choose_channel(names: Mapping[str, Any], card: DatasetCard) -> int:
-    """Which channel is read: the only one, or the `channel` of the card's layout; ValueError where that is unclear.
+    """Which channel is read: the only one, or the `channel` of the card's layout; ValueError where
+    that is unclear.
 
     Args:
         names: a data set's channels, "0" -> "CT".
@@ -83,18 +98,19 @@ def choose_channel(names: Mapping[str, Any], card: DatasetCard) -> int:
     chosen = card.layout.get("channel")
     if chosen is None and len(names) > 1:
         raise ValueError(
-            f"{DATASET_JSON}: expected one channel, received {listing}; choose one by `channel: 0` in the layout of "
-            f"card {card.name}"
+            f"{DATASET_JSON}: expected one channel, received {listing}; choose one by `channel: 0`"
+            f" in the layout of card {card.name}"
         )
     channel = 0 if chosen is None else chosen
     if str(channel) not in names:
         raise ValueError(
-            f"{DATASET_JSON}: expected channel {channel} that card {card.name} chooses, received {listing or 'none'}"
+            f"{DATASET_JSON}: expected channel {channel} that card {card.name} chooses, received"
+            f" {listing or 'none'}"
         )
     modality = _MODALITIES.get(str(names[str(channel)]).strip().upper())
     if modality not in (None, card.modality):
         raise ValueError(
-            f"{DATASET_JSON}: expected {card.modality} as on card {card.name}, received {modality}; pass the card of "
-            "this data set"
+            f"{DATASET_JSON}: expected {card.modality} as on card {card.name}, received {modality};"
+            " pass the card of this data set"
         )
     return channel

@@ -1,16 +1,19 @@
-"""LIDC-IDRI's annotation files: what each reader outlined, which voxels that encloses, and what the readers agree on.
+"""LIDC-IDRI's annotation files: what each reader outlined, which voxels that encloses, and what the
+readers agree on.
 
-A file holds one `readingSession` per reader (four, mostly), each reader's marks (`unblindedReadNodule`) and each mark's
-outlines (`roi`): one slice, a chain of pixels, and whether what it encloses is included or excluded.
+A file holds one `readingSession` per reader (four, mostly), each reader's marks
+(`unblindedReadNodule`) and each mark's outlines (`roi`): one slice, a chain of pixels, and whether
+what it encloses is included or excluded.
 
 - `xCoord` is the column and `yCoord` the row, both counted from 0.
-- An outline is the first pixels outside the nodule, so the nodule is what it encloses, without itself (Armato et al.,
-  Med. Phys. 38, 915, 2011). An excluded outline (around an air-filled cavity) is no more part of the nodule than what
-  it encloses: the consortium's answer to the makers of the collection's DICOM version.
-- Included outlines of one mark in one slice are united: one takes nothing from what another encloses. Then what is
-  excluded goes.
-- An outline of one point encloses nothing and is left out. A mark that has no other stands for a nodule below 3 mm,
-  and is no mark here; neither is a `nonNodule`.
+- An outline is the first pixels outside the nodule, so the nodule is what it encloses, without
+  itself (Armato et al., Med. Phys. 38, 915, 2011). An excluded outline (around an air-filled
+  cavity) is no more part of the nodule than what it encloses: the consortium's answer to the makers
+  of the collection's DICOM version.
+- Included outlines of one mark in one slice are united: one takes nothing from what another
+  encloses. Then what is excluded goes.
+- An outline of one point encloses nothing and is left out. A mark that has no other stands for a
+  nodule below 3 mm, and is no mark here; neither is a `nonNodule`.
 """
 
 from __future__ import annotations
@@ -26,8 +29,7 @@ from scipy import ndimage
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
-from boltzmed.volumes import VolumeError
-from boltzmed.volumes.errors import one_line
+from boltzmed.errors import InputError, one_line
 
 _CT_READING = "LidcReadMessage"  # the root of a CT's file; a chest radiograph's is IdriReadMessage
 _LOWERING = 0.9
@@ -44,7 +46,8 @@ class Outline:
     Attributes:
         instance_uid: the slice's SOPInstanceUID; for matching, never for messages.
         z_mm: the slice's height as the file has it, None where it has none.
-        included: whether what the outline encloses belongs to the nodule (else it is cut out of it).
+        included: whether what the outline encloses belongs to the nodule (else it is cut out of
+            it).
         points: (N, 2) columns and rows, counted from 0.
     """
 
@@ -89,7 +92,7 @@ def read_series_uid(path: Path) -> str | None:
     """The UID of the series that a file annotates, None for an XML that is no reading of a CT.
 
     Raises:
-        VolumeError: no XML, or a reading that names no series.
+        InputError: no XML, or a reading that names no series.
     """
     return _series_uid(path, _parse(path, header_only=True))
 
@@ -98,21 +101,25 @@ def read_reading(path: Path) -> Reading:
     """A CT's annotation file.
 
     Raises:
-        VolumeError: no XML, no reading of a CT, or an outline without its slice, its points or its inclusion.
+        InputError: no XML, no reading of a CT, or an outline without its slice, its points or its
+            inclusion.
     """
     root = _parse(path)
     series_uid = _series_uid(path, root)
     if series_uid is None:
-        raise VolumeError(f"{path.name}: expected LIDC's reading of a CT, got another XML; pass the CT's own")
+        raise InputError(
+            f"{path.name}: expected LIDC's reading of a CT, got another XML; pass the CT's own"
+        )
     marks = []
     for reader, session in enumerate(_children(root, "readingSession")):
         for nodule in _children(session, "unblindedReadNodule"):
             try:
                 outlines = [_read_outline(roi) for roi in _children(nodule, "roi")]
             except ValueError as error:
-                raise VolumeError(
-                    f"{path.name}: expected outlines with a slice, whole-numbered points and TRUE or FALSE as "
-                    f"inclusion, got one of reader {reader + 1} without; download the file again"
+                raise InputError(
+                    f"{path.name}: expected outlines with a slice, whole-numbered points and TRUE"
+                    f" or FALSE as inclusion, got one of reader {reader + 1} without; download the"
+                    " file again"
                 ) from error
             if chains := tuple(outline for outline in outlines if len(outline.points) > 1):
                 marks.append(Mark(reader, chains))
@@ -122,16 +129,19 @@ def read_reading(path: Path) -> Reading:
 def fill_outline(points: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """What a chain of pixels encloses, and that together with the chain.
 
-    The chain is closed, and where it jumps the straight line is drawn. Pixels that touch by a corner alone close it:
-    enclosed is what no path over pixels' edges joins to the outside.
+    The chain is closed, and where it jumps the straight line is drawn. Pixels that touch by a
+    corner alone close it: enclosed is what no path over pixels' edges joins to the outside.
 
     Args:
         points: (N, 2), at least one.
 
     Returns:
-        The pixels enclosed (M, 2), none where the chain encloses nothing, and all pixels in or on it.
+        The pixels enclosed (M, 2), none where the chain encloses nothing, and all pixels in or on
+        it.
     """
-    chain = np.concatenate([_draw_line(*ends) for ends in zip(points, np.roll(points, -1, axis=0), strict=True)])
+    chain = np.concatenate(
+        [_draw_line(*ends) for ends in zip(points, np.roll(points, -1, axis=0), strict=True)]
+    )
     origin = chain.min(axis=0)
     drawn = np.zeros(chain.max(axis=0) - origin + 1, dtype=bool)
     drawn[tuple((chain - origin).T)] = True
@@ -148,18 +158,20 @@ def trace_mark(mark: Mark, slices: Mapping[str, int], shape: Sequence[int]) -> R
         shape: (I, J, K) of the volume.
 
     Raises:
-        VolumeError: a point outside the slice.
+        InputError: a point outside the slice.
     """
     voxels, extent, cut = ([np.empty(0, dtype=np.int64)] for _ in range(3))
     for outline in mark.outlines:
         if (outline.points < 0).any() or (outline.points >= shape[:2]).any():
-            raise VolumeError(
-                f"expected outlines within {shape[0]} x {shape[1]} pixels, got one of reader {mark.reader + 1} beyond; "
-                "download annotation file and images again"
+            raise InputError(
+                f"expected outlines within {shape[0]} x {shape[1]} pixels, got one of reader"
+                f" {mark.reader + 1} beyond; download annotation file and images again"
             )
         pixels = fill_outline(outline.points)
         k = slices[outline.instance_uid]
-        enclosed, filled = (np.ravel_multi_index((*part.T, np.full(len(part), k)), tuple(shape)) for part in pixels)
+        enclosed, filled = (
+            np.ravel_multi_index((*part.T, np.full(len(part), k)), tuple(shape)) for part in pixels
+        )
         if outline.included:
             voxels.append(enclosed)
             extent.append(filled)
@@ -172,12 +184,14 @@ def trace_mark(mark: Mark, slices: Mapping[str, int], shape: Sequence[int]) -> R
 def group_regions(
     regions: Sequence[Region], shape: Sequence[int], spacing_mm: ArrayLike, tolerance_mm: float
 ) -> list[list[int]]:
-    """Which regions are one nodule: those that a chain of regions joins, each at most the tolerance from the next.
+    """Which regions are one nodule: those that a chain of regions joins, each at most the tolerance
+    from the next.
 
-    Distances are the smallest between voxel centres of two extents, 0 where these overlap. A chain that joins two
-    regions of one reader is undone by lowering the tolerance for its regions alone, a tenth at a time, down to 0. Two
-    regions of one reader that are still joined, by overlap with each other's or another reader's, cannot be told apart
-    and stay one nodule, in which that reader counts once.
+    Distances are the smallest between voxel centres of two extents, 0 where these overlap. A chain
+    that joins two regions of one reader is undone by lowering the tolerance for its regions alone,
+    a tenth at a time, down to 0. Two regions of one reader that are still joined, by overlap with
+    each other's or another reader's, cannot be told apart and stay one nodule, in which that reader
+    counts once.
 
     Args:
         regions: of one volume.
@@ -189,7 +203,8 @@ def group_regions(
         Indices into `regions`, each once; ascending in each nodule and by their first.
     """
     centres = [
-        np.stack(np.unravel_index(region.extent, tuple(shape)), axis=1) * np.asarray(spacing_mm) for region in regions
+        np.stack(np.unravel_index(region.extent, tuple(shape)), axis=1) * np.asarray(spacing_mm)
+        for region in regions
     ]
     trees = [KDTree(points) if len(points) else None for points in centres]
     tolerance_mm += _ROUNDING
@@ -205,7 +220,8 @@ def group_regions(
 
 
 def take_consensus(regions: Iterable[Region], consensus: float) -> NDArray[np.int64]:
-    """The voxels that at least this share of the readers who marked a nodule include; exactly that share is enough.
+    """The voxels that at least this share of the readers who marked a nodule include; exactly that
+    share is enough.
 
     Args:
         regions: of one nodule. Several of one reader are united.
@@ -223,7 +239,9 @@ def take_consensus(regions: Iterable[Region], consensus: float) -> NDArray[np.in
 
 
 class _Builder(ElementTree.TreeBuilder):
-    """Refuses a document type before it is read: entities could blow a small file up or name other files."""
+    """Refuses a document type before it is read: entities could blow a small file up or name other
+    files.
+    """
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise ValueError("it declares a document type")
@@ -263,9 +281,9 @@ def _parse(path: Path, *, header_only: bool = False) -> ElementTree.Element:
         return parser.close()
     except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
-        raise VolumeError(
-            f"{path.name}: expected an annotation file in plain XML, got one that cannot be read ({reason}); "
-            "download it again"
+        raise InputError(
+            f"{path.name}: expected an annotation file in plain XML, got one that cannot be read"
+            f" ({reason}); download it again"
         ) from error
 
 
@@ -275,20 +293,28 @@ def _series_uid(path: Path, root: ElementTree.Element) -> str | None:
     for header in _children(root, "ResponseHeader"):
         for element in header:
             # Written SeriesInstanceUid in most files and SeriesInstanceUID in some.
-            if _name(element).lower() == "seriesinstanceuid" and (uid := (element.text or "").strip()):
+            if _name(element).lower() == "seriesinstanceuid" and (
+                uid := (element.text or "").strip()
+            ):
                 return uid
-    raise VolumeError(
-        f"{path.name}: expected a SeriesInstanceUid in its ResponseHeader, found none; download the file again"
+    raise InputError(
+        f"{path.name}: expected a SeriesInstanceUid in its ResponseHeader, found none; download the"
+        " file again"
     )
 
 
 def _read_outline(roi: ElementTree.Element) -> Outline:
     """Raises ValueError where something is missing or wrong."""
     z_mm, included = _text(roi, "imageZposition"), _text(roi, "inclusion").upper()
-    points = [(int(_text(edge, "xCoord")), int(_text(edge, "yCoord"))) for edge in _children(roi, "edgeMap")]
+    points = [
+        (int(_text(edge, "xCoord")), int(_text(edge, "yCoord")))
+        for edge in _children(roi, "edgeMap")
+    ]
     if not points or included not in ("TRUE", "FALSE") or not (uid := _text(roi, "imageSOP_UID")):
         raise ValueError("incomplete outline")
-    return Outline(uid, float(z_mm) if z_mm else None, included == "TRUE", np.array(points, dtype=np.int64))
+    return Outline(
+        uid, float(z_mm) if z_mm else None, included == "TRUE", np.array(points, dtype=np.int64)
+    )
 
 
 def _name(element: ElementTree.Element) -> str:
@@ -305,7 +331,9 @@ def _text(element: ElementTree.Element, name: str) -> str:
 
 
 def _draw_line(start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N, 2) pixels from one to the other, each a neighbour of the next; whole numbers, so that halves go one way."""
+    """(N, 2) pixels from one to the other, each a neighbour of the next; whole numbers, so that
+    halves go one way.
+    """
     steps = max(int(np.abs(end - start).max()), 1)
     return start + (2 * np.arange(steps + 1)[:, None] * (end - start) + steps) // (2 * steps)
 
@@ -313,12 +341,21 @@ def _draw_line(start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.i
 def _split(
     distances: NDArray[np.float64], readers: Sequence[int], members: list[int], tolerance_mm: float
 ) -> Iterator[list[int]]:
-    _, groups = connected_components(distances[np.ix_(members, members)] <= tolerance_mm, directed=False)
+    _, groups = connected_components(
+        distances[np.ix_(members, members)] <= tolerance_mm, directed=False
+    )
     for group in np.unique(groups):
-        part = [member for member, its_group in zip(members, groups, strict=True) if its_group == group]
+        part = [
+            member for member, its_group in zip(members, groups, strict=True) if its_group == group
+        ]
         if len({readers[member] for member in part}) == len(part) or tolerance_mm == 0:
             yield part
             continue
         inner = distances[np.ix_(part, part)]
         lowered = tolerance_mm * _LOWERING
-        yield from _split(distances, readers, part, lowered if lowered >= inner[inner > 0].min(initial=np.inf) else 0.0)
+        yield from _split(
+            distances,
+            readers,
+            part,
+            lowered if lowered >= inner[inner > 0].min(initial=np.inf) else 0.0,
+        )

@@ -16,7 +16,9 @@ from boltzmed.volumes import write_image
 
 @pytest.fixture
 def make_card() -> Callable[..., DatasetCard]:
-    """A card with the given targets, label values and layout; its label names are the targets' or made up."""
+    """A card with the given targets, label values and layout; its label names are the targets' or
+    made up.
+    """
     phantom = load_card("phantom")
 
     def make(
@@ -33,7 +35,9 @@ def make_card() -> Callable[..., DatasetCard]:
             modality=modality,
             labels={value: f"label {value}" for value in values},
             targets={
-                name: replace(phantom.target("liver"), name=name, labels=labels, prompts=(f"{name} in CT",))
+                name: replace(
+                    phantom.target("liver"), name=name, labels=labels, prompts=(f"{name} in CT",)
+                )
                 for name, labels in targets.items()
             },
             layout=layout,
@@ -52,9 +56,13 @@ def affine_ras() -> np.ndarray:
 
 @pytest.fixture
 def write_pair(affine_ras: np.ndarray) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """Writes an image of all different voxels and a label map with 0, 1 and 2, folders included; returns both."""
+    """Writes an image of all different voxels and a label map with 0, 1 and 2, folders included;
+    returns both.
+    """
 
-    def write(image: Path | None, label: Path | None, *, start: int = -1000) -> tuple[np.ndarray, np.ndarray]:
+    def write(
+        image: Path | None, label: Path | None, *, start: int = -1000
+    ) -> tuple[np.ndarray, np.ndarray]:
         hu = (np.arange(7 * 6 * 5).reshape(7, 6, 5) * 9 + start).astype(np.int16)
         labels = np.zeros((7, 6, 5), np.uint8)
         labels[1:4, 2:5, 1:3] = 1

@@ -19,7 +19,9 @@ def ct(make_card):
 def amos(tmp_path: Path, write_pair) -> Path:
     for ending, number in (("Tr", 1), ("Tr", 500), ("Tr", 501), ("Va", 8), ("Va", 600)):
         name = f"amos_{number:04d}.nii.gz"
-        write_pair(tmp_path / f"images{ending}" / name, tmp_path / f"labels{ending}" / name, start=-number)
+        write_pair(
+            tmp_path / f"images{ending}" / name, tmp_path / f"labels{ending}" / name, start=-number
+        )
     write_pair(tmp_path / "imagesTs" / "amos_0009.nii.gz", None)
     (tmp_path / "imagesTr" / "._amos_0002.nii.gz").touch()
     return tmp_path
@@ -45,17 +47,30 @@ def test_half_a_pair_is_a_problem(amos: Path, ct):
     (amos / "imagesVa" / "amos_0008.nii.gz").unlink()
     problems = {found.case: found.problem for found in list_cases(amos, ct)}
     assert problems == {
-        "amos_0001": "case amos_0001: expected label amos_0001.nii.gz, found nothing there; copy it again",
-        "amos_0008": "case amos_0008: expected image amos_0008.nii.gz, found nothing there; copy it again",
+        "amos_0001": (
+            "case amos_0001: expected label amos_0001.nii.gz, found nothing there; copy it again"
+        ),
+        "amos_0008": (
+            "case amos_0008: expected image amos_0008.nii.gz, found nothing there; copy it again"
+        ),
         "amos_0500": None,
     }
 
 
-def test_other_folders_and_files_are_refused(amos: Path, ct, make_card, tmp_path_factory: pytest.TempPathFactory):
-    with pytest.raises(ValueError, match=r"expected a folder with imagesTr, labelsTr, imagesVa and labelsVa, found no"):
+def test_other_folders_and_files_are_refused(
+    amos: Path, ct, make_card, tmp_path_factory: pytest.TempPathFactory
+):
+    with pytest.raises(
+        ValueError,
+        match=r"expected a folder with imagesTr, labelsTr, imagesVa and labelsVa, found no",
+    ):
         list_cases(tmp_path_factory.mktemp("empty"), ct)
-    with pytest.raises(ValueError, match=r"card toy: expected `numbers: \[first, last\]` in its layout"):
+    with pytest.raises(
+        ValueError, match=r"card toy: expected `numbers: \[first, last\]` in its layout"
+    ):
         list_cases(amos, make_card({"reader": "amos22"}))
     (amos / "labelsVa" / "amos_0008.nii").touch()
-    with pytest.raises(ValueError, match=r"labelsVa: expected files such as amos_0001.nii.gz, found amos_0008.nii;"):
+    with pytest.raises(
+        ValueError, match=r"labelsVa: expected files such as amos_0001.nii.gz, found amos_0008.nii;"
+    ):
         list_cases(amos, ct)

@@ -1,4 +1,6 @@
-"""Pictures become volumes again: slices in order and unflipped, overlapping masks all there, wrong files refused."""
+"""Pictures become volumes again: slices in order and unflipped, overlapping masks all there, wrong
+files refused.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from PIL import Image
 
 from boltzmed.data.layouts import biomedparse
 from boltzmed.data.layouts.biomedparse import list_cases, read_case
+from boltzmed.errors import InputError
 from boltzmed.transforms.slices import SlicePlan
-from boltzmed.volumes import VolumeError
 
 SHAPE = (6, 8)  # rows, columns
 TARGETS = {"kidney": (), "left kidney": (), "right kidney": (), "liver": ()}
@@ -58,7 +60,11 @@ class Part:
             file = f"{picture}_{target.replace(' ', '+')}.png"
             opaque = np.dstack([mask, mask, mask, np.full_like(mask, 255)])
             Image.fromarray(opaque).save(self.root / f"{self.name}_mask" / file)
-            annotation = {"image_id": number, "mask_file": file, "sentences": [{"raw": target, "sent": target}]}
+            annotation = {
+                "image_id": number,
+                "mask_file": file,
+                "sentences": [{"raw": target, "sent": target}],
+            }
             self.annotations += [annotation, annotation]  # one per phrasing, as published
 
     def write(self) -> Path:
@@ -94,7 +100,9 @@ def test_slices_become_volumes_in_order(train: Part, card):
         ("single_lung", 1, "training", "single"),
     ]
     assert not any(found.problem for found in cases)
-    assert [path.name for path in cases[2].image] == [f"amos_0233_{k}_CT_abdomen.png" for k in (9, 10, 100)]
+    assert [path.name for path in cases[2].image] == [
+        f"amos_0233_{k}_CT_abdomen.png" for k in (9, 10, 100)
+    ]
     assert len(cases[2].label) == 8  # each mask once, though annotated twice
     assert read_case(cases[0], card).findings == [{"slice": 77}]
     assert read_case(cases[4], card).findings == [{"slice": None}]
@@ -133,16 +141,25 @@ def test_overlapping_targets_keep_all_their_voxels(train: Part, card):
 
 def test_a_target_absent_from_a_volume_has_no_values(train: Part, card):
     train.add("other_1_CT_lung", pixels(1), {})
-    lung, one, _ = sorted(list_cases(train.write(), card), key=lambda found: found.case != "other_lung")
+    lung, one, _ = sorted(
+        list_cases(train.write(), card), key=lambda found: found.case != "other_lung"
+    )
     assert one.case == "amos_0007_abdomen"
-    assert read_case(one, card).values == {"kidney": (), "left kidney": (), "liver": (1,), "right kidney": ()}
+    assert read_case(one, card).values == {
+        "kidney": (),
+        "left kidney": (),
+        "liver": (1,),
+        "right kidney": (),
+    }
     assert read_case(lung, card).values == {}  # nothing is ever annotated at this site
 
 
 def test_masks_may_be_named_by_a_phrasing(train: Part, card):
     train.add("b_1_CT_abdomen", pixels(1), {"Liver in  CT": LIVER})
     found = list_cases(train.write(), card)[-1]
-    assert found.problem is None and np.array_equal(read_case(found, card).labels[..., 0].T > 0, LIVER > 0)
+    assert found.problem is None and np.array_equal(
+        read_case(found, card).labels[..., 0].T > 0, LIVER > 0
+    )
 
 
 def test_parts_are_subsets(train: Part, card, make_card):
@@ -170,9 +187,14 @@ def test_parts_are_subsets(train: Part, card, make_card):
 
 def test_other_folders_are_refused(train: Part, card, tmp_path: Path):
     for source in (tmp_path, tmp_path / "none"):
-        with pytest.raises(ValueError, match=r"expected a folder with train, train_mask and train.json, or the same"):
+        with pytest.raises(
+            ValueError,
+            match=r"expected a folder with train, train_mask and train.json, or the same",
+        ):
             list_cases(source, card)
-    with pytest.raises(ValueError, match=r"data: expected train.json beside the others, found none"):
+    with pytest.raises(
+        ValueError, match=r"data: expected train.json beside the others, found none"
+    ):
         list_cases(train.root, card)
     train.write()
     (train.root / "test_mask").mkdir()
@@ -183,7 +205,7 @@ def test_other_folders_are_refused(train: Part, card, tmp_path: Path):
 def problem_of(part: Part, card, case: str = "amos_0233_abdomen") -> str:
     (found,) = (found for found in list_cases(part.write(), card) if found.case == case)
     assert found.problem is not None and found.problem.startswith(f"case {case}: ")
-    with pytest.raises(VolumeError) as raised:
+    with pytest.raises(InputError) as raised:
         read_case(found, card)
     assert str(raised.value) == found.problem
     others = [other.problem for other in list_cases(part.root, card) if other.case != case]
@@ -196,24 +218,34 @@ def test_missing_files_and_annotations_are_problems(train: Part, card):
     mask.unlink()
     assert f"expected mask {mask.name}, found nothing there" in problem_of(train, card)
     (train.root / "train" / "amos_0233_9_CT_abdomen.png").unlink()
-    assert "expected picture amos_0233_9_CT_abdomen.png, found nothing there" in problem_of(train, card)
+    assert "expected picture amos_0233_9_CT_abdomen.png, found nothing there" in problem_of(
+        train, card
+    )
 
 
 @pytest.mark.parametrize("value", [None, ""])
 def test_an_annotation_without_mask_is_a_problem(train: Part, card, value):
     train.annotations[0]["mask_file"] = value
-    assert "expected a mask_file in every annotation, found none in one of amos_0233_100" in problem_of(train, card)
+    assert (
+        "expected a mask_file in every annotation, found none in one of amos_0233_100"
+        in problem_of(train, card)
+    )
     del train.annotations[0]["mask_file"]
     assert "expected a mask_file in every annotation" in problem_of(train, card)
 
 
 def test_masks_of_other_pictures_and_targets_are_problems(train: Part, card):
-    train.annotations.append({"image_id": 100, "mask_file": "amos_0233_9_CT_abdomen_liver.png", "sentences": []})
-    assert "expected a mask named after amos_0233_100_CT_abdomen.png and its target" in problem_of(train, card)
+    train.annotations.append(
+        {"image_id": 100, "mask_file": "amos_0233_9_CT_abdomen_liver.png", "sentences": []}
+    )
+    assert "expected a mask named after amos_0233_100_CT_abdomen.png and its target" in problem_of(
+        train, card
+    )
     train.annotations.pop()
     train.add("amos_0233_11_CT_abdomen", pixels(11), {"prostate or uterus": LIVER})
-    assert "expected a target of card toy (kidney, left kidney, right kidney, liver), received 'prostate or" in (
-        problem_of(train, card)
+    assert (
+        "expected a target of card toy (kidney, left kidney, right kidney, liver), received"
+        " 'prostate or" in (problem_of(train, card))
     )
 
 
@@ -224,19 +256,33 @@ def test_a_slice_given_twice_is_a_problem(train: Part, card):
 
 def test_a_picture_of_another_name_is_a_problem(train: Part, card):
     train.add("liver", pixels(1), {})
-    assert "expected a picture named IMAGE_MODALITY_SITE.png, received liver.png" in problem_of(train, card, "liver")
+    assert "expected a picture named IMAGE_MODALITY_SITE.png, received liver.png" in problem_of(
+        train, card, "liver"
+    )
 
 
 @pytest.mark.parametrize(
     "content, words",
     [
         ("{", "train.json: expected JSON"),
-        ("{}", "train.json: expected images and annotations that belong together, 'images' is missing"),
-        ('{"images": [], "annotations": [{"image_id": 5}]}', "train.json: .* 5 is missing"),
-        ('{"images": [1], "annotations": []}', "train.json: expected images and annotations as BiomedParse has"),
-        ('{"images": [{"id": 1, "file_name": "../a.png"}], "annotations": []}', "train.json: .*received '../a.png'"),
         (
-            '{"images": [{"id": 1, "file_name": "a.png"}, {"id": 1, "file_name": "b.png"}], "annotations": []}',
+            "{}",
+            "train.json: expected images and annotations that belong together, 'images' is missing",
+        ),
+        ('{"images": [], "annotations": [{"image_id": 5}]}', "train.json: .* 5 is missing"),
+        (
+            '{"images": [1], "annotations": []}',
+            "train.json: expected images and annotations as BiomedParse has",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "../a.png"}], "annotations": []}',
+            "train.json: .*received '../a.png'",
+        ),
+        (
+            (
+                '{"images": [{"id": 1, "file_name": "a.png"}, {"id": 1, "file_name": "b.png"}],'
+                ' "annotations": []}'
+            ),
             "train.json: .*two images are 1 or b.png",
         ),
     ],
@@ -248,8 +294,10 @@ def test_another_form_of_json_is_refused(train: Part, card, content: str, words:
 
 
 def expect_line(part: Part, card, words: str) -> None:
-    found = next(found for found in list_cases(part.write(), card) if found.case == "amos_0233_abdomen")
-    with pytest.raises(VolumeError) as raised:
+    found = next(
+        found for found in list_cases(part.write(), card) if found.case == "amos_0233_abdomen"
+    )
+    with pytest.raises(InputError) as raised:
         read_case(found, card)
     line = str(raised.value)
     assert line.startswith("case amos_0233_abdomen: ") and words in line and "\n" not in line
@@ -258,18 +306,34 @@ def expect_line(part: Part, card, words: str) -> None:
 
 def test_sizes_have_to_agree(train: Part, card):
     train.add("amos_0233_101_CT_abdomen", pixels(1)[1:], {})
-    expect_line(train, card, "expected pictures and masks of (6, 8) pixels, received (5, 8) in amos_0233_101")
+    expect_line(
+        train,
+        card,
+        "expected pictures and masks of (6, 8) pixels, received (5, 8) in amos_0233_101",
+    )
 
 
 def test_masks_have_the_size_of_their_picture(train: Part, card):
     train.add("amos_0233_101_CT_abdomen", pixels(1), {"liver": LIVER.T})
-    expect_line(train, card, "expected pictures and masks of (6, 8) pixels, received (8, 6) in amos_0233_101")
+    expect_line(
+        train,
+        card,
+        "expected pictures and masks of (6, 8) pixels, received (8, 6) in amos_0233_101",
+    )
 
 
 @pytest.mark.parametrize("value", [1, 127, 128, 254])
 def test_masks_are_black_and_white(train: Part, card, value: int):
-    train.add("amos_0233_101_CT_abdomen", pixels(1), {"liver": np.where(LIVER > 0, value, RIGHT).astype(np.uint8)})
-    expect_line(train, card, f"expected a mask of 0 and 255, received {value} in amos_0233_101_CT_abdomen_liver.png")
+    train.add(
+        "amos_0233_101_CT_abdomen",
+        pixels(1),
+        {"liver": np.where(LIVER > 0, value, RIGHT).astype(np.uint8)},
+    )
+    expect_line(
+        train,
+        card,
+        f"expected a mask of 0 and 255, received {value} in amos_0233_101_CT_abdomen_liver.png",
+    )
 
 
 def test_broken_pictures_are_told_by_case(train: Part, card):
@@ -280,7 +344,8 @@ def test_broken_pictures_are_told_by_case(train: Part, card):
 def test_black_pictures_show_nothing(train: Part, card):
     train.add("dark_1_CT_abdomen", np.zeros(SHAPE, np.uint8), {"liver": LIVER})
     with pytest.raises(
-        VolumeError, match=r"^case dark_abdomen: expected an image, received 0 in every voxel of dark_1"
+        InputError,
+        match=r"^case dark_abdomen: expected an image, received 0 in every voxel of dark_1",
     ):
         read_case(list_cases(train.write(), card)[-1], card)
 
@@ -291,10 +356,16 @@ def test_more_combinations_than_labels_are_refused(tmp_path: Path, make_card):
     part = Part(tmp_path / "data")
     for number, codes in enumerate((np.arange(256), np.arange(256, 512))):
         codes_HW = codes.reshape(16, 16)
-        masks = {name: np.where(codes_HW >> bit & 1, 255, 0).astype(np.uint8) for bit, name in enumerate(names)}
+        masks = {
+            name: np.where(codes_HW >> bit & 1, 255, 0).astype(np.uint8)
+            for bit, name in enumerate(names)
+        }
         part.add(f"a_{number}_CT_x", (codes_HW % 256).astype(np.uint8), masks)
     (found,) = list_cases(part.write(), card)
-    with pytest.raises(VolumeError, match=r"^case a_x: expected 255 combinations .* received more up to a_1_CT_x.png"):
+    with pytest.raises(
+        InputError,
+        match=r"^case a_x: expected 255 combinations .* received more up to a_1_CT_x.png",
+    ):
         read_case(found, card)
     part.images.pop()
     part.annotations = [record for record in part.annotations if record["image_id"] == 100]
@@ -303,7 +374,8 @@ def test_more_combinations_than_labels_are_refused(tmp_path: Path, make_card):
     assert volume.labels.max() == 255
     for bit, name in enumerate(names):
         assert np.array_equal(
-            np.isin(volume.labels[..., 0].T, volume.values[name]), np.arange(256).reshape(16, 16) >> bit & 1 > 0
+            np.isin(volume.labels[..., 0].T, volume.values[name]),
+            np.arange(256).reshape(16, 16) >> bit & 1 > 0,
         )
 
 
@@ -311,7 +383,9 @@ def test_the_list_is_read_once_for_all_cases(train: Part, card, monkeypatch: pyt
     cases = list_cases(train.write(), card)
     reads = []
     read_json = biomedparse.read_json
-    monkeypatch.setattr(biomedparse, "read_json", lambda path: reads.append(path) or read_json(path))
+    monkeypatch.setattr(
+        biomedparse, "read_json", lambda path: reads.append(path) or read_json(path)
+    )
     for found in cases:
         read_case(found, card)
     assert len(reads) == 1

@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 
 from boltzmed.data.layouts.decathlon import list_cases, read_case
-from boltzmed.volumes import VolumeError
+from boltzmed.errors import InputError
 
 
-def write_json(folder: Path, names: tuple[str, ...] = ("toy_002", "toy_001"), **changes: Any) -> Path:
+def write_json(
+    folder: Path, names: tuple[str, ...] = ("toy_002", "toy_001"), **changes: Any
+) -> Path:
     content = {
         "name": "Toy",
         "modality": {"0": "CT"},
         "labels": {"0": "background", "1": "organ", "2": "lesion"},
-        "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names],
+        "training": [
+            {"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names
+        ],
         "test": ["./imagesTs/toy_003.nii.gz"],
         **changes,
     }
@@ -64,14 +68,19 @@ def test_what_macos_leaves_is_no_case(task: Path, card):
 def test_a_missing_file_is_the_problem_of_its_case(task: Path, card):
     (task / "labelsTr" / "toy_001.nii.gz").unlink()
     one, two = list_cases(task, card)
-    assert one.problem == "case toy_001: expected label toy_001.nii.gz, found nothing there; copy it again"
+    assert (
+        one.problem
+        == "case toy_001: expected label toy_001.nii.gz, found nothing there; copy it again"
+    )
     assert two.problem is None
-    with pytest.raises(VolumeError, match=r"^case toy_001: expected label"):
+    with pytest.raises(InputError, match=r"^case toy_001: expected label"):
         read_case(one, card)
 
 
 def test_the_folder_to_pass_is_named(task: Path, card, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"found none there; pass one of the folders in it: Task99_Toy$"):
+    with pytest.raises(
+        ValueError, match=r"found none there; pass one of the folders in it: Task99_Toy$"
+    ):
         list_cases(tmp_path, card)
     with pytest.raises(ValueError, match=r"pass the folder above it"):
         list_cases(task / "imagesTr", card)
@@ -84,12 +93,16 @@ def test_the_folder_to_pass_is_named(task: Path, card, tmp_path: Path):
 
 @pytest.mark.parametrize(
     "labels, received",
-    [({"0": "background", "1": "organ"}, "0, 1"), ({str(n): str(n) for n in range(4)}, "0, 1, 2, 3")],
+    [
+        ({"0": "background", "1": "organ"}, "0, 1"),
+        ({str(n): str(n) for n in range(4)}, "0, 1, 2, 3"),
+    ],
 )
 def test_another_tasks_labels_are_refused_at_once(task: Path, card, labels, received: str):
     write_json(task, labels=labels)
     with pytest.raises(
-        ValueError, match=f"^dataset.json: expected labels 0, 1, 2 as on card toy, received {received};"
+        ValueError,
+        match=f"^dataset.json: expected labels 0, 1, 2 as on card toy, received {received};",
     ):
         list_cases(task, card)
 
@@ -130,28 +143,40 @@ def test_another_content_of_dataset_json_is_refused(task: Path, card, content: b
         list_cases(task, card)
 
 
-def test_one_of_several_channels_is_chosen_by_the_card(task: Path, card, make_card, write_pair, affine_ras):
+def test_one_of_several_channels_is_chosen_by_the_card(
+    task: Path, card, make_card, write_pair, affine_ras
+):
     hu, labels = write_pair(None, None)
     channels = np.stack([hu, hu[::-1]], axis=-1)
     nibabel.save(nibabel.Nifti1Image(channels, affine_ras), task / "imagesTr" / "toy_001.nii.gz")
-    with pytest.raises(VolumeError, match=r"^case toy_001: toy_001.nii.gz: expected one 3D volume"):
+    with pytest.raises(InputError, match=r"^case toy_001: toy_001.nii.gz: expected one 3D volume"):
         read_case(list_cases(task, card)[0], card)
     write_json(task, modality={"0": "T2", "1": "ADC"})
-    with pytest.raises(ValueError, match=r"expected one channel, received 0 T2, 1 ADC; choose one by `channel: 0`"):
+    with pytest.raises(
+        ValueError, match=r"expected one channel, received 0 T2, 1 ADC; choose one by `channel: 0`"
+    ):
         list_cases(task, card)
     for channel in (0, 1):
         chosen = make_card({"reader": "decathlon", "channel": channel}, modality="MR")
         volume = read_case(list_cases(task, chosen)[0], chosen)
-        assert np.array_equal(volume.image[0], channels[..., channel]) and np.array_equal(volume.labels, labels)
-    with pytest.raises(ValueError, match=r"expected channel 2 that card toy chooses, received 0 T2, 1 ADC"):
+        assert np.array_equal(volume.image[0], channels[..., channel]) and np.array_equal(
+            volume.labels, labels
+        )
+    with pytest.raises(
+        ValueError, match=r"expected channel 2 that card toy chooses, received 0 T2, 1 ADC"
+    ):
         list_cases(task, make_card({"reader": "decathlon", "channel": 2}))
-    with pytest.raises(VolumeError, match=r"^case toy_002: toy_002.nii.gz: expected a channel from 0 to 0, got 1"):
+    with pytest.raises(
+        InputError, match=r"^case toy_002: toy_002.nii.gz: expected a channel from 0 to 0, got 1"
+    ):
         read_case(list_cases(task, chosen)[1], chosen)
 
 
 def test_hippocampus(shared_data, make_card):
     card = make_card(
-        {"reader": "decathlon", "task": "Hippocampus"}, {"anterior": (1,), "posterior": (2,)}, modality="MR"
+        {"reader": "decathlon", "task": "Hippocampus"},
+        {"anterior": (1,), "posterior": (2,)},
+        modality="MR",
     )
     folder = shared_data("Task04_Hippocampus")
     cases = list_cases(folder, card)

@@ -1,4 +1,6 @@
-"""A label map comes with the voxels of its image, or with one line that says what is wrong in which case."""
+"""A label map comes with the voxels of its image, or with one line that says what is wrong in which
+case.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 
 from boltzmed.data.layouts.label_maps import pair_files, read_label_map
-from boltzmed.volumes import VolumeError, write_ct_series, write_image
+from boltzmed.errors import InputError
+from boltzmed.volumes import write_ct_series, write_image
 
 
 @pytest.fixture
@@ -19,7 +22,7 @@ def card(make_card):
 
 def expect_line(found, card, *words: str) -> None:
     """Reading gives one line that begins with the case and names no folder."""
-    with pytest.raises(VolumeError) as raised:
+    with pytest.raises(InputError) as raised:
         read_label_map(found, card)
     line = str(raised.value)
     assert line.startswith(f"case {found.case}: ") and "\n" not in line
@@ -28,12 +31,18 @@ def expect_line(found, card, *words: str) -> None:
         assert word in line
 
 
-def test_voxels_and_values_are_the_files_and_the_cards(tmp_path: Path, write_pair, affine_ras, card):
+def test_voxels_and_values_are_the_files_and_the_cards(
+    tmp_path: Path, write_pair, affine_ras, card
+):
     hu, labels = write_pair(tmp_path / "a.nii.gz", tmp_path / "a_label.nii")
-    found = pair_files("a", tmp_path / "a.nii.gz", tmp_path / "a_label.nii", patient="p", split="test")
+    found = pair_files(
+        "a", tmp_path / "a.nii.gz", tmp_path / "a_label.nii", patient="p", split="test"
+    )
     assert (found.problem, found.patient, found.split, found.subset) == (None, "p", "test", None)
     volume = read_label_map(found, card)
-    assert np.array_equal(volume.image[0], hu) and np.allclose(volume.image.affine, affine_ras, atol=1e-4)
+    assert np.array_equal(volume.image[0], hu) and np.allclose(
+        volume.image.affine, affine_ras, atol=1e-4
+    )
     assert volume.labels.dtype == np.uint8 and np.array_equal(volume.labels, labels)
     assert volume.values == {"organ": (1, 2), "lesion": (2,)}
     assert volume.image.meta["modality"] == "CT"
@@ -54,7 +63,9 @@ def test_an_image_may_be_a_dicom_series(tmp_path: Path, write_pair, affine_ras, 
     write_ct_series(hu, affine_ras, tmp_path / "series", seed=3)
     volume = read_label_map(pair_files("a", tmp_path / "series", tmp_path / "l.nii.gz"), card)
     assert np.array_equal(volume.image[0], hu) and np.array_equal(volume.labels, labels)
-    with pytest.raises(VolumeError, match=r"^case a: series: expected a NIfTI file to pick channel 0 of, got DICOM"):
+    with pytest.raises(
+        InputError, match=r"^case a: series: expected a NIfTI file to pick channel 0 of, got DICOM"
+    ):
         read_label_map(pair_files("a", tmp_path / "series", tmp_path / "l.nii.gz"), card, channel=0)
 
 
@@ -76,7 +87,9 @@ def test_unknown_values_are_named(tmp_path: Path, write_pair, affine_ras, card):
 
 
 @pytest.mark.parametrize("value", [0, -1024])
-def test_an_image_without_contrast_is_none(tmp_path: Path, write_pair, affine_ras, card, value: int):
+def test_an_image_without_contrast_is_none(
+    tmp_path: Path, write_pair, affine_ras, card, value: int
+):
     write_pair(None, tmp_path / "l.nii")
     write_image(np.full((7, 6, 5), value, np.int16), affine_ras, tmp_path / "a.nii")
     found = pair_files("a", tmp_path / "a.nii", tmp_path / "l.nii")
@@ -94,7 +107,9 @@ def test_another_grid_is_refused(tmp_path: Path, write_pair, affine_ras, card):
 
 @pytest.mark.parametrize("broken", ["image", "label"])
 @pytest.mark.parametrize("content", [b"", b"text", gzip.compress(b"x" * 1000, mtime=0)[:20]])
-def test_broken_files_are_told_by_case(tmp_path: Path, write_pair, card, broken: str, content: bytes):
+def test_broken_files_are_told_by_case(
+    tmp_path: Path, write_pair, card, broken: str, content: bytes
+):
     write_pair(tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
     (tmp_path / f"{broken}.nii.gz").write_bytes(content)
     found = pair_files("a", tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
@@ -105,12 +120,22 @@ def test_other_kinds_of_file_are_refused(tmp_path: Path, write_pair, card):
     write_pair(None, tmp_path / "l.nii")
     (tmp_path / "a.mha").write_bytes(b"ObjectType = Image")
     (tmp_path / "empty").mkdir()
-    expect_line(pair_files("a", tmp_path / "a.mha", tmp_path / "l.nii"), card, "a.mha: expected .nii, .nii.gz")
+    expect_line(
+        pair_files("a", tmp_path / "a.mha", tmp_path / "l.nii"),
+        card,
+        "a.mha: expected .nii, .nii.gz",
+    )
     expect_line(pair_files("a", tmp_path / "empty", tmp_path / "l.nii"), card, "empty")
 
 
-def test_the_cards_modality_must_not_contradict_the_file(tmp_path: Path, write_pair, affine_ras, make_card):
+def test_the_cards_modality_must_not_contradict_the_file(
+    tmp_path: Path, write_pair, affine_ras, make_card
+):
     hu, _ = write_pair(None, tmp_path / "l.nii")
     write_ct_series(hu, affine_ras, tmp_path / "series", seed=3)
     card = make_card({"reader": "pairs"}, modality="MR")
-    expect_line(pair_files("a", tmp_path / "series", tmp_path / "l.nii"), card, "expected modality MR, got CT")
+    expect_line(
+        pair_files("a", tmp_path / "series", tmp_path / "l.nii"),
+        card,
+        "expected modality MR, got CT",
+    )

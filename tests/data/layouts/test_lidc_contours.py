@@ -1,4 +1,6 @@
-"""Outlines whose pixels can be counted by hand, marks that belong together or not, and a published annotation file."""
+"""Outlines whose pixels can be counted by hand, marks that belong together or not, and a published
+annotation file.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from boltzmed.data.layouts.lidc_contours import (
     take_consensus,
     trace_mark,
 )
-from boltzmed.volumes import VolumeError
+from boltzmed.errors import InputError
 
 PUBLISHED = Path(__file__).resolve().parents[4] / "shared" / "data" / "lidc_xml"
 SHAPE = (40, 12, 10)
@@ -75,7 +77,10 @@ def pixels_of(found: np.ndarray) -> set[tuple[int, int]]:
         ([".#.", "#o#", ".#."], 1),
         (["####....", "#oo#####", "#oooooo#", "####oo#.", "...####."], 10),
         (["#####..", "#ooo#..", "#ooo###", "#####.."], 6),  # a spur of the outline adds nothing
-        (["###....", "#o#####", "#o#ooo#", "#o###o#", "###.###"], 7),  # two lobes with a wall between them
+        (
+            ["###....", "#o#####", "#o#ooo#", "#o###o#", "###.###"],
+            7,
+        ),  # two lobes with a wall between them
         (["##", "##"], 0),
         (["#####"], 0),
     ],
@@ -99,7 +104,9 @@ def test_gaps_are_closed_by_straight_lines():
     assert pixels_of(fill_outline(triangle)[0]) == {(1, 2), (1, 3), (2, 2)}
 
 
-@pytest.mark.parametrize("points", [[(5, 7)], [(5, 7), (5, 7)], [(5, 7), (6, 8)], [(5, 7), (6, 7), (6, 8)]])
+@pytest.mark.parametrize(
+    "points", [[(5, 7)], [(5, 7), (5, 7)], [(5, 7), (6, 8)], [(5, 7), (6, 7), (6, 8)]]
+)
 def test_few_points_enclose_nothing(points):
     enclosed, filled = fill_outline(np.array(points))
     assert enclosed.shape == (0, 2) and pixels_of(filled) == set(points)
@@ -162,7 +169,9 @@ def test_excluded_outlines_take_themselves_and_what_they_enclose():
 
 @pytest.mark.parametrize("points", [[(-1, 0), (3, 3)], [(0, 0), (12, 3)], [(0, 0), (3, 12)]])
 def test_points_beyond_the_slice_are_refused(points):
-    with pytest.raises(VolumeError, match="expected outlines within 12 x 12 pixels, got one of reader 1 beyond"):
+    with pytest.raises(
+        InputError, match="expected outlines within 12 x 12 pixels, got one of reader 1 beyond"
+    ):
         trace(Outline("a", None, True, np.array(points)))
 
 
@@ -195,8 +204,14 @@ def test_a_chain_of_marks_is_one_nodule():
 
 
 def test_two_near_nodules_of_one_reader_stay_two():
-    # Columns 0-4 and 7-11, 3 apart, by both readers; elsewhere, two readers' marks 3 apart are one nodule still.
-    near = [region(0, range(0, 5)), region(0, range(7, 12)), region(1, range(1, 5)), region(1, range(8, 12))]
+    # Columns 0-4 and 7-11, 3 apart, by both readers; elsewhere, two readers' marks 3 apart are one
+    # nodule still.
+    near = [
+        region(0, range(0, 5)),
+        region(0, range(7, 12)),
+        region(1, range(1, 5)),
+        region(1, range(8, 12)),
+    ]
     far = [region(0, range(30, 32)), region(1, range(34, 36))]
     assert group(*near, *far, tolerance_mm=3) == [[0, 2], [1, 3], [4, 5]]
 
@@ -247,10 +262,14 @@ POINT = ROI.replace("<edgeMap><xCoord>5</xCoord><yCoord>6</yCoord></edgeMap>", "
 
 
 def message(
-    marks: str = ROI, *, header: str = "<SeriesInstanceUid>1.2.3</SeriesInstanceUid>", namespace: str = ""
+    marks: str = ROI,
+    *,
+    header: str = "<SeriesInstanceUid>1.2.3</SeriesInstanceUid>",
+    namespace: str = "",
 ) -> str:
     return (
-        f'<?xml version="1.0"?><LidcReadMessage uid="1"{namespace}><ResponseHeader><Version>1</Version>{header}'
+        '<?xml version="1.0"?><LidcReadMessage'
+        f' uid="1"{namespace}><ResponseHeader><Version>1</Version>{header}'
         f"</ResponseHeader><readingSession/><readingSession><unblindedReadNodule><noduleID>1</noduleID>{marks}"
         "</unblindedReadNodule><nonNodule><nonNoduleID>2</nonNoduleID></nonNodule></readingSession></LidcReadMessage>"
     )
@@ -261,7 +280,9 @@ def write(folder: Path, text: str, encoding: str = "utf-8") -> Path:
     return folder / "158.xml"
 
 
-@pytest.mark.parametrize("namespace", ["", ' xmlns="http://www.nih.gov"', ' xmlns="http://www.nih.gov/idri"'])
+@pytest.mark.parametrize(
+    "namespace", ["", ' xmlns="http://www.nih.gov"', ' xmlns="http://www.nih.gov/idri"']
+)
 @pytest.mark.parametrize("element", ["SeriesInstanceUid", "SeriesInstanceUID"])
 def test_what_a_file_says(tmp_path, namespace, element):
     path = write(tmp_path, message(header=f"<{element}> 1.2.3\n</{element}>", namespace=namespace))
@@ -301,7 +322,10 @@ def test_excluded_outlines_are_known(tmp_path, inclusion):
 )
 def test_incomplete_outlines_are_refused(tmp_path, wrong, right):
     path = write(tmp_path, message(ROI.replace(right, wrong)))
-    with pytest.raises(VolumeError, match=r"^158.xml: expected outlines with a slice, .* got one of reader 2 without;"):
+    with pytest.raises(
+        InputError,
+        match=r"^158.xml: expected outlines with a slice, .* got one of reader 2 without;",
+    ):
         read_reading(path)
 
 
@@ -313,9 +337,15 @@ OUTSIDE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hostname">]>'
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 @pytest.mark.parametrize("doctype", [BOMB, OUTSIDE, "<!DOCTYPE LidcReadMessage>"])
 def test_document_types_are_refused(tmp_path, read, encoding, doctype):
-    text = message(header="<SeriesInstanceUid>&a;</SeriesInstanceUid>" if "ENTITY" in doctype else "")
-    text = text.replace('<?xml version="1.0"?>', f'<?xml version="1.0" encoding="{encoding}"?>{doctype}')
-    with pytest.raises(VolumeError, match=r"^158.xml: expected an annotation file in plain XML, .*document type\);"):
+    text = message(
+        header="<SeriesInstanceUid>&a;</SeriesInstanceUid>" if "ENTITY" in doctype else ""
+    )
+    text = text.replace(
+        '<?xml version="1.0"?>', f'<?xml version="1.0" encoding="{encoding}"?>{doctype}'
+    )
+    with pytest.raises(
+        InputError, match=r"^158.xml: expected an annotation file in plain XML, .*document type\);"
+    ):
         read(write(tmp_path, text, encoding))
 
 
@@ -325,7 +355,7 @@ def test_document_types_are_refused(tmp_path, read, encoding, doctype):
 )
 def test_broken_files_are_refused(tmp_path, read, text):
     with pytest.raises(
-        VolumeError, match=r"^158.xml: expected an annotation file in plain XML, got .*; download"
+        InputError, match=r"^158.xml: expected an annotation file in plain XML, got .*; download"
     ) as error:
         read(write(tmp_path, text))
     assert "\n" not in str(error.value)
@@ -334,14 +364,15 @@ def test_broken_files_are_refused(tmp_path, read, text):
 def test_a_file_cut_off_behind_its_header_is_refused_when_read(tmp_path):
     path = write(tmp_path, message()[:-40])
     assert read_series_uid(path) == "1.2.3"
-    with pytest.raises(VolumeError, match=r"^158.xml: expected an annotation file in plain XML"):
+    with pytest.raises(InputError, match=r"^158.xml: expected an annotation file in plain XML"):
         read_reading(path)
 
 
 def test_a_reading_without_series_is_refused(tmp_path):
     for header in ("", "<SeriesInstanceUid/>", "<CTSeriesInstanceUid>1.2</CTSeriesInstanceUid>"):
         with pytest.raises(
-            VolumeError, match=r"^158.xml: expected a SeriesInstanceUid in its ResponseHeader, found none"
+            InputError,
+            match=r"^158.xml: expected a SeriesInstanceUid in its ResponseHeader, found none",
         ):
             read_series_uid(write(tmp_path, message(header=header)))
 
@@ -349,7 +380,9 @@ def test_a_reading_without_series_is_refused(tmp_path):
 def test_other_files_are_no_reading_of_a_ct(tmp_path):
     radiograph = write(tmp_path, message().replace("LidcReadMessage", "IdriReadMessage"))
     assert read_series_uid(radiograph) is None
-    with pytest.raises(VolumeError, match=r"^158.xml: expected LIDC's reading of a CT, got another XML"):
+    with pytest.raises(
+        InputError, match=r"^158.xml: expected LIDC's reading of a CT, got another XML"
+    ):
         read_reading(radiograph)
     assert read_series_uid(published("037.xml")) is None
 
@@ -369,14 +402,19 @@ def test_published_readers_and_nodules():
     marks, regions, shape = trace_published()
     assert [sum(mark.reader == reader for mark in marks) for reader in range(4)] == [3, 3, 4, 3]
     nodules = group_regions(regions, shape, (0.65, 0.65, 3.0), 3.0)
-    assert sorted([regions[n].reader for n in nodule] for nodule in nodules) == [[0, 1, 2, 3]] * 3 + [[2]]
+    assert sorted([regions[n].reader for n in nodule] for nodule in nodules) == [
+        [0, 1, 2, 3]
+    ] * 3 + [[2]]
     for nodule in nodules:
         sizes = [regions[n].voxels.size for n in nodule]
-        assert min(sizes) <= take_consensus([regions[n] for n in nodule], 0.5).size <= max(sizes) * 1.1
+        assert (
+            min(sizes) <= take_consensus([regions[n] for n in nodule], 0.5).size <= max(sizes) * 1.1
+        )
 
 
 def test_published_coordinates_count_from_zero():
-    # pylidc, whose masks have been checked against the images, gives this mark rows 151 to 184 and columns 349 to 375.
+    # pylidc, whose masks have been checked against the images, gives this mark rows 151 to 184 and
+    # columns 349 to 375.
     first = read_reading(published("158.xml")).marks[0]
     points = np.concatenate([outline.points for outline in first.outlines])
     assert points.min(axis=0).tolist() == [349, 151] and points.max(axis=0).tolist() == [375, 184]
@@ -393,9 +431,12 @@ def test_published_masks_lie_within_their_outlines():
             plane = mask[:, :, round((outline.z_mm - 1400.5) / 3)]
             found = np.argwhere(plane)
             low, high = outline.points.min(axis=0), outline.points.max(axis=0)
-            assert len(found) and (low < found.min(axis=0)).all() and (found.max(axis=0) < high).all()
+            assert (
+                len(found) and (low < found.min(axis=0)).all() and (found.max(axis=0) < high).all()
+            )
             assert not plane[tuple(outline.points.T)].any()
-            # By another rule: centres that the polygon through the points contains, without the points.
+            # By another rule: centres that the polygon through the points contains, without the
+            # points.
             box = np.argwhere(np.ones(high - low + 1)) + low
             contained = Polygon(outline.points, closed=True).contains_points(box)
             assert pixels_of(found) == pixels_of(box[contained]) - pixels_of(outline.points)

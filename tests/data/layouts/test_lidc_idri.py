@@ -1,4 +1,6 @@
-"""A made-up copy of the publisher's tree: small CTs, and annotation files whose nodules are counted by hand."""
+"""A made-up copy of the publisher's tree: small CTs, and annotation files whose nodules are counted
+by hand.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,16 @@ import pytest
 
 from boltzmed.cards import load_card
 from boltzmed.data.layouts.lidc_idri import list_cases, read_case
-from boltzmed.volumes import VolumeError, write_ct_series
+from boltzmed.errors import InputError
+from boltzmed.volumes import write_ct_series
 
 CARD = load_card("lidc_idri")
 SHAPE = (24, 20, 6)
 Box = tuple[int, int, int, int, int]
 """First column, first row, last column, last row of what is enclosed, and the slice."""
 
-#          four readers, who agree on slices 1 and 2; the first alone sees it on slice 3, the third sees less of it
+# four readers, who agree on slices 1 and 2; the first alone sees it on slice 3, the third sees less
+# of it
 NODULE: list[list[Box]] = [
     [(3, 4, 5, 7, 1), (3, 4, 5, 7, 2), (3, 4, 5, 7, 3)],
     [(3, 4, 5, 7, 1), (3, 4, 5, 7, 2)],
@@ -58,27 +62,37 @@ class Series:
             marks += f"<unblindedReadNodule><noduleID>9</noduleID>{self._roi([(1, 1)], 0)}</unblindedReadNodule>"
             marks += f"<nonNodule><nonNoduleID>8</nonNoduleID>{self._roi([(2, 2)], 0)}</nonNodule>"
             sessions += f"<readingSession>{marks}</readingSession>"
-        header = f"<ResponseHeader><SeriesInstanceUid>{self.uid}</SeriesInstanceUid></ResponseHeader>"
-        return f'<?xml version="1.0"?><{root} xmlns="http://www.nih.gov">{header}{sessions}</{root}>'
+        header = (
+            f"<ResponseHeader><SeriesInstanceUid>{self.uid}</SeriesInstanceUid></ResponseHeader>"
+        )
+        return (
+            f'<?xml version="1.0"?><{root} xmlns="http://www.nih.gov">{header}{sessions}</{root}>'
+        )
 
     def _mark(self, boxes: Sequence[Box]) -> str:
         rois = ""
         for left, top, right, bottom, k in boxes:
-            ring = [(x, top - 1) for x in range(left, right + 1)] + [(right + 1, y) for y in range(top, bottom + 1)]
+            ring = [(x, top - 1) for x in range(left, right + 1)] + [
+                (right + 1, y) for y in range(top, bottom + 1)
+            ]
             ring += [(x, bottom + 1) for x in range(right, left - 1, -1)]
             ring += [(left - 1, y) for y in range(bottom, top - 1, -1)]
             rois += self._roi(ring, k)
         return f"<unblindedReadNodule><noduleID>1</noduleID><characteristics/>{rois}</unblindedReadNodule>"
 
     def _roi(self, points: Sequence[tuple[int, int]], k: int) -> str:
-        edges = "".join(f"<edgeMap><xCoord>{x}</xCoord><yCoord>{y}</yCoord></edgeMap>" for x, y in points)
+        edges = "".join(
+            f"<edgeMap><xCoord>{x}</xCoord><yCoord>{y}</yCoord></edgeMap>" for x, y in points
+        )
         return (
             f"<roi><imageZposition>{self.heights_mm[k]}</imageZposition><imageSOP_UID>{self.slices[k]}</imageSOP_UID>"
             f"<inclusion>TRUE</inclusion>{edges}</roi>"
         )
 
 
-def make_case(source: Path, patient: str = "LIDC-IDRI-0001", *, seed: int = 1, hu: np.ndarray | None = None) -> Series:
+def make_case(
+    source: Path, patient: str = "LIDC-IDRI-0001", *, seed: int = 1, hu: np.ndarray | None = None
+) -> Series:
     """A patient's CT where TCIA puts it; no annotation file yet."""
     return Series(source / patient / f"1.2.{seed}.4" / f"1.2.{seed}.5", seed, hu)
 
@@ -115,7 +129,9 @@ def box(*spans: Box) -> np.ndarray:
 
 
 def test_labels_voxel_by_voxel(tmp_path):
-    nodule = box((3, 4, 5, 7, 1), (3, 4, 5, 7, 2))  # 12 pixels each: 3 of 4 readers, and exactly 2 of 4
+    nodule = box(
+        (3, 4, 5, 7, 1), (3, 4, 5, 7, 2)
+    )  # 12 pixels each: 3 of 4 readers, and exactly 2 of 4
     small = box((14, 12, 15, 13, 5))  # 4 pixels: 1 of 1
     pair = box((12, 3, 14, 4, 0))  # 6 pixels: 1 of 2, or both
     hu = np.where(nodule | small | pair, 40, -800)
@@ -140,8 +156,14 @@ def test_labels_voxel_by_voxel(tmp_path):
     ]
     for finding in volume.findings:
         assert finding["volume_mm3"] == pytest.approx(finding["voxels"] * voxel_mm3)
-        assert finding["diameter_mm"] == pytest.approx((6 * finding["volume_mm3"] / np.pi) ** (1 / 3), abs=1e-3)
-    assert [(f["first_slice"], f["last_slice"]) for f in volume.findings] == [(0, 0), (1, 2), (5, 5)]
+        assert finding["diameter_mm"] == pytest.approx(
+            (6 * finding["volume_mm3"] / np.pi) ** (1 / 3), abs=1e-3
+        )
+    assert [(f["first_slice"], f["last_slice"]) for f in volume.findings] == [
+        (0, 0),
+        (1, 2),
+        (5, 5),
+    ]
     assert json.loads(json.dumps(volume.findings)) == volume.findings
 
 
@@ -151,10 +173,15 @@ def test_the_cards_options_count(tmp_path):
     all_agree = replace(CARD, layout={"reader": "lidc_idri", "consensus": 1.0})
     volume = read_case(only(tmp_path), all_agree)
     # The fourth reader drew nothing on slice 2; the pair's readers share one column.
-    assert np.array_equal(volume.labels == 1, box((4, 5, 5, 7, 1), (14, 12, 15, 13, 5), (13, 3, 13, 4, 0)).astype(bool))
+    assert np.array_equal(
+        volume.labels == 1,
+        box((4, 5, 5, 7, 1), (14, 12, 15, 13, 5), (13, 3, 13, 4, 0)).astype(bool),
+    )
     two_readers = replace(CARD, layout={"reader": "lidc_idri", "min_readers": 2})
     volume = read_case(only(tmp_path), two_readers)
-    assert np.array_equal(volume.labels == 1, box((3, 4, 5, 7, 1), (3, 4, 5, 7, 2), (12, 3, 14, 4, 0)))
+    assert np.array_equal(
+        volume.labels == 1, box((3, 4, 5, 7, 1), (3, 4, 5, 7, 2), (12, 3, 14, 4, 0))
+    )
     assert [(f["readers"], f["kept"], f["voxels"]) for f in volume.findings] == [
         *((2, True, 6), (4, True, 24), (1, False, 4)),
     ]
@@ -169,7 +196,14 @@ def test_readers_who_share_no_voxel_leave_none(tmp_path):
     assert not volume.labels.any()
     assert volume.findings == [
         {
-            **{"nodule": 1, "readers": 2, "kept": False, "voxels": 0, "volume_mm3": 0.0, "diameter_mm": 0.0},
+            **{
+                "nodule": 1,
+                "readers": 2,
+                "kept": False,
+                "voxels": 0,
+                "volume_mm3": 0.0,
+                "diameter_mm": 0.0,
+            },
             **{"first_slice": None, "last_slice": None},
         }
     ]
@@ -227,7 +261,10 @@ def test_patients_with_several_cts_are_numbered_by_path(tmp_path):
 def test_no_image_is_opened_where_the_annotation_file_lies_beside_it(tmp_path, monkeypatch):
     series = make_case(tmp_path)
     annotate(series.folder / "069.xml", series.reading(NODULE))
-    monkeypatch.setattr("boltzmed.data.layouts.lidc_idri.read_identity", lambda folder: pytest.fail(f"opened {folder}"))
+    monkeypatch.setattr(
+        "boltzmed.data.layouts.lidc_idri.read_identity",
+        lambda folder: pytest.fail(f"opened {folder}"),
+    )
     assert only(tmp_path).case == "LIDC-IDRI-0001"
 
 
@@ -262,7 +299,7 @@ def problem(source: Path, case: str) -> str:
 
 def refusal(source: Path) -> str:
     """Why the only case cannot be read."""
-    with pytest.raises(VolumeError, match=r"^case LIDC-IDRI-0001: ") as error:
+    with pytest.raises(InputError, match=r"^case LIDC-IDRI-0001: ") as error:
         read_case(only(source), CARD)
     return check_line(str(error.value))
 
@@ -285,8 +322,15 @@ def test_annotation_files_without_ct(tmp_path):
     text = series.reading(NODULE)
     annotate(series.folder / "069.xml", text)
     for folder, name in (("185", "158.xml"), ("186", "158.xml"), ("186", "200.xml")):
-        annotate(tmp_path / "tcia-lidc-xml" / folder / name, text.replace(series.uid, f"1.2.{folder}"))
-    assert [found.case for found in list_cases(tmp_path, CARD)] == ["158-1", "158-2", "200", "LIDC-IDRI-0001"]
+        annotate(
+            tmp_path / "tcia-lidc-xml" / folder / name, text.replace(series.uid, f"1.2.{folder}")
+        )
+    assert [found.case for found in list_cases(tmp_path, CARD)] == [
+        "158-1",
+        "158-2",
+        "200",
+        "LIDC-IDRI-0001",
+    ]
     for case, name in (("158-1", "158.xml"), ("158-2", "158.xml"), ("200", "200.xml")):
         assert f"{name}: expected the CT that it annotates below" in problem(tmp_path, case)
 
@@ -295,8 +339,9 @@ def test_two_annotation_files_of_one_ct(tmp_path):
     series = make_case(tmp_path)
     annotate(series.folder / "069.xml", series.reading(NODULE))
     annotate(tmp_path / "xml" / "158.xml", series.reading(SMALL))
-    assert "expected one annotation file of its CT, got 2 that differ (069.xml, 158.xml)" in problem(
-        tmp_path, "LIDC-IDRI-0001"
+    assert (
+        "expected one annotation file of its CT, got 2 that differ (069.xml, 158.xml)"
+        in problem(tmp_path, "LIDC-IDRI-0001")
     )
 
 
@@ -305,7 +350,9 @@ def test_one_ct_in_two_folders(tmp_path):
     annotate(series.folder / "069.xml", series.reading(NODULE))
     shutil.copytree(series.folder, tmp_path / "LIDC-IDRI-0002" / "copy")
     for case in ("LIDC-IDRI-0001", "LIDC-IDRI-0002"):
-        assert "expected one folder with the CT that 069.xml annotates, got 2" in problem(tmp_path, case)
+        assert "expected one folder with the CT that 069.xml annotates, got 2" in problem(
+            tmp_path, case
+        )
 
 
 @pytest.mark.parametrize("text", ["", "<LidcReadMessage>", "<!DOCTYPE a><LidcReadMessage/>"])
@@ -325,8 +372,9 @@ def test_an_annotation_file_cut_off(tmp_path):
 def test_the_annotation_file_of_another_series(tmp_path):
     series, other = make_case(tmp_path / "source"), make_case(tmp_path / "other", seed=2)
     annotate(series.folder / "069.xml", other.reading(NODULE))
-    assert "069.xml: expected the annotation of the CT series it is paired with, got that of another" in refusal(
-        tmp_path / "source"
+    assert (
+        "069.xml: expected the annotation of the CT series it is paired with, got that of another"
+        in refusal(tmp_path / "source")
     )
 
 
@@ -335,25 +383,36 @@ def test_outlines_on_other_slices(tmp_path):
     text = series.reading(NODULE)
     annotate(series.folder / "069.xml", text.replace(series.slices[2], "1.2.3.4"))
     # Of eight outlines three lie on slice 2; single points are none.
-    assert "069.xml: expected 8 outlines on slices of the CT series, got 3 on others" in refusal(tmp_path)
+    assert "069.xml: expected 8 outlines on slices of the CT series, got 3 on others" in refusal(
+        tmp_path
+    )
 
 
 def test_a_slice_that_is_missing(tmp_path):
     series = make_case(tmp_path)
     annotate(series.folder / "069.xml", series.reading(NODULE, SMALL))
     (series.folder / "1-001.dcm").unlink()  # the topmost, on which the small nodule lies
-    assert "069.xml: expected 9 outlines on slices of the CT series, got 1 on others" in refusal(tmp_path)
+    assert "069.xml: expected 9 outlines on slices of the CT series, got 1 on others" in refusal(
+        tmp_path
+    )
 
 
 def test_outlines_at_another_height_than_their_slices(tmp_path):
     series = make_case(tmp_path)
     text = series.reading(NODULE)
     at = f"<imageZposition>{series.heights_mm[3]}<"
-    annotate(series.folder / "069.xml", text.replace(at, f"<imageZposition>{series.heights_mm[3] + 1.2}<"))
+    annotate(
+        series.folder / "069.xml",
+        text.replace(at, f"<imageZposition>{series.heights_mm[3] + 1.2}<"),
+    )
     assert read_case(only(tmp_path), CARD).labels.sum() == 24
-    annotate(series.folder / "069.xml", text.replace(at, f"<imageZposition>{series.heights_mm[3] - 2.5}<"))
-    assert "expected outlines within 1.25 mm of their slices' positions, got 1 of 8 farther off (2.50 mm" in refusal(
-        tmp_path
+    annotate(
+        series.folder / "069.xml",
+        text.replace(at, f"<imageZposition>{series.heights_mm[3] - 2.5}<"),
+    )
+    assert (
+        "expected outlines within 1.25 mm of their slices' positions, got 1 of 8 farther off"
+        " (2.50 mm" in refusal(tmp_path)
     )
     annotate(series.folder / "069.xml", text.replace(at, "<imageZposition>nan<"))
     assert "got 1 of 8 farther off" in refusal(tmp_path)
@@ -364,7 +423,9 @@ def test_outlines_at_another_height_than_their_slices(tmp_path):
 def test_outlines_beyond_the_image(tmp_path):
     series = make_case(tmp_path)
     annotate(series.folder / "069.xml", series.reading([[], [(20, 4, 30, 7, 1)], [], []]))
-    assert "expected outlines within 24 x 20 pixels, got one of reader 2 beyond" in refusal(tmp_path)
+    assert "expected outlines within 24 x 20 pixels, got one of reader 2 beyond" in refusal(
+        tmp_path
+    )
 
 
 def test_a_broken_image_is_named_with_its_case(tmp_path):
@@ -377,5 +438,7 @@ def test_a_broken_image_is_named_with_its_case(tmp_path):
 def test_a_source_without_cts(tmp_path):
     annotate(tmp_path / "readme.txt", "nothing")
     for source in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(VolumeError, match=f"^{source.name}: expected LIDC-IDRI's folders of DICOM series"):
+        with pytest.raises(
+            InputError, match=f"^{source.name}: expected LIDC-IDRI's folders of DICOM series"
+        ):
             list_cases(source, CARD)

@@ -1,4 +1,6 @@
-"""nnU-Net's raw folders: cases from file names or from dataset.json, one channel, regions, labels compared."""
+"""nnU-Net's raw folders: cases from file names or from dataset.json, one channel, regions, labels
+compared.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 
 from boltzmed.data.layouts.nnunet import list_cases, read_case
-from boltzmed.volumes import VolumeError, write_image
+from boltzmed.errors import InputError
+from boltzmed.volumes import write_image
 
 LABELS = {"background": 0, "organ": 1, "lesion": 2}
 
@@ -40,7 +43,9 @@ def raw(tmp_path: Path, write_pair) -> Path:
     folder = write_json(tmp_path / "Dataset999_Toy")
     for number, case in enumerate(("b_0001", "a")):
         write_pair(
-            folder / "imagesTr" / f"{case}_0000.nii.gz", folder / "labelsTr" / f"{case}.nii.gz", start=-1000 * number
+            folder / "imagesTr" / f"{case}_0000.nii.gz",
+            folder / "labelsTr" / f"{case}.nii.gz",
+            start=-1000 * number,
         )
     write_pair(folder / "imagesTs" / "c_0000.nii.gz", None)
     (folder / "imagesTr" / "._a_0000.nii.gz").touch()
@@ -60,7 +65,9 @@ def test_training_cases_are_listed_and_read(raw: Path, card, write_pair):
 
 
 def test_the_published_example_fits_a_card(raw: Path, card):
-    example = Path(__file__).resolve().parents[4] / "shared" / "reference" / "nnunet" / "dataset.json"
+    example = (
+        Path(__file__).resolve().parents[4] / "shared" / "reference" / "nnunet" / "dataset.json"
+    )
     if not example.exists():
         pytest.skip("needs ../shared/reference/nnunet/dataset.json")
     (raw / "dataset.json").write_text(example.read_text(encoding="utf-8"))
@@ -85,7 +92,9 @@ def test_half_a_pair_is_a_problem(raw: Path, card):
 
 def test_the_card_chooses_a_channel(raw: Path, card, make_card, write_pair):
     write_json(raw, channel_names={"0": "T2", "1": "ADC"})
-    with pytest.raises(ValueError, match=r"expected one channel, received 0 T2, 1 ADC; choose one by `channel: 0`"):
+    with pytest.raises(
+        ValueError, match=r"expected one channel, received 0 T2, 1 ADC; choose one by `channel: 0`"
+    ):
         list_cases(raw, card)
     hu, _ = write_pair(raw / "imagesTr" / "a_0001.nii.gz", None, start=77)
     second = make_card({"reader": "nnunet", "channel": 1}, modality="MR")
@@ -113,29 +122,40 @@ def test_images_may_be_named_in_dataset_json(raw: Path, card, tmp_path: Path, wr
 
 
 @pytest.mark.parametrize(
-    "record", [None, {"images": "a.nii.gz", "label": "l"}, {"images": [1], "label": "l"}, {"images": ["a"]}]
+    "record",
+    [None, {"images": "a.nii.gz", "label": "l"}, {"images": [1], "label": "l"}, {"images": ["a"]}],
 )
 def test_a_wrong_record_is_named(raw: Path, card, record):
-    with pytest.raises(ValueError, match=r"^dataset.json: dataset: a: expected images and label, received"):
+    with pytest.raises(
+        ValueError, match=r"^dataset.json: dataset: a: expected images and label, received"
+    ):
         list_cases(write_json(raw, dataset={"a": record}), card)
 
 
 def test_a_record_without_the_channel_is_named(raw: Path, card):
-    with pytest.raises(ValueError, match=r"^dataset.json: dataset: a: expected channel 0, received 0 images"):
+    with pytest.raises(
+        ValueError, match=r"^dataset.json: dataset: a: expected channel 0, received 0 images"
+    ):
         list_cases(write_json(raw, dataset={"a": {"images": [], "label": "l"}}), card)
 
 
 def test_regions_are_the_labels_they_are_made_of(raw: Path, card):
-    write_json(raw, labels={"background": 0, "whole": [1, 2], "lesion": [2]}, regions_class_order=[1, 2])
+    write_json(
+        raw, labels={"background": 0, "whole": [1, 2], "lesion": [2]}, regions_class_order=[1, 2]
+    )
     assert len(list_cases(raw, card)) == 2
 
 
-def test_ignored_voxels_need_a_card_that_names_them(raw: Path, card, make_card, write_pair, affine_ras):
+def test_ignored_voxels_need_a_card_that_names_them(
+    raw: Path, card, make_card, write_pair, affine_ras
+):
     write_json(raw, labels={**LABELS, "ignore": 3})
     _, labels = write_pair(None, None)
     labels[0] = 3
     write_image(labels, affine_ras, raw / "labelsTr" / "a.nii.gz")
-    with pytest.raises(VolumeError, match=r"^case a: expected labels 0, 1, 2 of card toy, received 3"):
+    with pytest.raises(
+        InputError, match=r"^case a: expected labels 0, 1, 2 of card toy, received 3"
+    ):
         read_case(list_cases(raw, card)[0], card)
     naming = make_card({"reader": "nnunet"}, values=(0, 1, 2, 3))
     assert np.array_equal(read_case(list_cases(raw, naming)[0], naming).labels, labels)
@@ -144,12 +164,21 @@ def test_ignored_voxels_need_a_card_that_names_them(raw: Path, card, make_card, 
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"labels": {"background": 0, "organ": 1}}, "expected labels 0, 1, 2 as on card toy, received 0, 1;"),
-        ({"labels": {**LABELS, "other": 3}}, "expected labels 0, 1, 2 as on card toy, received 0, 1, 2, 3;"),
+        (
+            {"labels": {"background": 0, "organ": 1}},
+            "expected labels 0, 1, 2 as on card toy, received 0, 1;",
+        ),
+        (
+            {"labels": {**LABELS, "other": 3}},
+            "expected labels 0, 1, 2 as on card toy, received 0, 1, 2, 3;",
+        ),
         ({"labels": {"0": "background"}}, "whole numbers"),
         ({"labels": {"background": None}}, "whole numbers"),
         ({"labels": None}, "expected labels, a dict"),
-        ({"file_ending": ".nrrd"}, "expected file_ending .nii.gz or .nii, received '.nrrd'; convert"),
+        (
+            {"file_ending": ".nrrd"},
+            "expected file_ending .nii.gz or .nii, received '.nrrd'; convert",
+        ),
         ({"file_ending": None}, "expected file_ending .nii.gz or .nii, received None"),
         ({"channel_names": None}, "expected channel_names, a dict"),
         ({"channel_names": None, "modality": {"0": "CT"}}, "needs a card with `reader: decathlon`"),
@@ -165,5 +194,7 @@ def test_another_dataset_is_refused(raw: Path, card, changes, words: str):
 def test_another_folder_is_refused(raw: Path, card, tmp_path: Path):
     with pytest.raises(ValueError, match=r"pass one of the folders in it: Dataset999_Toy$"):
         list_cases(tmp_path, card)
-    with pytest.raises(ValueError, match=r"expected imagesTr beside dataset.json, found no such folder"):
+    with pytest.raises(
+        ValueError, match=r"expected imagesTr beside dataset.json, found no such folder"
+    ):
         list_cases(write_json(tmp_path / "Dataset998_Toy"), card)

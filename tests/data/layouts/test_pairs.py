@@ -23,7 +23,11 @@ def card(make_card):
 @pytest.fixture
 def folder(tmp_path: Path, write_pair) -> Path:
     for number, name in enumerate("ab"):
-        write_pair(tmp_path / "images" / f"{name}.nii.gz", tmp_path / f"{name}_label.nii", start=-1000 * number)
+        write_pair(
+            tmp_path / "images" / f"{name}.nii.gz",
+            tmp_path / f"{name}_label.nii",
+            start=-1000 * number,
+        )
     return tmp_path
 
 
@@ -42,7 +46,9 @@ TABLE = "image,label\nimages/b.nii.gz,b_label.nii\nimages/a.nii.gz,a_label.nii\n
 
 def test_a_table_of_two_columns(folder: Path, card, write_pair):
     cases = list_cases(write_table(folder / "pairs.csv", TABLE), card)
-    assert [(found.case, found.subset, found.patient, found.split, found.problem) for found in cases] == [
+    assert [
+        (found.case, found.subset, found.patient, found.split, found.problem) for found in cases
+    ] == [
         ("a", None, None, None, None),
         ("b", None, None, None, None),
     ]
@@ -51,7 +57,9 @@ def test_a_table_of_two_columns(folder: Path, card, write_pair):
     assert np.array_equal(volume.image[0], hu) and np.array_equal(volume.labels, labels)
 
 
-def test_paths_are_relative_to_the_table_or_absolute(folder: Path, card, monkeypatch: pytest.MonkeyPatch):
+def test_paths_are_relative_to_the_table_or_absolute(
+    folder: Path, card, monkeypatch: pytest.MonkeyPatch
+):
     (folder / "tables").mkdir()
     rows = f"image,label\n../images/a.nii.gz,{folder / 'a_label.nii'}\n"
     write_table(folder / "tables" / "pairs.csv", rows)
@@ -84,7 +92,9 @@ def test_all_columns_gzipped_or_not(folder: Path, card, name: str):
     ],
 )
 def test_splits_have_several_names(folder: Path, card, written: str, meant: str):
-    source = write_table(folder / "pairs.csv", f"image,label,split\nimages/a.nii.gz,a_label.nii,{written}\n")
+    source = write_table(
+        folder / "pairs.csv", f"image,label,split\nimages/a.nii.gz,a_label.nii,{written}\n"
+    )
     assert [found.split for found in list_cases(source, card)] == [meant]
 
 
@@ -99,14 +109,20 @@ def test_missing_files_are_problems_of_their_cases(folder: Path, card):
     "text, words",
     [
         ("", r"pairs.csv: expected columns image and label, found no image in \[\]"),
-        ("image,mask\na,b\n", r"pairs.csv: expected columns image and label, found no label in \['image', 'mask'\]"),
+        (
+            "image,mask\na,b\n",
+            r"pairs.csv: expected columns image and label, found no label in \['image', 'mask'\]",
+        ),
         ("image;label\na;b\n", "pairs.csv: expected columns image and label, found no image"),
         ("image,label,image\na,b,c\n", "pairs.csv: expected columns of different names"),
         ("image,label\n", "pairs.csv: expected at least one pair of image and label, found none"),
         ("image,label\na,b\na,b,c\n", "pairs.csv, line 3: expected 2 cells, received 3"),
         ("image,label\na\n", "pairs.csv, line 2: expected 2 cells, received 1"),
         ("image,label\na, \n", "pairs.csv, line 2: expected image and label, received a and None"),
-        ("image,label,split\na,b,tset\n", "pairs.csv, line 2: expected a split of .*, received 'tset'"),
+        (
+            "image,label,split\na,b,tset\n",
+            "pairs.csv, line 2: expected a split of .*, received 'tset'",
+        ),
         ('image,label\na,b\n"a,b\n', "pairs.csv, line 2: expected a CSV table"),
     ],
 )
@@ -166,11 +182,23 @@ def test_a_datalists_keys_are_the_subsets(folder: Path, card):
 @pytest.mark.parametrize(
     "records, words",
     [
-        ([{"image": "a", "label": "b"}, {"image": "a"}], r"datalist.json, training\[1\]: expected image and label"),
+        (
+            [{"image": "a", "label": "b"}, {"image": "a"}],
+            r"datalist.json, training\[1\]: expected image and label",
+        ),
         ([{"image": "a", "label": "b"}, "a"], r"datalist.json, training\[1\]: expected a record"),
-        ([{"image": ["a", "b"], "label": "b"}], r"datalist.json, training\[0\]: expected text as image"),
-        ([{"image": "a", "label": "b", "case": True}], r"datalist.json, training\[0\]: expected text as case"),
-        ([{"image": "a", "label": "b", "split": "x"}], r"datalist.json, training\[0\]: expected a split"),
+        (
+            [{"image": ["a", "b"], "label": "b"}],
+            r"datalist.json, training\[0\]: expected text as image",
+        ),
+        (
+            [{"image": "a", "label": "b", "case": True}],
+            r"datalist.json, training\[0\]: expected text as case",
+        ),
+        (
+            [{"image": "a", "label": "b", "split": "x"}],
+            r"datalist.json, training\[0\]: expected a split",
+        ),
         ([], "datalist.json: expected at least one pair"),
     ],
 )

@@ -1,4 +1,6 @@
-"""How a data set tells its cases apart: their numbers, their patients, and the part that each belongs to."""
+"""How a data set tells its cases apart: their numbers, their patients, and the part that each
+belongs to.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from boltzmed.card_fields import CardReader
+from boltzmed.cards.fields import CardReader
 
 LAYOUTS: Mapping[str, Mapping[str, str]] = {
     "amos22": {"numbers": "range"},
@@ -30,7 +32,8 @@ class SplitRule:
     Attributes:
         by: what is numbered: "case number", "seed".
         parts: part -> ranges of numbers, both ends included; they never overlap.
-        subsets: the publisher's own part ("training", "validation") -> part. What is left is training.
+        subsets: the publisher's own part ("training", "validation") -> part. What is left is
+            training.
         test_share: share of the patients of whom nothing above says so that becomes test.
         validation_share: share of the training patients that becomes validation.
     """
@@ -54,10 +57,12 @@ class CaseRule:
     """What a case's name says of it.
 
     Attributes:
-        number: regular expression whose only group is the case number; by default the name's last run of digits.
-        patient: regular expression whose match (its group, if it has one) is the patient; by default each case is a
-            patient of its own.
-        numbers_per_patient: so many numbers in a row, from 1, are one patient's (2: the two sides of one subject).
+        number: regular expression whose only group is the case number; by default the name's last
+            run of digits.
+        patient: regular expression whose match (its group, if it has one) is the patient; by
+            default each case is a patient of its own.
+        numbers_per_patient: so many numbers in a row, from 1, are one patient's (2: the two sides
+            of one subject).
     """
 
     number: str | None = None
@@ -109,7 +114,9 @@ def read_case_rule(card: CardReader) -> CaseRule:
     cases.only("number", "patient", "numbers_per_patient")
     if {"patient", "numbers_per_patient"} <= set(cases.names):
         cases.fail("patient", "expected this or numbers_per_patient, got both")
-    per_patient = cases.count("numbers_per_patient") if "numbers_per_patient" in cases.names else None
+    per_patient = (
+        cases.count("numbers_per_patient") if "numbers_per_patient" in cases.names else None
+    )
     if per_patient == 0:
         cases.fail("numbers_per_patient", "expected a number from 1, got 0")
     number = cases.pattern("number", groups=(1,)) if "number" in cases.names else None
@@ -125,7 +132,9 @@ def read_split(card: CardReader) -> SplitRule | None:
     split.only("by", "subsets", "test_share", "validation_share", *PARTS)
     parts = {part: split.ranges(part) for part in PARTS if part in split.names}
     by = split.text("by") if parts or "by" in split.names else "case number"
-    ordered = sorted((first, last, part) for part, ranges in parts.items() for first, last in ranges)
+    ordered = sorted(
+        (first, last, part) for part, ranges in parts.items() for first, last in ranges
+    )
     for (_, last, part), (first, _, next_part) in pairwise(ordered):
         if first <= last:
             split.fail(next_part, f"{first} already belongs to {part}")
@@ -134,5 +143,9 @@ def read_split(card: CardReader) -> SplitRule | None:
     for name, part in named.items():
         if part not in PARTS:
             split.fail(f"subsets: {name}", f"expected one of {', '.join(PARTS)}, got {part!r}")
-    shares = {name: split.share(name) for name in ("test_share", "validation_share") if name in split.names}
+    shares = {
+        name: split.share(name)
+        for name in ("test_share", "validation_share")
+        if name in split.names
+    }
     return SplitRule(by, parts, named, **shares)

@@ -1,8 +1,9 @@
 """Dataset cards: the facts about a data set that its images do not carry.
 
-A card is a YAML file in `datasets/` (its schema stands in `datasets/README.md`): modality, licence, label values and
-names, the targets one can ask for with their window, phrasings and SNOMED CT codes, and how the data are split.
-`load_card` turns a file into a frozen `DatasetCard`; `look_up_prompt` finds what a text prompt means.
+A card is a YAML file in `datasets/` (its schema stands in `datasets/README.md`): modality, licence,
+label values and names, the targets one can ask for with their window, phrasings and SNOMED CT
+codes, and how the data are split. `load_card` turns a file into a frozen `DatasetCard`;
+`look_up_prompt` finds what a text prompt means.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from boltzmed.card_fields import CardReader
-from boltzmed.card_rules import CaseRule, SplitRule, read_case_rule, read_layout, read_split
+from boltzmed.cards.fields import CardReader
+from boltzmed.cards.rules import CaseRule, SplitRule, read_case_rule, read_layout, read_split
 from boltzmed.resources import resource_folder
 
 MODALITIES = ("CT", "MR")
 PROTOCOLS = ("volume", "biomedparse")
 Window = tuple[float, float]
-"""Lowest and highest HU that stay distinguishable; None stands for percentiles of the volume (MR)."""
+"""Lowest and highest HU that stay distinguishable; None stands for percentiles of the volume (MR).
+"""
 
 
 @dataclass(frozen=True)
 class Code:
-    """A coded concept as DICOM writes it (PS3.3, 8.8): scheme, value and meaning, e.g. SCT 64033007 Kidney."""
+    """A coded concept as DICOM writes it (PS3.3, 8.8): scheme, value and meaning, e.g. SCT 64033007
+    Kidney.
+    """
 
     scheme: str
     value: str
@@ -39,17 +43,21 @@ class Target:
     """One thing that can be asked for.
 
     Attributes:
-        labels: the label values whose union is the target's mask; empty where the card has no label map.
+        labels: the label values whose union is the target's mask; empty where the card has no label
+            map.
         site: body region, in the words of the data set ("abdomen").
         window_name: one of the card's windows, or "custom" when the target gives its own numbers.
         window: (low, high) in HU, or None for volume percentiles.
         prompts: phrasings, the first of which is the usual one; used in training.
-        held_out_prompts: phrasings that training never sees; they measure how far wording generalises.
-        category, code, modifier, region: segmented property category and type, laterality, anatomic region
-            (DICOM PS3.3, C.8.20.4); None where unknown.
-        all_labels: the published protocol asks for this merged target (both kidneys) only where each label is seen.
+        held_out_prompts: phrasings that training never sees; they measure how far wording
+            generalises.
+        category, code, modifier, region: segmented property category and type, laterality, anatomic
+            region (DICOM PS3.3, C.8.20.4); None where unknown.
+        all_labels: the published protocol asks for this merged target (both kidneys) only where
+            each label is seen.
         extra_windows: further windows in which the published protocol shows its slices again.
-        published_names: what the published pictures' file names call it, where that is no good prompt ("tumor").
+        published_names: what the published pictures' file names call it, where that is no good
+            prompt ("tumor").
     """
 
     name: str
@@ -72,7 +80,11 @@ class Target:
         """The window's name; where it has none its two numbers, or "percentiles"."""
         if self.window_name != "custom":
             return self.window_name
-        return "percentiles" if self.window is None else ",".join(repr(v).removesuffix(".0") for v in self.window)
+        return (
+            "percentiles"
+            if self.window is None
+            else ",".join(repr(v).removesuffix(".0") for v in self.window)
+        )
 
     @property
     def phrasings(self) -> frozenset[str]:
@@ -85,11 +97,11 @@ class DatasetCard:
     """One data set.
 
     Attributes (`datasets/README.md` has all):
-        exhaustive: a target without a mask is truly absent from the image.
-        shows: body regions that its images show besides those of its targets.
-        protocol: which slices count, see `boltzmed.data.index`.
-        layout: how the publisher ships the files: its `reader` in `boltzmed.data.layouts`, and that reader's options.
-        cases: what a case's name says of its number and patient.
+        exhaustive: a target without a mask is truly absent from the image. shows: body regions that
+        its images show besides those of its targets. protocol: which slices count, see
+        `boltzmed.data.index`. layout: how the publisher ships the files: its `reader` in
+        `boltzmed.data.layouts`, and that reader's options. cases: what a case's name says of its
+        number and patient.
     """
 
     name: str
@@ -110,17 +122,23 @@ class DatasetCard:
     shows: tuple[str, ...] = ()
 
     def target(self, name: str) -> Target:
-        """Returns a target by name; one the card does not have is refused with those it has (ValueError)."""
+        """Returns a target by name; one the card does not have is refused with those it has
+        (ValueError).
+        """
         if name not in self.targets:
-            raise ValueError(f"card {self.name}: no target {name!r}; it has {', '.join(self.targets)}")
+            raise ValueError(
+                f"card {self.name}: no target {name!r}; it has {', '.join(self.targets)}"
+            )
         return self.targets[name]
 
 
 @dataclass(frozen=True)
 class PromptTarget:
-    """What a prompt means: its card's target, or free text with the window of the modality's generic card.
+    """What a prompt means: its card's target, or free text with the window of the modality's
+    generic card.
 
-    `target` is None for free text, and then so are the codes. `window` is None for percentiles of the volume.
+    `target` is None for free text, and then so are the codes. `window` is None for percentiles of
+    the volume.
     """
 
     prompt: str
@@ -147,8 +165,8 @@ def load_card(name_or_path: str | Path) -> DatasetCard:
         name_or_path: a name of `list_cards()`, or a path that ends in .yaml or .yml.
 
     Raises:
-        ValueError: no such card, not readable as YAML, or a field is missing, unknown or wrong; one line that names
-            the file and the field.
+        ValueError: no such card, not readable as YAML, or a field is missing, unknown or wrong; one
+            line that names the file and the field.
     """
     path = card_path(name_or_path)
     return _load_file(path.resolve(), path.stat().st_mtime_ns)
@@ -162,7 +180,10 @@ def card_path(name_or_path: str | Path) -> Path:
             raise ValueError(f"card {path}: no such file")
         return path
     if str(name_or_path) not in list_cards():
-        raise ValueError(f"no card {str(name_or_path)!r}: expected one of {', '.join(list_cards())}, or a .yaml file")
+        raise ValueError(
+            f"no card {str(name_or_path)!r}: expected one of {', '.join(list_cards())}, or a .yaml"
+            " file"
+        )
     return resource_folder("datasets") / f"{name_or_path}.yaml"
 
 
@@ -170,7 +191,18 @@ def card_path(name_or_path: str | Path) -> Path:
 def _load_file(path: Path, _modified_ns: int) -> DatasetCard:
     reader = CardReader.open(path)
     reader.only(
-        *("name", "title", "modality", "licence", "citation", "source", "exhaustive", "labels", "targets", "windows"),
+        *(
+            "name",
+            "title",
+            "modality",
+            "licence",
+            "citation",
+            "source",
+            "exhaustive",
+            "labels",
+            "targets",
+            "windows",
+        ),
         *("default_window", "split", "protocol", "layout", "cases", "shows"),
     )
     name = reader.text("name")
@@ -183,7 +215,9 @@ def _load_file(path: Path, _modified_ns: int) -> DatasetCard:
     windows = reader.windows("windows", percentiles=modality == "MR")
     default_window = reader.text("default_window")
     if default_window not in windows:
-        reader.fail("default_window", f"expected one of {', '.join(windows)}, got {default_window!r}")
+        reader.fail(
+            "default_window", f"expected one of {', '.join(windows)}, got {default_window!r}"
+        )
     protocol = reader.text("protocol") if "protocol" in reader.names else PROTOCOLS[0]
     if protocol not in PROTOCOLS:
         reader.fail("protocol", f"expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
@@ -196,7 +230,10 @@ def _load_file(path: Path, _modified_ns: int) -> DatasetCard:
         for prompt in (*target.prompts, *target.held_out_prompts):
             key = normalise_prompt(prompt)
             if key in owner:
-                reader.fail(f"targets: {target.name}", f"prompt {prompt!r} is already listed under {owner[key]!r}")
+                reader.fail(
+                    f"targets: {target.name}",
+                    f"prompt {prompt!r} is already listed under {owner[key]!r}",
+                )
             owner[key] = target.name
     return DatasetCard(
         name=name,
@@ -219,10 +256,24 @@ def _load_file(path: Path, _modified_ns: int) -> DatasetCard:
 
 
 def _read_target(
-    name: str, entry: CardReader, labels: Mapping[int, str], windows: Mapping[str, Window | None], modality: str
+    name: str,
+    entry: CardReader,
+    labels: Mapping[int, str],
+    windows: Mapping[str, Window | None],
+    modality: str,
 ) -> Target:
     entry.only(
-        *("labels", "site", "window", "prompts", "held_out_prompts", "category", "code", "modifier", "region"),
+        *(
+            "labels",
+            "site",
+            "window",
+            "prompts",
+            "held_out_prompts",
+            "category",
+            "code",
+            "modifier",
+            "region",
+        ),
         *("all_labels", "extra_windows", "published_names"),
     )
     values = entry.integers("labels", required=bool(labels))
@@ -252,7 +303,9 @@ def _read_target(
 
 
 def normalise_prompt(prompt: str) -> str:
-    """Returns the form in which prompts are compared: case, runs of white space and trailing dots do not matter."""
+    """Returns the form in which prompts are compared: case, runs of white space and trailing dots
+    do not matter.
+    """
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split()).rstrip(".").rstrip()
 
 
@@ -260,7 +313,8 @@ def resolve_window(window: str | Sequence[float], card: DatasetCard) -> tuple[st
     """Reads a window given by the user: a name of the card, or two numbers.
 
     Args:
-        window: "lung", "-1000,1000", "-1000 1000" or (low, high), in HU (in the file's own units for MR).
+        window: "lung", "-1000,1000", "-1000 1000" or (low, high), in HU (in the file's own units
+            for MR).
         card: whose window names count.
 
     Returns:
@@ -282,8 +336,8 @@ def resolve_window(window: str | Sequence[float], card: DatasetCard) -> tuple[st
         valid = False
     if not valid:
         raise ValueError(
-            f"window: expected one of {', '.join(card.windows)} (card {card.name}) or LOW,HIGH with LOW < HIGH, "
-            f"got {window!r}"
+            f"window: expected one of {', '.join(card.windows)} (card {card.name}) or LOW,HIGH with"
+            f" LOW < HIGH, got {window!r}"
         )
     return "custom", (low, high)
 
@@ -297,42 +351,58 @@ def look_up_prompt(
 ) -> PromptTarget:
     """Finds which target of which card a prompt means.
 
-    A prompt means a target when it equals one of its phrasings (held-out ones included) or its name, as
-    `normalise_prompt` compares. The first card in the given order wins. A prompt that no card lists is free text: it
-    gets the default window of the modality's generic card (`generic_ct`, `generic_mr`).
+    A prompt means a target when it equals one of its phrasings (held-out ones included) or its
+    name, as `normalise_prompt` compares. The first card in the given order wins. A prompt that no
+    card lists is free text: it gets the default window of the modality's generic card
+    (`generic_ct`, `generic_mr`).
 
     Args:
         prompt: the text.
         cards: the cards to look in.
-        modality: "CT" or "MR", the study's; cards of another modality are passed over. None (unknown) is enough
-            as long as cards of one modality alone list the prompt.
+        modality: "CT" or "MR", the study's; cards of another modality are passed over. None
+            (unknown) is enough as long as cards of one modality alone list the prompt.
         window: overrides the card's window, see `resolve_window`.
 
     Raises:
-        ValueError: an empty prompt, an unknown modality or window, or a modality that nothing tells.
+        ValueError: an empty prompt, an unknown modality or window, or a modality that nothing
+            tells.
     """
     key = normalise_prompt(prompt)
     if not key:
-        raise ValueError("prompt: expected some text such as 'liver in abdomen CT', got an empty prompt")
+        raise ValueError(
+            "prompt: expected some text such as 'liver in abdomen CT', got an empty prompt"
+        )
     if modality is not None and modality not in MODALITIES:
         raise ValueError(f"modality: expected one of {', '.join(MODALITIES)}, got {modality!r}")
     cards = [card for card in cards if modality is None or card.modality == modality]
-    listing = [card for card in cards if any(key in target.phrasings for target in card.targets.values())]
+    listing = [
+        card for card in cards if any(key in target.phrasings for target in card.targets.values())
+    ]
     if len({card.modality for card in listing}) > 1:
-        raise ValueError(f"prompt {prompt!r}: cards of CT and of MR list it; pass --modality CT or MR")
+        raise ValueError(
+            f"prompt {prompt!r}: cards of CT and of MR list it; pass --modality CT or MR"
+        )
     for card in listing:
         for target in card.targets.values():
             if key in target.phrasings:
                 name, numbers = target.window_name, target.window
                 if window is not None:
-                    # A window's name may be another card's: the phantom's card knows two, the generic CT card more.
+                    # A window's name may be another card's: the phantom's card knows two, the
+                    # generic CT card more.
                     naming = [other for other in (card, *cards) if window in other.windows]
                     name, numbers = resolve_window(window, naming[0] if naming else card)
                 codes = (target.category, target.code, target.modifier, target.region)
-                return PromptTarget(prompt, target.name, card.name, card.modality, name, numbers, *codes)
+                return PromptTarget(
+                    prompt, target.name, card.name, card.modality, name, numbers, *codes
+                )
     if modality is None:
-        raise ValueError(f"prompt {prompt!r}: no card lists it, so its modality must be said; pass --modality CT or MR")
+        raise ValueError(
+            f"prompt {prompt!r}: no card lists it, so its modality must be said; pass --modality CT"
+            " or MR"
+        )
     generic_name = f"generic_{modality.lower()}"
-    generic = next((card for card in cards if card.name == generic_name), None) or load_card(generic_name)
+    generic = next((card for card in cards if card.name == generic_name), None) or load_card(
+        generic_name
+    )
     name, numbers = resolve_window(generic.default_window if window is None else window, generic)
     return PromptTarget(prompt, None, generic.name, modality, name, numbers)

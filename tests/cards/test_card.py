@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from boltzmed.card_rules import LAYOUTS
 from boltzmed.cards import list_cards, load_card, look_up_prompt, normalise_prompt, resolve_window
+from boltzmed.cards.rules import LAYOUTS
 from boltzmed.resources import resource_folder
 
 CARDS = list_cards()
@@ -46,7 +46,17 @@ def test_shipped_cards_are_whole(name):
 def test_phantom_card():
     card = load_card("phantom")
     assert list(card.targets) == [
-        *("right lung", "left lung", "lung nodule", "heart", "aorta", "liver", "spleen", "right kidney", "left kidney"),
+        *(
+            "right lung",
+            "left lung",
+            "lung nodule",
+            "heart",
+            "aorta",
+            "liver",
+            "spleen",
+            "right kidney",
+            "left kidney",
+        ),
         "spine",
     ]
     assert card.target("right lung").labels == (1, 3, 4)
@@ -67,7 +77,7 @@ def test_phantom_card():
 
 
 def test_phantom_card_names_the_phantoms_own_labels():
-    from boltzmed.data.phantom import PHANTOM_LABELS
+    from boltzmed.phantom.study import PHANTOM_LABELS
 
     assert {name: value for value, name in load_card("phantom").labels.items()} == PHANTOM_LABELS
 
@@ -86,14 +96,22 @@ def test_phrasings_of_the_data_sets(name):
             words = re.findall(r"\w+", prompt)
             side = next((side for side in SIDES if side in target.name), None)
             if side:
-                assert side in words and next(other for other in SIDES if other != side) not in words
-            assert not {"CT": {"MRI", "magnetic"}, "MR": {"CT", "tomography"}}[card.modality] & set(words)
+                assert (
+                    side in words and next(other for other in SIDES if other != side) not in words
+                )
+            assert not {"CT": {"MRI", "magnetic"}, "MR": {"CT", "tomography"}}[card.modality] & set(
+                words
+            )
 
 
 def test_what_one_card_holds_out_no_other_trains_on():
     targets = [target for name in CARDS for target in load_card(name).targets.values()]
-    held_out = {normalise_prompt(prompt) for target in targets for prompt in target.held_out_prompts}
-    assert not held_out & {normalise_prompt(prompt) for target in targets for prompt in (target.name, *target.prompts)}
+    held_out = {
+        normalise_prompt(prompt) for target in targets for prompt in target.held_out_prompts
+    }
+    assert not held_out & {
+        normalise_prompt(prompt) for target in targets for prompt in (target.name, *target.prompts)
+    }
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -102,9 +120,17 @@ def test_cards_of_public_data_sets_say_how_to_prepare_them(name):
     readers = {"amos22": "amos22", "lidc": "lidc_idri", "msd": "decathlon"}
     assert card.layout["reader"] == readers[name.split("_")[0]]
     assert card.licence.startswith("CC BY") and card.source.startswith("http")
-    assert card.labels[0] == "background" and card.split is not None and card.split.validation_share == 0.2
+    assert (
+        card.labels[0] == "background"
+        and card.split is not None
+        and card.split.validation_share == 0.2
+    )
     # Every label can be asked for, but for those that AMOS22 leaves out on purpose.
-    unasked = set(card.labels) - {0} - {value for target in card.targets.values() for value in target.labels}
+    unasked = (
+        set(card.labels)
+        - {0}
+        - {value for target in card.targets.values() for value in target.labels}
+    )
     assert unasked == {"amos22_ct": {15}, "amos22_mr": {14, 15}}.get(name, set())
     # The paper's data sets follow its protocol; the hippocampus is not one of them.
     assert card.protocol == ("volume" if name == "msd_hippocampus" else "biomedparse")
@@ -123,7 +149,12 @@ def test_published_windows_of_the_data_sets():
                 assert target.window_name == target.site and target.window == published[target.site]
     sites = {name: {target.site for target in load_card(name).targets.values()} for name in PUBLIC}
     assert sites == {
-        **{"amos22_ct": {"abdomen"}, "amos22_mr": {"abdomen"}, "lidc_idri": {"lung"}, "msd_lung": {"lung"}},
+        **{
+            "amos22_ct": {"abdomen"},
+            "amos22_mr": {"abdomen"},
+            "lidc_idri": {"lung"},
+            "msd_lung": {"lung"},
+        },
         **{"msd_colon": {"colon"}, "msd_hepaticvessel": {"liver"}, "msd_pancreas": {"pancreas"}},
         "msd_hippocampus": {"brain"},
     }
@@ -164,7 +195,11 @@ def test_other_targets_and_labels():
         "lidc_idri": {"lung nodule": (1,)},
         "msd_colon": {"colon tumor": (1,)},
         "msd_hepaticvessel": {"hepatic vessel": (1,), "liver tumor": (2,)},
-        "msd_hippocampus": {"hippocampus": (1, 2), "anterior hippocampus": (1,), "posterior hippocampus": (2,)},
+        "msd_hippocampus": {
+            "hippocampus": (1, 2),
+            "anterior hippocampus": (1,),
+            "posterior hippocampus": (2,),
+        },
         "msd_lung": {"lung tumor": (1,)},
         "msd_pancreas": {"pancreas": (1,), "pancreas tumor": (2,)},
     }
@@ -172,7 +207,12 @@ def test_other_targets_and_labels():
 
 @pytest.mark.parametrize(
     "name, task, last_fifth",
-    [("msd_lung", "06", 13), ("msd_pancreas", "07", 57), ("msd_hepaticvessel", "08", 61), ("msd_colon", "10", 26)],
+    [
+        ("msd_lung", "06", 13),
+        ("msd_pancreas", "07", 57),
+        ("msd_hepaticvessel", "08", 61),
+        ("msd_colon", "10", 26),
+    ],
 )
 def test_decathlon_test_cases_are_the_last_fifth(name, task, last_fifth):
     path = ONTOLOGY / f"dataset_task{task}.json"
@@ -207,30 +247,40 @@ def test_splits_are_those_of_the_published_results(name, results, patients):
     card = load_card(name)
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    # A row's case is the volume's name with the slice and the target: pancreas_345_28_CT_pancreas_tumor.
+    # A row's case is the volume's name with the slice and the target:
+    # pancreas_345_28_CT_pancreas_tumor.
     volumes = {re.match(r"LIDC-IDRI-\d{4}|[a-z]+_\d+", row["case"])[0] for row in rows}
     tested = {card.cases.number_of(volume) for volume in volumes}
     assert len(volumes) == len(tested) == patients
     if name == "amos22_ct":
-        # The ranges keep none of them for training, so the publisher's validation folder makes them test.
+        # The ranges keep none of them for training, so the publisher's validation folder makes them
+        # test.
         assert {card.split.part_of(number) for number in tested} == {None}
     else:
         assert {card.split.part_of(number) for number in tested} == {"test"}
     if name == "lidc_idri":
-        assert tested == {number for first, last in card.split.parts["test"] for number in range(first, last + 1)}
+        assert tested == {
+            number for first, last in card.split.parts["test"] for number in range(first, last + 1)
+        }
     # Targets, sites and windows are named as there.
     named = {
         (target.site, target.name.split()[-1] if "amos" not in name else target.name)
         for target in card.targets.values()
     }
-    named |= {(window, target.name) for target in card.targets.values() for window in target.extra_windows}
+    named |= {
+        (window, target.name) for target in card.targets.values() for window in target.extra_windows
+    }
     shown = {(re.search(r"_CT_([a-z]+)_", row["case"])[1], row["target"]) for row in rows}
     assert shown == named
 
 
 def test_parts_of_amos_and_the_hippocampus():
-    ct, mr, hippocampus = (load_card(name).split for name in ("amos22_ct", "amos22_mr", "msd_hippocampus"))
-    assert ct.subsets == mr.subsets == {"validation": "test"} and ct.test_share == mr.test_share == 0
+    ct, mr, hippocampus = (
+        load_card(name).split for name in ("amos22_ct", "amos22_mr", "msd_hippocampus")
+    )
+    assert (
+        ct.subsets == mr.subsets == {"validation": "test"} and ct.test_share == mr.test_share == 0
+    )
     assert [ct.part_of(number) for number in (1, 228, 229, 500)] == ["train", "train", None, None]
     assert [mr.part_of(number) for number in (501, 556, 557, 600)] == ["train", "train", None, None]
     assert (hippocampus.parts, hippocampus.subsets) == ({}, {})
@@ -239,7 +289,11 @@ def test_parts_of_amos_and_the_hippocampus():
 
 def test_names_of_cases():
     lidc, hippocampus = load_card("lidc_idri").cases, load_card("msd_hippocampus").cases
-    for case, number in (("LIDC-IDRI-0003_R_2", 3), ("LIDC-IDRI-0132-1", 132), ("LIDC-IDRI-1008", 1008)):
+    for case, number in (
+        ("LIDC-IDRI-0003_R_2", 3),
+        ("LIDC-IDRI-0132-1", 132),
+        ("LIDC-IDRI-1008", 1008),
+    ):
         assert (lidc.number_of(case), lidc.patient_of(case)) == (number, f"LIDC-IDRI-{number:04d}")
     sides = [hippocampus.patient_of(f"hippocampus_{number:03d}") for number in (1, 2, 3, 4)]
     assert sides[0] == sides[1] != sides[2] == sides[3]
@@ -251,14 +305,46 @@ def test_template_shows_every_field():
     card = load_card("template")
     assert "TEMPLATE" in card.title and card.source == "none" and card.layout == {"reader": "pairs"}
     assert card.target("liver").labels == (1, 2) and card.target("liver lesion").labels == (2,)
-    assert (card.cases.number_of("site2_patient017_scan3"), card.cases.patient_of("a_patient017_scan3")) == (
-        *(17, "patient017"),
-    )
+    assert (
+        card.cases.number_of("site2_patient017_scan3"),
+        card.cases.patient_of("a_patient017_scan3"),
+    ) == (*(17, "patient017"),)
     text = (resource_folder("datasets") / "template.yaml").read_text(encoding="utf-8")
     fields = {
-        *("name", "title", "modality", "licence", "citation", "source", "exhaustive", "protocol", "layout", "reader"),
-        *("cases", "number", "patient", "numbers_per_patient", "labels", "windows", "default_window", "targets"),
-        *("split", "by", "train", "validation", "test", "subsets", "test_share", "validation_share", "site", "window"),
+        *(
+            "name",
+            "title",
+            "modality",
+            "licence",
+            "citation",
+            "source",
+            "exhaustive",
+            "protocol",
+            "layout",
+            "reader",
+        ),
+        *(
+            "cases",
+            "number",
+            "patient",
+            "numbers_per_patient",
+            "labels",
+            "windows",
+            "default_window",
+            "targets",
+        ),
+        *(
+            "split",
+            "by",
+            "train",
+            "validation",
+            "test",
+            "subsets",
+            "test_share",
+            "validation_share",
+            "site",
+            "window",
+        ),
         *(
             "all_labels",
             "extra_windows",
@@ -279,9 +365,15 @@ def test_a_copy_of_the_template_with_its_remarks_switched_on(tmp_path):
     text = text.replace("name: template", "name: my_livers")
     for field in ("by", "train", "validation", "test", "subsets", "modifier"):
         text = re.sub(rf"^( *)# ({field}: )", r"\1\2", text, flags=re.MULTILINE)
-    text = re.sub(r"^( *)patient: .*\n", "", text, flags=re.MULTILINE).replace("# numbers_per", "numbers_per")
+    text = re.sub(r"^( *)patient: .*\n", "", text, flags=re.MULTILINE).replace(
+        "# numbers_per", "numbers_per"
+    )
     card = load_card(write(tmp_path, text, "my_livers.yaml"))
-    assert card.split.part_of(22) == "test" and card.split.part_of(99) == "train" and card.split.by == "patient number"
+    assert (
+        card.split.part_of(22) == "test"
+        and card.split.part_of(99) == "train"
+        and card.split.by == "patient number"
+    )
     assert card.cases.numbers_per_patient == 2 and card.target("liver").modifier.meaning == "Right"
 
 
@@ -307,7 +399,9 @@ def test_codes_are_those_of_the_published_lists():
     table = ONTOLOGY / "totalsegmentator_snomed_mapping.csv"
     master = ONTOLOGY / "SegmentationCategoryTypeModifier-DICOM-Master.json"
     if not (table.is_file() and master.is_file()):
-        pytest.skip("the published code lists are not beside this checkout (../shared/data/ontology)")
+        pytest.skip(
+            "the published code lists are not beside this checkout (../shared/data/ontology)"
+        )
     known = set()
     with open(table, newline="", encoding="utf-8") as file:
         for row in list(csv.reader(file))[1:]:
@@ -331,7 +425,9 @@ def test_codes_are_those_of_the_published_lists():
 
 
 def test_a_target_the_card_lacks_is_refused_with_those_it_has():
-    with pytest.raises(ValueError, match=r"card phantom: no target 'brain'; it has right lung, left lung, .*spine"):
+    with pytest.raises(
+        ValueError, match=r"card phantom: no target 'brain'; it has right lung, left lung, .*spine"
+    ):
         load_card("phantom").target("brain")
     with pytest.raises(ValueError, match=r"no card 'lidc2': expected one of amos22_ct, .*phantom"):
         load_card("lidc2")
@@ -357,42 +453,75 @@ GOOD = {
     "layout": {"reader": "pairs"},
     "cases": {"number": "n([0-9]+)"},
     "targets": {
-        "liver": {"labels": [1], "site": "abdomen", "window": "abdomen", "prompts": ["liver in CT"]},
-        "spleen": {"labels": [2], "site": "abdomen", "window": [0, 100], "prompts": ["spleen in CT"]},
+        "liver": {
+            "labels": [1],
+            "site": "abdomen",
+            "window": "abdomen",
+            "prompts": ["liver in CT"],
+        },
+        "spleen": {
+            "labels": [2],
+            "site": "abdomen",
+            "window": [0, 100],
+            "prompts": ["spleen in CT"],
+        },
     },
 }
 
 
 def write(folder: Path, content: object, name: str = "good.yaml") -> Path:
     path = folder / name
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    path.write_text(
+        content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8"
+    )
     return path
 
 
 def test_a_minimal_card_and_a_window_in_numbers(tmp_path):
     card = load_card(write(tmp_path, GOOD))
-    assert card.target("spleen").window == (0.0, 100.0) and card.target("spleen").window_name == "custom"
+    assert (
+        card.target("spleen").window == (0.0, 100.0)
+        and card.target("spleen").window_name == "custom"
+    )
     assert card.target("liver").code is None and card.target("liver").held_out_prompts == ()
     assert not card.target("liver").all_labels and card.target("liver").extra_windows == ()
 
 
 def test_without_its_optional_fields_a_card_has_the_defaults(tmp_path):
-    content = {name: value for name, value in GOOD.items() if name not in ("split", "protocol", "layout", "cases")}
+    content = {
+        name: value
+        for name, value in GOOD.items()
+        if name not in ("split", "protocol", "layout", "cases")
+    }
     card = load_card(write(tmp_path, content))
     assert (card.split, card.protocol, card.layout) == (None, "volume", {})
     assert (card.cases.number_of("a_12_b_007"), card.cases.number_of("scan")) == (7, None)
-    assert (card.cases.patient_of("a_12_b_007"), card.cases.find_patient("a_12_b_007")) == ("a_12_b_007", None)
+    assert (card.cases.patient_of("a_12_b_007"), card.cases.find_patient("a_12_b_007")) == (
+        "a_12_b_007",
+        None,
+    )
 
 
 def test_parts_of_a_split(tmp_path):
-    split = {"by": "case number", "train": [[1, 5]], "test": [7, [9, 11]], "subsets": {"validation": "test"}}
+    split = {
+        "by": "case number",
+        "train": [[1, 5]],
+        "test": [7, [9, 11]],
+        "subsets": {"validation": "test"},
+    }
     rule = load_card(write(tmp_path, {**GOOD, "split": {**split, "test_share": 1}})).split
     assert [rule.part_of(number) for number in (0, 1, 5, 6, 7, 8, 9, 11, 12)] == [
         *(None, "train", "train", None, "test", None, "test", "test", None),
     ]
-    assert (rule.subsets, rule.test_share, rule.validation_share) == ({"validation": "test"}, 1.0, 0.0)
+    assert (rule.subsets, rule.test_share, rule.validation_share) == (
+        {"validation": "test"},
+        1.0,
+        0.0,
+    )
     # Shares alone number nothing.
-    rule = load_card(write(tmp_path, {**GOOD, "split": {"test_share": 0.25, "validation_share": 0.2}})).split
+    rule = load_card(
+        write(tmp_path, {**GOOD, "split": {"test_share": 0.25, "validation_share": 0.2}})
+    ).split
     assert (rule.parts, rule.test_share, rule.part_of(1)) == ({}, 0.25, None)
 
 
@@ -435,39 +564,111 @@ def test_an_edited_card_is_read_again(tmp_path):
         (("targets", "liver", "window"), "bone", "targets: liver: window: expected one of abdomen"),
         (("targets", "liver", "window"), [0, float("nan")], "targets: liver: window: expected"),
         (("targets", "liver", "prompts"), [], "targets: liver: prompts: expected a list of texts"),
-        (("targets", "liver", "prompts"), ["  "], "targets: liver: prompts: expected a list of texts"),
-        (("targets", "liver", "held_out_prompts"), ["Spleen in  CT."], "already listed under 'liver'|under 'spleen'"),
-        (("targets", "liver", "code"), ["SCT", 10200004, "Liver"], "targets: liver: code: expected .*in quotes"),
+        (
+            ("targets", "liver", "prompts"),
+            ["  "],
+            "targets: liver: prompts: expected a list of texts",
+        ),
+        (
+            ("targets", "liver", "held_out_prompts"),
+            ["Spleen in  CT."],
+            "already listed under 'liver'|under 'spleen'",
+        ),
+        (
+            ("targets", "liver", "code"),
+            ["SCT", 10200004, "Liver"],
+            "targets: liver: code: expected .*in quotes",
+        ),
         (("targets", "liver", "colour"), "red", "targets: liver: colour: unknown field"),
         (("split", "test"), [[9, 12]], "split: test: 9 already belongs to train"),
         (("split", "test"), [[12, 10]], "split: test: expected a list of"),
         (("split", "by"), None, "split: by: is missing"),
         (("split", "test"), [], "split: test: expected a list of numbers"),
         (("split", "tests"), [1], "split: tests: unknown field"),
-        (("split", "subsets"), {"validation": "dev"}, "split: subsets: validation: expected one of train, .*'dev'"),
+        (
+            ("split", "subsets"),
+            {"validation": "dev"},
+            "split: subsets: validation: expected one of train, .*'dev'",
+        ),
         (("split", "subsets"), ["validation"], "split: subsets: expected a mapping"),
-        (("split", "test_share"), 0, "split: test_share: expected a share above 0 and at most 1, got 0"),
+        (
+            ("split", "test_share"),
+            0,
+            "split: test_share: expected a share above 0 and at most 1, got 0",
+        ),
         (("split", "validation_share"), 20, "split: validation_share: expected a share"),
         (("protocol",), "slices", "protocol: expected one of volume, biomedparse, got 'slices'"),
         (("layout",), "pairs", "layout: expected a mapping"),
         (("layout", "reader"), None, "layout: reader: is missing"),
-        (("layout", "reader"), "bids", "layout: reader: expected one of amos22, .*pairs, got 'bids'"),
+        (
+            ("layout", "reader"),
+            "bids",
+            "layout: reader: expected one of amos22, .*pairs, got 'bids'",
+        ),
         (("layout", "numbers"), [1, 5], "layout: numbers: unknown field"),
-        (("layout",), {"reader": "amos22", "numbers": [5, 1]}, r"layout: numbers: expected \[first, last\]"),
-        (("layout",), {"reader": "amos22", "numbers": [[1, 5]]}, r"layout: numbers: expected \[first, last\]"),
-        (("layout",), {"reader": "lidc_idri", "consensus": 2}, "layout: consensus: expected a share"),
-        (("layout",), {"reader": "lidc_idri", "min_readers": -1}, "layout: min_readers: expected a whole number"),
+        (
+            ("layout",),
+            {"reader": "amos22", "numbers": [5, 1]},
+            r"layout: numbers: expected \[first, last\]",
+        ),
+        (
+            ("layout",),
+            {"reader": "amos22", "numbers": [[1, 5]]},
+            r"layout: numbers: expected \[first, last\]",
+        ),
+        (
+            ("layout",),
+            {"reader": "lidc_idri", "consensus": 2},
+            "layout: consensus: expected a share",
+        ),
+        (
+            ("layout",),
+            {"reader": "lidc_idri", "min_readers": -1},
+            "layout: min_readers: expected a whole number",
+        ),
         (("cases", "numbers"), 2, "cases: numbers: unknown field"),
-        (("cases", "number"), "[0-9]+", "cases: number: expected a regular expression with 1 group"),
+        (
+            ("cases", "number"),
+            "[0-9]+",
+            "cases: number: expected a regular expression with 1 group",
+        ),
         (("cases", "number"), "(", "cases: number: expected a regular expression, got"),
-        (("cases", "patient"), "(a)(b)", "cases: patient: expected a regular expression with 1 group"),
+        (
+            ("cases", "patient"),
+            "(a)(b)",
+            "cases: patient: expected a regular expression with 1 group",
+        ),
         (("cases",), {"patient": "a", "numbers_per_patient": 2}, "cases: patient: .*got both"),
-        (("cases",), {"numbers_per_patient": 0}, "cases: numbers_per_patient: expected a number from 1, got 0"),
-        (("cases",), {"numbers_per_patient": 1.5}, "cases: numbers_per_patient: expected a whole number"),
-        (("targets", "liver", "all_labels"), "yes", "targets: liver: all_labels: expected true or false"),
-        (("targets", "liver", "extra_windows"), ["abdomen"], "liver: extra_windows: expected others of .*'abdomen'"),
-        (("targets", "liver", "extra_windows"), ["bone"], "liver: extra_windows: expected others of .*'bone'"),
-        (("targets", "liver", "extra_windows"), "lung", "liver: extra_windows: expected a list of texts"),
+        (
+            ("cases",),
+            {"numbers_per_patient": 0},
+            "cases: numbers_per_patient: expected a number from 1, got 0",
+        ),
+        (
+            ("cases",),
+            {"numbers_per_patient": 1.5},
+            "cases: numbers_per_patient: expected a whole number",
+        ),
+        (
+            ("targets", "liver", "all_labels"),
+            "yes",
+            "targets: liver: all_labels: expected true or false",
+        ),
+        (
+            ("targets", "liver", "extra_windows"),
+            ["abdomen"],
+            "liver: extra_windows: expected others of .*'abdomen'",
+        ),
+        (
+            ("targets", "liver", "extra_windows"),
+            ["bone"],
+            "liver: extra_windows: expected others of .*'bone'",
+        ),
+        (
+            ("targets", "liver", "extra_windows"),
+            "lung",
+            "liver: extra_windows: expected a list of texts",
+        ),
     ],
 )
 def test_wrong_fields_are_named(tmp_path, way, value, message):
@@ -518,7 +719,11 @@ def test_listed_prompts_find_their_target():
             for prompt in (target.name, *target.prompts, *target.held_out_prompts):
                 assert look_up_prompt(prompt, [card], modality="CT").target == target.name
     nodule = look_up_prompt("Lung nodule in chest CT.", cards)
-    assert (nodule.prompt, nodule.target, nodule.card) == ("Lung nodule in chest CT.", "lung nodule", "phantom")
+    assert (nodule.prompt, nodule.target, nodule.card) == (
+        "Lung nodule in chest CT.",
+        "lung nodule",
+        "phantom",
+    )
     assert (nodule.modality, nodule.window_name, nodule.window) == ("CT", "lung", (-1000.0, 1000.0))
     assert nodule.code is not None and nodule.code.meaning == "Nodule"
     assert look_up_prompt("liver", cards[::-1]).card == "generic_ct"
@@ -527,10 +732,20 @@ def test_listed_prompts_find_their_target():
 def test_free_text_takes_the_generic_card():
     cards = [load_card("phantom")]
     found = look_up_prompt("shadow near the hilum", cards, modality="CT")
-    assert (found.target, found.card, found.window, found.code) == (None, "generic_ct", (-150.0, 250.0), None)
+    assert (found.target, found.card, found.window, found.code) == (
+        None,
+        "generic_ct",
+        (-150.0, 250.0),
+        None,
+    )
     # A CT prompt asked of an MR study is free text there.
     found = look_up_prompt("liver in abdomen CT", cards, modality="MR")
-    assert (found.target, found.card, found.window_name, found.window) == (None, "generic_mr", "percentiles", None)
+    assert (found.target, found.card, found.window_name, found.window) == (
+        None,
+        "generic_mr",
+        "percentiles",
+        None,
+    )
     with pytest.raises(ValueError, match="pass --modality CT or MR"):
         look_up_prompt("shadow near the hilum", cards)
     with pytest.raises(ValueError, match="empty prompt"):

@@ -1,4 +1,6 @@
-"""Lung nodules, and the things in a lung that are none: scars, filled bronchi, strips of collapsed lung."""
+"""Lung nodules, and the things in a lung that are none: scars, filled bronchi, strips of collapsed
+lung.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from boltzmed.data.torso.painting import Canvas, slice_offsets
-from boltzmed.data.torso.shapes import (
+from boltzmed.phantom.painting import Canvas, slice_offsets
+from boltzmed.phantom.shapes import (
     Box,
     FloatArray,
     Shape,
@@ -20,12 +22,14 @@ from boltzmed.data.torso.shapes import (
     minus,
     rotation,
 )
-from boltzmed.data.torso.vessels import NODE_STEP_MM, Tree
+from boltzmed.phantom.vessels import NODE_STEP_MM, Tree
 
 
 @dataclass(frozen=True)
 class NoduleShape:
-    """A nodule before rendering: centre in body mm, mean-volume diameter, kind, what it touches, and its outline."""
+    """A nodule before rendering: centre in body mm, mean-volume diameter, kind, what it touches,
+    and its outline.
+    """
 
     centre: NDArray[np.float64]
     diameter_mm: float
@@ -37,8 +41,12 @@ class NoduleShape:
     feeders: tuple[Tree, ...] = ()
 
     def radius(self, direction: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Radius (mm) along unit directions (..., 3); the volume equals that of a sphere of ``diameter_mm``."""
-        return (_relief(self.waves, direction) * np.float32(self.diameter_mm / 2)).astype(np.float32)
+        """Radius (mm) along unit directions (..., 3); the volume equals that of a sphere of
+        ``diameter_mm``.
+        """
+        return (_relief(self.waves, direction) * np.float32(self.diameter_mm / 2)).astype(
+            np.float32
+        )
 
 
 def _relief(waves: NDArray[np.float64], direction: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -52,7 +60,9 @@ def _relief(waves: NDArray[np.float64], direction: NDArray[np.float32]) -> NDArr
 
 
 def draw_relief(rng: np.random.Generator, roughness: float) -> NDArray[np.float64]:
-    """Random outline: an elongation (order 2) and some lobes (orders 3 to 5), normalised to unit volume."""
+    """Random outline: an elongation (order 2) and some lobes (orders 3 to 5), normalised to unit
+    volume.
+    """
     orders = np.array([2, 2, 3, 3, 4, 5])
     size = np.array([1.0, 0.8, 0.5, 0.5, 0.35, 0.3]) * roughness
     axes = rng.standard_normal((len(orders), 3))
@@ -60,14 +70,21 @@ def draw_relief(rng: np.random.Generator, roughness: float) -> NDArray[np.float6
     waves = np.column_stack([axes, rng.normal(0, 1, len(orders)).clip(-2, 2) * size, orders])
     n = np.arange(600) + 0.5
     polar, turn = np.arccos(1 - 2 * n / 600), np.pi * (1 + 5**0.5) * n
-    sphere = np.stack([np.cos(turn) * np.sin(polar), np.sin(turn) * np.sin(polar), np.cos(polar)], 1)
+    sphere = np.stack(
+        [np.cos(turn) * np.sin(polar), np.sin(turn) * np.sin(polar), np.cos(polar)], 1
+    )
     volume = float((_relief(waves, sphere.astype(np.float32)) ** 3).mean())
     # Order 0 is a constant: it carries the normalisation.
     return np.vstack([waves, [1.0, 0.0, 0.0, -np.log(volume) / 3, 0]])
 
 
 def draw_nodules(
-    rng: np.random.Generator, lung: Shape, box: Box, trees: list[Tree], count: int, enhancement_hu: float
+    rng: np.random.Generator,
+    lung: Shape,
+    box: Box,
+    trees: list[Tree],
+    count: int,
+    enhancement_hu: float,
 ) -> list[NoduleShape]:
     """Places nodules in one lung: free, on a vessel or on the pleura, none overlapping another."""
     nodules: list[NoduleShape] = []
@@ -91,7 +108,9 @@ def draw_nodules(
             if touches == "vessel":
                 thick = float(np.clip(0.22 * radius, 0.5, 1.6))
                 fit = np.flatnonzero(
-                    (depth < -max(2.0, 0.6 * radius)) & (radii < max(1.2, 0.7 * radius)) & (radii > thick)
+                    (depth < -max(2.0, 0.6 * radius))
+                    & (radii < max(1.2, 0.7 * radius))
+                    & (radii > thick)
                 )
                 if not len(fit):
                     break
@@ -100,21 +119,33 @@ def draw_nodules(
                 away /= np.linalg.norm(away)
                 centre = points[node] + away * radius * rng.uniform(0.3, 0.95)
             else:
-                low, high = (-radius * 0.95, -radius * 0.35) if touches == "pleura" else (-200.0, -radius - 2.0)
+                low, high = (
+                    (-radius * 0.95, -radius * 0.35)
+                    if touches == "pleura"
+                    else (-200.0, -radius - 2.0)
+                )
                 spots = np.flatnonzero((pool_depth > low) & (pool_depth < high))
                 if not len(spots):
                     break
                 centre = pool[int(rng.choice(spots))]
             inside = evaluate(lung, centre[None])[0] < -0.3 * radius
-            free = all(np.linalg.norm(centre - n.centre) > radius + n.diameter_mm / 2 + 3 for n in nodules)
+            free = all(
+                np.linalg.norm(centre - n.centre) > radius + n.diameter_mm / 2 + 3 for n in nodules
+            )
             gap = np.linalg.norm(points - centre, axis=1) - radii - radius
             clear = touches == "vessel" or gap.min() > (0.5 if touches == "none" else -1.0)
             if inside and free and clear:
                 waves = draw_relief(rng, float(rng.uniform(0.05, 0.16)))
                 feeders = (
-                    _draw_feeders(rng, centre, radius, points, radii) if touches != "none" and diameter > 5 else ()
+                    _draw_feeders(rng, centre, radius, points, radii)
+                    if touches != "none" and diameter > 5
+                    else ()
                 )
-                nodules.append(NoduleShape(centre, diameter, kind, touches, float(hu), float(core), waves, feeders))
+                nodules.append(
+                    NoduleShape(
+                        centre, diameter, kind, touches, float(hu), float(core), waves, feeders
+                    )
+                )
                 break
     return nodules
 
@@ -143,15 +174,21 @@ def _draw_feeders(
 
 @dataclass(frozen=True)
 class Mimic:
-    """A thing in the lung that is no nodule: a flat scar, a mucus plug, a strip of collapsed lung at the pleura."""
+    """A thing in the lung that is no nodule: a flat scar, a mucus plug, a strip of collapsed lung
+    at the pleura.
+    """
 
     shape: Shape
     box: Box
     hu: float
 
 
-def draw_mimics(rng: np.random.Generator, lung: Shape, box: Box, tree: Tree, count: int) -> list[Mimic]:
-    """Draws scars (bands seen edge-on in axial slices), filled bronchi and dependent or pleural strips."""
+def draw_mimics(
+    rng: np.random.Generator, lung: Shape, box: Box, tree: Tree, count: int
+) -> list[Mimic]:
+    """Draws scars (bands seen edge-on in axial slices), filled bronchi and dependent or pleural
+    strips.
+    """
     out: list[Mimic] = []
     spots = draw_points(rng, lung, box, 4 * count + 40, -200, -4)
     rim = draw_points(rng, lung, box, 400, -3.0, 0)
@@ -161,14 +198,20 @@ def draw_mimics(rng: np.random.Generator, lung: Shape, box: Box, tree: Tree, cou
         if kind == "scar" and n < len(spots):
             radii = (rng.uniform(1.0, 2.6), rng.uniform(8, 22), rng.uniform(5, 14))
             turn = rotation(rng.uniform(-30, 30), rng.uniform(-30, 30), rng.uniform(0, 180))
-            out.append(Mimic(ellipsoid(tuple(spots[n]), radii, turn), around(tuple(spots[n]), 24), hu))
+            out.append(
+                Mimic(ellipsoid(tuple(spots[n]), radii, turn), around(tuple(spots[n]), 24), hu)
+            )
         elif kind == "plug":
             middle = np.flatnonzero((tree.radii > 1.0) & (tree.radii < 3))
             if len(middle):
                 c = tree.points[int(rng.choice(middle))] + rng.normal(0, 4, 3)
                 radii = (rng.uniform(8, 18), rng.uniform(2.0, 4.2), rng.uniform(2.0, 4.2))
                 turn = rotation(0, rng.uniform(-35, 35), rng.uniform(0, 360))
-                out.append(Mimic(ellipsoid(tuple(c), radii, turn), around(tuple(c), 20), rng.uniform(-20, 50)))
+                out.append(
+                    Mimic(
+                        ellipsoid(tuple(c), radii, turn), around(tuple(c), 20), rng.uniform(-20, 50)
+                    )
+                )
         elif kind == "strip" and len(rim):
             # Mostly at the back, where the lung collapses under its own weight.
             c = rim[int(rng.choice(np.argsort(-rim[:, 1])[: len(rim) // 2 + 1]))]
@@ -177,7 +220,11 @@ def draw_mimics(rng: np.random.Generator, lung: Shape, box: Box, tree: Tree, cou
             blob, thick = ellipsoid(tuple(c), radii), rng.uniform(2.5, 7.0)
 
             def deep(
-                x: FloatArray, y: FloatArray, z: FloatArray, wide: Shape = wide, thick: float = thick
+                x: FloatArray,
+                y: FloatArray,
+                z: FloatArray,
+                wide: Shape = wide,
+                thick: float = thick,
             ) -> FloatArray:
                 return lung(x, y, z) + thick - wide(x, y, z)
 
@@ -186,11 +233,14 @@ def draw_mimics(rng: np.random.Generator, lung: Shape, box: Box, tree: Tree, cou
     return out
 
 
-def paint_nodule(canvas: Canvas, nodule: NoduleShape, centre: NDArray[np.float64], labels: dict[int, int]) -> int:
+def paint_nodule(
+    canvas: Canvas, nodule: NoduleShape, centre: NDArray[np.float64], labels: dict[int, int]
+) -> int:
     """Paints one nodule at a scanner position and returns the number of voxels it was labelled on.
 
-    The mask takes voxels covered by more than half of the most that any voxel is, so that a nodule thinner than a
-    slice, which fills no voxel, still has the mask a reader would draw; its HU keep the true partial volume.
+    The mask takes voxels covered by more than half of the most that any voxel is, so that a nodule
+    thinner than a slice, which fills no voxel, still has the mask a reader would draw; its HU keep
+    the true partial volume.
     """
     reach = nodule.diameter_mm * 0.85 + 1.0
     frame = canvas.frame
@@ -204,11 +254,16 @@ def paint_nodule(canvas: Canvas, nodule: NoduleShape, centre: NDArray[np.float64
     fine = max(1, int(np.ceil(4 * frame.spacing_mm[0] / nodule.diameter_mm)))
     sub_xy = slice_offsets(1.0)[:, None] if fine == 1 else ((np.arange(fine) + 0.5) / fine - 0.5)
     offsets_xy = np.ravel(sub_xy) * (0.0 if fine == 1 else frame.spacing_mm[0])
-    offsets_z = np.linspace(-0.5, 0.5, 2 * max(3, round(frame.spacing_mm[2])) + 1)[1::2] * frame.spacing_mm[2]
+    offsets_z = (
+        np.linspace(-0.5, 0.5, 2 * max(3, round(frame.spacing_mm[2])) + 1)[1::2]
+        * frame.spacing_mm[2]
+    )
     x = ((frame.axes_mm[0][i0:i1, None] + offsets_xy).ravel() - centre[0]).astype(np.float32)
     y = ((frame.axes_mm[1][j0:j1, None] + offsets_xy).ravel() - centre[1]).astype(np.float32)
     z = ((frame.axes_mm[2][k0:k1, None] + offsets_z).ravel() - centre[2]).astype(np.float32)
-    grid = np.stack(np.broadcast_arrays(x[None, None, :], y[None, :, None], z[:, None, None]), axis=-1)
+    grid = np.stack(
+        np.broadcast_arrays(x[None, None, :], y[None, :, None], z[:, None, None]), axis=-1
+    )
     distance = np.linalg.norm(grid, axis=-1)
     radius = nodule.radius(grid / np.maximum(distance, np.float32(1e-4))[..., None])
     pixel = np.float32(frame.spacing_mm[0] / fine)
@@ -224,7 +279,8 @@ def paint_nodule(canvas: Canvas, nodule: NoduleShape, centre: NDArray[np.float64
     cover = coverage(1.0) * allowed
     texture = canvas.texture[where]
     if nodule.kind == "ground-glass":
-        # Ground glass veils what lies in it: it only ever raises the lung's HU, vessels stay visible.
+        # Ground glass veils what lies in it: it only ever raises the lung's HU, vessels stay
+        # visible.
         hu += cover * np.maximum(nodule.hu + 60 * texture - hu, 0)
     elif nodule.kind == "part-solid":
         hu += cover * np.maximum(nodule.hu + 60 * texture - hu, 0)

@@ -1,8 +1,9 @@
 """The torso's organs as implicit shapes, drawn at random from a seed.
 
-Body frame: LPS mm before pose and size: x to the patient's left, y to posterior, z to superior, the origin in the
-midline at the height of the right diaphragm's dome. Sizes are those of an adult; every number below carries a random
-part, and none ever changes sides: liver right, spleen and stomach left, heart apex left, aorta left of the spine.
+Body frame: LPS mm before pose and size: x to the patient's left, y to posterior, z to superior, the
+origin in the midline at the height of the right diaphragm's dome. Sizes are those of an adult;
+every number below carries a random part, and none ever changes sides: liver right, spleen and
+stomach left, heart apex left, aorta left of the spine.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from boltzmed.data.torso.shapes import (
+from boltzmed.phantom.shapes import (
     Box,
     FloatArray,
     Shape,
@@ -72,7 +73,9 @@ class Anatomy:
 
         def cavity(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
             a, b = self.cavity_x(z), self.cavity_y(z)
-            q = (np.abs(x / a) ** power + np.abs((y - self.cavity_middle(z)) / b) ** power) ** (1 / power)
+            q = (np.abs(x / a) ** power + np.abs((y - self.cavity_middle(z)) / b) ** power) ** (
+                1 / power
+            )
             return (q - 1) * (a + b) / 2
 
         muscle = u(11, 19)
@@ -113,10 +116,13 @@ class Anatomy:
         curve_x -= curve_x.mean()
         self.spine_x, self.spine_y = profile(z, curve_x), profile(z, curve_y)
         size = profile(z, list(np.array([25, 24, 23, 20, 17.5, 15.5, 14, 12.5]) * u(0.92, 1.08)))
-        # Vertebral levels, top down: the height of vertebra plus disc grows towards the lumbar spine.
+        # Vertebral levels, top down: the height of vertebra plus disc grows towards the lumbar
+        # spine.
         levels = [262.0 + u(-8, 8)]
         while levels[-1] > -340:
-            levels.append(levels[-1] - np.interp(levels[-1], [-330, -100, 0, 250], [37, 34, 27, 20]))
+            levels.append(
+                levels[-1] - np.interp(levels[-1], [-330, -100, 0, 250], [37, 34, 27, 20])
+            )
         self.levels = np.array(levels[::-1])
         number = np.arange(len(self.levels), dtype=float)
         gap, muscle = u(0.12, 0.2), self.shapes["muscle"]
@@ -133,7 +139,9 @@ class Anatomy:
 
         def disc(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
             p = phase(z)
-            return np.maximum(body(x, y, z) + 0.5, (np.minimum(p, 1 - p) - np.float32(gap / 2)) * 28)
+            return np.maximum(
+                body(x, y, z) + 0.5, (np.minimum(p, 1 - p) - np.float32(gap / 2)) * 28
+            )
 
         def arch(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
             r = size(z)
@@ -145,7 +153,8 @@ class Anatomy:
             side = np.maximum(np.abs(dy - 12 - 0.15 * np.abs(dx)) - 4.0, np.abs(dx) - 34)
             side = np.maximum(side, np.abs(p + 0.1) * 30 - 6)
             out = smooth_min(smooth_min(ring, process, 4), side, 4)
-            # Open the ring between neighbouring vertebrae (the foramina); the muscles cover the processes.
+            # Open the ring between neighbouring vertebrae (the foramina); the muscles cover the
+            # processes.
             out = smooth_max(out, np.abs(p) * 30 - 11.5, 3)
             return smooth_max(out, muscle(x, y, z) + 3, 3).astype(np.float32)
 
@@ -215,7 +224,9 @@ class Anatomy:
         recess, middle = u(2.0, 4.0), u(-24, -14)
 
         def diaphragm(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
-            """Height above the diaphragm (positive above): two domes and the heart's bed, falling to the ribs."""
+            """Height above the diaphragm (positive above): two domes and the heart's bed, falling
+            to the ribs.
+            """
             right = dome["right"] - fall["right"] * (((x + 68) / 95) ** 2 + ((y + 12) / 88) ** 2)
             left = dome["left"] - fall["left"] * (((x - 74) / 95) ** 2 + ((y + 12) / 88) ** 2)
             tendon = middle - 55 * (((x - 6) / 62) ** 2 + ((y + 34) / 75) ** 2)
@@ -265,8 +276,14 @@ class Anatomy:
         u = self.rng.uniform
         cavity, diaphragm = self.shapes["cavity"], self.diaphragm
         size = u(0.9, 1.08)
-        right = ellipsoid((-70 + u(-5, 5), -4, -52), (88 * size, 98, 92 * size), rotation(0, u(5, 18), 0))
-        left = ellipsoid((10 + u(-10, 10), -48, -42), (82 * size, 46, 42 * size), rotation(0, u(-4, 14), u(-8, 8)))
+        right = ellipsoid(
+            (-70 + u(-5, 5), -4, -52), (88 * size, 98, 92 * size), rotation(0, u(5, 18), 0)
+        )
+        left = ellipsoid(
+            (10 + u(-10, 10), -48, -42),
+            (82 * size, 46, 42 * size),
+            rotation(0, u(-4, 14), u(-8, 8)),
+        )
         slope, rise, edge = u(0.28, 0.5), u(0.1, 0.35), u(-135, -112)
         rough = bumps(self.rng, 2.5, 60.0)
         spine, heart = self.shapes["vertebra"], self.shapes["heart"]
@@ -285,7 +302,9 @@ class Anatomy:
         self.add("liver", liver, ((-150, -110, -165), (110, 105, 12)))
         c = np.array([88 + u(-5, 5), 40 + u(-6, 6), -52 + u(-8, 8)])
         body = ellipsoid(
-            tuple(c), (43 * u(0.92, 1.1), 58 * u(0.92, 1.1), 58 * u(0.9, 1.15)), rotation(u(-20, 10), u(-15, 5), 0)
+            tuple(c),
+            (43 * u(0.92, 1.1), 58 * u(0.92, 1.1), 58 * u(0.9, 1.15)),
+            rotation(u(-20, 10), u(-15, 5), 0),
         )
         notch = ellipsoid(beside(c, -38, -28, -4), (34, 42, 54), rotation(0, 0, u(-25, 5)))
         rough_spleen = bumps(self.rng, 2.0, 45.0)
@@ -320,7 +339,9 @@ class Anatomy:
     def _draw_gut(self) -> None:
         u = self.rng.uniform
         c = (46 + u(-8, 8), -34 + u(-8, 8), -45 + u(-10, 10))
-        out = ellipsoid(c, (u(32, 46), u(28, 42), u(38, 58)), rotation(u(-20, 20), u(-35, -5), u(-20, 20)))
+        out = ellipsoid(
+            c, (u(32, 46), u(28, 42), u(38, 58)), rotation(u(-20, 20), u(-35, -5), u(-20, 20))
+        )
         rough, cavity, diaphragm = bumps(self.rng, 4.0, 50.0), self.shapes["cavity"], self.diaphragm
 
         def stomach(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
@@ -329,4 +350,8 @@ class Anatomy:
 
         self.add("stomach", stomach, around(c, 72))
         level = c[1] - u(5, 25)
-        self.add("stomach gas", lambda x, y, z: np.maximum(stomach(x, y, z) + 4, y - level), around(c, 72))
+        self.add(
+            "stomach gas",
+            lambda x, y, z: np.maximum(stomach(x, y, z) + 4, y - level),
+            around(c, 72),
+        )

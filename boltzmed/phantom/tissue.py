@@ -1,4 +1,6 @@
-"""What the torso is made of: HU by contrast phase, and the order in which the structures are painted."""
+"""What the torso is made of: HU by contrast phase, and the order in which the structures are
+painted.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from boltzmed.data.torso.anatomy import Anatomy
-from boltzmed.data.torso.painting import Canvas, Layer
-from boltzmed.data.torso.shapes import (
+from boltzmed.phantom.anatomy import Anatomy
+from boltzmed.phantom.painting import Canvas, Layer
+from boltzmed.phantom.shapes import (
     FloatArray,
     around,
     beside,
@@ -20,13 +22,14 @@ from boltzmed.data.torso.shapes import (
     rotation,
     smooth_max,
 )
-from boltzmed.data.torso.skeleton import BODY, paint_skeleton
-from boltzmed.data.torso.vessels import grow_tree
+from boltzmed.phantom.skeleton import BODY, paint_skeleton
+from boltzmed.phantom.vessels import grow_tree
 
 LUNGS = {"right": 1, "left": 2}
 VESSELS = {"right": 3, "left": 14}
 
-# HU ranges by contrast phase, arranged as in clinical body CT: unenhanced, arterial, portal venous, delayed.
+# HU ranges by contrast phase, arranged as in clinical body CT: unenhanced, arterial, portal venous,
+# delayed.
 PHASES: dict[str, dict[str, tuple[float, float]]] = {
     "none": {
         "aorta": (36, 50), "lung vessel": (30, 55), "vein": (34, 48), "liver": (50, 68), "portal": (34, 46),
@@ -103,7 +106,9 @@ class Torso:
         def low_fat(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
             return smooth_max(a.shapes["cavity"](x, y, z) + 3, a.diaphragm(x, y, z) + 2, 5)
 
-        self.canvas.paint(low_fat, ((-170, -120, -330), (170, 135, 30)), [(0, hu["fat"] + u(0, 15), BODY)], 12.0)
+        self.canvas.paint(
+            low_fat, ((-170, -120, -330), (170, 135, 30)), [(0, hu["fat"] + u(0, 15), BODY)], 12.0
+        )
         for sign in (-1, 1):
             # Psoas inside the cavity and the erector spinae behind the ribs.
             knots = [
@@ -111,7 +116,11 @@ class Torso:
                 for z, d, dy in ((-60, 24, 4), (-150, 36, 4), (-270, 48, -4))
             ]
             self.canvas.paint_tube(
-                knots, np.array([6.0, 17.0, 24.0]) * u(0.85, 1.15), [(0, hu["muscle"], BODY)], 10.0, 4.0
+                knots,
+                np.array([6.0, 17.0, 24.0]) * u(0.85, 1.15),
+                [(0, hu["muscle"], BODY)],
+                10.0,
+                4.0,
             )
         # Fat planes between the layers of the trunk's muscles.
         muscle = a.shapes["muscle"]
@@ -122,15 +131,22 @@ class Torso:
             thin = np.minimum(np.abs(depth + deep[0]), np.abs(depth + deep[1])) - 0.9
             return np.maximum(thin, np.maximum(30 - np.abs(x), np.abs(y) - 70))
 
-        self.canvas.paint(sheets, ((-200, -75, -300), (200, 75, 40)), [(0, hu["fat"] + 20, BODY)], 10.0, 3.0)
+        self.canvas.paint(
+            sheets, ((-200, -75, -300), (200, 75, 40)), [(0, hu["fat"] + 20, BODY)], 10.0, 3.0
+        )
         # Fat between the muscles of the shoulder girdle.
         for sign in (-1, 1):
             for _ in range(self.rng.integers(4, 8)):
                 spot = (sign * u(95, 150), u(-45, 75), u(120, 250))
                 turn = rotation(u(-30, 30), u(-30, 30), u(0, 180))
-                blob, ripple = ellipsoid(spot, (u(15, 40), u(3, 9), u(15, 45)), turn), bumps(self.rng, 2.5, 30.0)
+                blob, ripple = (
+                    ellipsoid(spot, (u(15, 40), u(3, 9), u(15, 45)), turn),
+                    bumps(self.rng, 2.5, 30.0),
+                )
                 streak = inside(muscle, 4, plus(blob, ripple), 3)
-                self.canvas.paint(streak, around(spot, 50), [(0, hu["fat"] + u(0, 25), BODY)], 12.0, 3.0)
+                self.canvas.paint(
+                    streak, around(spot, 50), [(0, hu["fat"] + u(0, 25), BODY)], 12.0, 3.0
+                )
 
     def _paint_gut(self) -> None:
         u, hu, rng = self.rng.uniform, self.hu, self.rng
@@ -149,7 +165,13 @@ class Torso:
         x, y = u(84, 96), u(5, 30)
         colon = (
             [(-x, y, -320), (-x - 3, y - 5, -220), (-x + 4, y - 12, -150)],
-            [(-x + 6, -25, -142), (-48, -66, -150), (0, -76, u(-190, -140)), (52, -64, -130), (x - 5, -10, -92)],
+            [
+                (-x + 6, -25, -142),
+                (-48, -66, -150),
+                (0, -76, u(-190, -140)),
+                (52, -64, -130),
+                (x - 5, -10, -92),
+            ],
             [(x, 12, -100), (x + 2, y + 12, -180), (x - 2, y + 8, -320)],
         )
         for part in colon:
@@ -167,7 +189,10 @@ class Torso:
             (72, spine_y - 20, -62),
         ]
         self.canvas.paint_tube(
-            pancreas, np.array([14, 9, 9, 7]) * u(0.8, 1.1), [(0, hu["soft"] + 0.7 * hu["uptake"], BODY)], 14.0
+            pancreas,
+            np.array([14, 9, 9, 7]) * u(0.8, 1.1),
+            [(0, hu["soft"] + 0.7 * hu["uptake"], BODY)],
+            14.0,
         )
         content = u(0, 40) if rng.random() < 0.7 else oral
         self._shape("stomach", [(0, wall + u(0, 20), BODY), (u(3, 6), content, BODY)], 10.0)
@@ -198,8 +223,13 @@ class Torso:
         c = a.heart_centre
         over = (BODY,)
         sx, sy = a.spine_x, a.spine_y
-        gullet = [(sx(z) + dx, sy(z) - dy, z) for z, dx, dy in ((270, 0, 22), (120, 4, 24), (40, 6, 30), (-25, 16, 42))]
-        self.canvas.paint_tube(gullet, u(6.5, 9), [(0, soft, BODY), (4.5, u(-300, 40), BODY)], over=over)
+        gullet = [
+            (sx(z) + dx, sy(z) - dy, z)
+            for z, dx, dy in ((270, 0, 22), (120, 4, 24), (40, 6, 30), (-25, 16, 42))
+        ]
+        self.canvas.paint_tube(
+            gullet, u(6.5, 9), [(0, soft, BODY), (4.5, u(-300, 40), BODY)], over=over
+        )
         ivc = [
             (-22, c[1] + 26, 12),
             (-24, sy(-60) - 34, -60),
@@ -208,12 +238,20 @@ class Torso:
         ]
         self.canvas.paint_tube(ivc, u(9, 13), [(0, vein, BODY)], over=over)
         self.canvas.paint_tube(
-            [(-24, -14, 155), (-26, -20, 100), (-24, -18, 58)], u(7.5, 10), [(0, vein, BODY)], over=over
+            [(-24, -14, 155), (-26, -20, 100), (-24, -18, 58)],
+            u(7.5, 10),
+            [(0, vein, BODY)],
+            over=over,
         )
         self.canvas.paint_tube(
-            [(-24, -14, 155), (0, -32, 148), (34, -10, 190), (40, 0, 260)], u(5, 7), [(0, vein, BODY)], over=over
+            [(-24, -14, 155), (0, -32, 148), (34, -10, 190), (40, 0, 260)],
+            u(5, 7),
+            [(0, vein, BODY)],
+            over=over,
         )
-        self.canvas.paint_tube([(-24, -14, 155), (-36, -4, 195), (-40, 5, 260)], u(5, 7), [(0, vein, BODY)], over=over)
+        self.canvas.paint_tube(
+            [(-24, -14, 155), (-36, -4, 195), (-40, 5, 260)], u(5, 7), [(0, vein, BODY)], over=over
+        )
         for x0, y0, x1 in ((-8, -6, -24), (4, 2, 14), (14, 14, 30)):
             self.canvas.paint_tube(
                 [(x0, y0, 116), (x0 * 1.1, y0 + 2, 160), (x1, y0 + 6, 260)],
@@ -234,14 +272,27 @@ class Torso:
         for hilum, sign in ((right, -1), (left, 1)):
             atrium = (c[0] - 10 + sign * 16, c[1] + 34, c[2] + 22)
             self.canvas.paint_tube(
-                [atrium, beside(hilum, sign * 5, -2, -16)], np.array([7, 6.0]), [(0, artery + 8, BODY)], over=hila
+                [atrium, beside(hilum, sign * 5, -2, -16)],
+                np.array([7, 6.0]),
+                [(0, artery + 8, BODY)],
+                over=hila,
             )
         for spot in draw_points(
-            rng, lambda x, y, z: np.abs(x) - 32, ((-40, -45, 40), (40, 35, 160)), int(rng.integers(6, 16)), -99, 0
+            rng,
+            lambda x, y, z: np.abs(x) - 32,
+            ((-40, -45, 40), (40, 35, 160)),
+            int(rng.integers(6, 16)),
+            -99,
+            0,
         ):
             r = tuple(rng.uniform(2.5, 6.5) * rng.uniform(0.8, 1.5, 3))
             self.canvas.paint(
-                ellipsoid(tuple(spot), r), around(tuple(spot), 12), [(0, soft + u(-5, 25), BODY)], 4.0, 2.0, over
+                ellipsoid(tuple(spot), r),
+                around(tuple(spot), 12),
+                [(0, soft + u(-5, 25), BODY)],
+                4.0,
+                2.0,
+                over,
             )
         carina = (float(sx(95)) - 2, float(sy(95)) - 40, 92.0)
         top = (float(sx(260)), float(sy(260)) - 28, 265.0)
@@ -250,7 +301,11 @@ class Torso:
         self.canvas.paint_tube([top, tracheal, carina], u(8.5, 11), airway, 0.0, 2.5)
         for hilum, sign in ((right, -1), (left, 1)):
             self.canvas.paint_tube(
-                [carina, beside(hilum, sign * 8, 2, -6 if sign < 0 else -14)], np.array([8.0, 5.5]), airway, 0.0, 2.0
+                [carina, beside(hilum, sign * 8, 2, -6 if sign < 0 else -14)],
+                np.array([8.0, 5.5]),
+                airway,
+                0.0,
+                2.0,
             )
 
     def _paint_organs(self) -> None:
@@ -259,17 +314,30 @@ class Torso:
         self._shape("liver", [(0, hu["liver"], 7)], 6.0, 3.0)
         self._paint_liver_contents()
         if rng.random() < 0.85:
-            shape = ellipsoid(bladder, (u(9, 16), u(10, 16), u(20, 34)), rotation(u(-30, 30), u(-30, 10), 0))
-            self.canvas.paint(shape, around(bladder, 38), [(0, hu["soft"] + 8, BODY), (2, u(2, 18), BODY)], 3.0)
-        self._shape("spleen", [(0, hu["spleen"], 8)], 6.0 + (14.0 if self.phase == "arterial" else 0.0), 3.0)
+            shape = ellipsoid(
+                bladder, (u(9, 16), u(10, 16), u(20, 34)), rotation(u(-30, 30), u(-30, 10), 0)
+            )
+            self.canvas.paint(
+                shape, around(bladder, 38), [(0, hu["soft"] + 8, BODY), (2, u(2, 18), BODY)], 3.0
+            )
+        self._shape(
+            "spleen", [(0, hu["spleen"], 8)], 6.0 + (14.0 if self.phase == "arterial" else 0.0), 3.0
+        )
         for side, label in (("right", 9), ("left", 10)):
             self._shape(f"{side} kidney", [(0, hu["cortex"], label)], 6.0, 3.0)
             self._shape(f"{side} medulla", [(0, hu["medulla"], None)], 6.0, 3.0, over=(label,))
             hilum = a.points[f"{side} renal hilum"]
             z = hilum[2]
-            vessel = [tuple(hilum), (a.spine_x(z) + (14 if side == "left" else -14), a.spine_y(z) - 34, z + 8)]
+            vessel = [
+                tuple(hilum),
+                (a.spine_x(z) + (14 if side == "left" else -14), a.spine_y(z) - 34, z + 8),
+            ]
             self.canvas.paint_tube(
-                vessel, u(4, 6), [(0, 0.5 * (hu["aorta"] + hu["vein"]), BODY)], step_mm=2.0, over=(BODY,)
+                vessel,
+                u(4, 6),
+                [(0, 0.5 * (hu["aorta"] + hu["vein"]), BODY)],
+                step_mm=2.0,
+                over=(BODY,),
             )
             for _ in range(rng.poisson(0.5)):
                 box = a.boxes[f"{side} kidney"]
@@ -300,7 +368,10 @@ class Torso:
     def _paint_liver_contents(self) -> None:
         a, u, hu, rng = self.anatomy, self.rng.uniform, self.hu, self.rng
         liver, box = a.shapes["liver"], a.boxes["liver"]
-        for root, hu_vessel, tip in (((-24, -4, -62), hu["portal"], 0.9), ((-20, 12, -8), hu["vein"], 1.0)):
+        for root, hu_vessel, tip in (
+            ((-24, -4, -62), hu["portal"], 0.9),
+            ((-20, 12, -8), hu["vein"], 1.0),
+        ):
             targets = draw_points(rng, liver, box, 34, -200, -6)
             tree = grow_tree(rng, np.array(root, float), targets, tip)
             self.canvas.paint_tubes(tree.tubes(hu_vessel, {7: 7}, 3.0))
@@ -310,5 +381,10 @@ class Torso:
                 value = u(0, 15) if rng.random() < 0.6 else hu["liver"] + u(-35, 30)
                 spot_shape = ellipsoid(tuple(spot), tuple(r), rotation(*u(-60, 60, 3)))
                 self.canvas.paint(
-                    spot_shape, around(tuple(spot), float(r.max()) + 3), [(0, value, None)], 4.0, 2.0, (7,)
+                    spot_shape,
+                    around(tuple(spot), float(r.max()) + 3),
+                    [(0, value, None)],
+                    4.0,
+                    2.0,
+                    (7,),
                 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from boltzmed.data.phantom import PHANTOM_LABELS, Phantom, make_phantom, write_phantoms
+from boltzmed.phantom.study import PHANTOM_LABELS, Phantom, make_phantom, write_phantoms
 
 L = PHANTOM_LABELS
 LUNG = {"right": (1, 3, 4), "left": (2, 14, 15)}
@@ -17,13 +17,24 @@ TUNE_SEEDS, TEST_SEEDS = (9000, 9001, 9002, 9003), (9010, 9011, 9012, 9013)
 
 
 # What the baseline is tuned over.
-SMALLEST_MM3, LARGEST_MM3 = (0.0, 20.0, 50.0, 100.0, 200.0, 400.0, 800.0), (500.0, 1000.0, 2000.0, 4000.0, 8000.0)
+SMALLEST_MM3, LARGEST_MM3 = (
+    (0.0, 20.0, 50.0, 100.0, 200.0, 400.0, 800.0),
+    (
+        500.0,
+        1000.0,
+        2000.0,
+        4000.0,
+        8000.0,
+    ),
+)
 LEAST_COMPACT = (0.0, 0.2, 0.3, 0.4)
 
 
 @pytest.fixture(scope="module")
 def phantoms() -> list[Phantom]:
-    return [make_phantom(seed, matrix=160, slice_spacing_mm=5.0) for seed in (*TUNE_SEEDS, *TEST_SEEDS)]
+    return [
+        make_phantom(seed, matrix=160, slice_spacing_mm=5.0) for seed in (*TUNE_SEEDS, *TEST_SEEDS)
+    ]
 
 
 def centroid(phantom: Phantom, *labels: int) -> np.ndarray:
@@ -33,7 +44,11 @@ def centroid(phantom: Phantom, *labels: int) -> np.ndarray:
 
 
 def volume_ml(phantom: Phantom, *labels: int) -> float:
-    return float(np.isin(phantom.labels, labels).sum() * abs(np.linalg.det(phantom.affine_ras[:3, :3])) / 1000)
+    return float(
+        np.isin(phantom.labels, labels).sum()
+        * abs(np.linalg.det(phantom.affine_ras[:3, :3]))
+        / 1000
+    )
 
 
 def test_same_seed_same_phantom_and_another_seed_another_anatomy():
@@ -77,9 +92,14 @@ def test_every_label_is_there_and_no_other(phantoms):
 
 
 def test_left_and_right_are_never_mirrored(phantoms):
-    # RAS: x grows to the right-hand side of the frame's name, the patient's right; y forwards; z upwards.
+    # RAS: x grows to the right-hand side of the frame's name, the patient's right; y forwards; z
+    # upwards.
     for phantom in phantoms:
-        at = {name: centroid(phantom, value) for name, value in L.items() if (phantom.labels == value).any()}
+        at = {
+            name: centroid(phantom, value)
+            for name, value in L.items()
+            if (phantom.labels == value).any()
+        }
         lungs = {side: centroid(phantom, *labels) for side, labels in LUNG.items()}
         seed = f"seed {phantom.seed}"
         assert lungs["right"][0] > lungs["left"][0] + 80, seed
@@ -87,7 +107,9 @@ def test_left_and_right_are_never_mirrored(phantoms):
         assert at["spleen"][0] < at["spine"][0] - 40, seed
         assert at["heart"][0] < at["spine"][0], seed
         assert at["aorta"][0] < at["spine"][0], seed
-        assert at["right kidney"][0] > at["spine"][0] + 30 > at["spine"][0] - 30 > at["left kidney"][0], seed
+        assert (
+            at["right kidney"][0] > at["spine"][0] + 30 > at["spine"][0] - 30 > at["left kidney"][0]
+        ), seed
         assert at["right kidney"][2] < at["left kidney"][2], seed
         assert at["aorta"][1] > at["spine"][1], seed
         assert at["heart"][2] > at["liver"][2] > at["right kidney"][2], seed
@@ -129,7 +151,9 @@ def test_hounsfield_units_are_realistic(phantoms):
         # Noise is there and correlated in the plane.
         flat = core["liver"].astype(float)
         assert 3 < flat.std() < 60, seed
-    assert len({round(float(np.median(p.image_hu[p.labels == 6])), -1) for p in phantoms}) > 2  # contrast phases
+    assert (
+        len({round(float(np.median(p.image_hu[p.labels == 6])), -1) for p in phantoms}) > 2
+    )  # contrast phases
 
 
 def test_nodules_lie_in_their_lung_and_are_listed(phantoms):
@@ -142,9 +166,18 @@ def test_nodules_lie_in_their_lung_and_are_listed(phantoms):
             kinds.add(nodule.kind)
             assert 2.0 <= nodule.diameter_mm <= 20.0
             index = np.rint(to_index[:3, :3] @ nodule.centre_ras_mm + to_index[:3, 3]).astype(int)
-            reach = np.ceil(nodule.diameter_mm / np.linalg.norm(phantom.affine_ras[:3, :3], axis=0)).astype(int) + 1
+            reach = (
+                np.ceil(
+                    nodule.diameter_mm / np.linalg.norm(phantom.affine_ras[:3, :3], axis=0)
+                ).astype(int)
+                + 1
+            )
             box = tuple(slice(max(0, i - r), i + r + 1) for i, r in zip(index, reach, strict=True))
-            side = "right" if phantom.labels[box][np.isin(phantom.labels[box], (4, 15))].max() == 4 else "left"
+            side = (
+                "right"
+                if phantom.labels[box][np.isin(phantom.labels[box], (4, 15))].max() == 4
+                else "left"
+            )
             assert np.isin(phantom.labels[box], LUNG[side]).any()
             listed[box] = True
         assert not (np.isin(phantom.labels, (4, 15)) & ~listed).any()
@@ -177,20 +210,30 @@ def test_nodule_volume_matches_its_diameter():
 
 
 def threshold_candidates(phantom: Phantom, threshold_hu: float) -> tuple[np.ndarray, ...]:
-    """Connected components above a threshold in the lungs: volume, nodule volume within, share of its box; mm3.
+    """Connected components above a threshold in the lungs: volume, nodule volume within, share of
+    its box; mm3.
 
     The baseline is even told where the lungs are.
     """
     voxel = abs(np.linalg.det(phantom.affine_ras[:3, :3]))
-    bright = (phantom.image_hu > threshold_hu) & np.isin(phantom.labels, LUNG["right"] + LUNG["left"])
+    bright = (phantom.image_hu > threshold_hu) & np.isin(
+        phantom.labels, LUNG["right"] + LUNG["left"]
+    )
     parts, _ = ndimage.label(bright, np.ones((3, 3, 3)))
     size = np.bincount(parts.ravel())[1:] * voxel
     hit = np.bincount(parts.ravel(), weights=np.isin(phantom.labels, (4, 15)).ravel())[1:] * voxel
-    box = np.array([np.prod([s.stop - s.start for s in part]) for part in ndimage.find_objects(parts)]) * voxel
+    box = (
+        np.array(
+            [np.prod([s.stop - s.start for s in part]) for part in ndimage.find_objects(parts)]
+        )
+        * voxel
+    )
     return size, hit, size / box
 
 
-def pooled_dice(candidates: list, references: list[float], low: float, high: float, compact: float) -> float:
+def pooled_dice(
+    candidates: list, references: list[float], low: float, high: float, compact: float
+) -> float:
     overlap = total = 0.0
     for size, hit, share in candidates:
         keep = (size >= low) & (size <= high) & (share >= compact)
@@ -210,7 +253,10 @@ def test_a_tuned_threshold_finds_less_than_0_4(phantoms):
     tuned, chosen_hu, rule = best
     found = [threshold_candidates(p, chosen_hu) for p in test]
     dice = pooled_dice(found, [truth[p.seed] for p in test], *rule)
-    shown = f"threshold {chosen_hu} HU, volume {rule[0]}-{rule[1]} mm3, compactness >= {rule[2]}: tuned {tuned:.2f}"
+    shown = (
+        f"threshold {chosen_hu} HU, volume {rule[0]}-{rule[1]} mm3, compactness >= {rule[2]}: tuned"
+        f" {tuned:.2f}"
+    )
     print(f"{shown}, on other phantoms {dice:.2f}")
     assert tuned < 0.4, shown
     assert dice < 0.4, shown
@@ -229,7 +275,9 @@ def test_write_phantoms_writes_pairs_once(tmp_path, monkeypatch):
         "patient": "phantom_000007",
     }
     expected = make_phantom(7, **settings)
-    image, label = (nib.Nifti1Image.from_filename(tmp_path / entries[0][key]) for key in ("image", "label"))
+    image, label = (
+        nib.Nifti1Image.from_filename(tmp_path / entries[0][key]) for key in ("image", "label")
+    )
     assert image.get_data_dtype() == np.int16 and label.get_data_dtype() == np.uint8
     assert np.array_equal(np.asarray(image.dataobj), expected.image_hu)
     assert np.array_equal(np.asarray(label.dataobj), expected.labels)
@@ -245,7 +293,7 @@ def test_write_phantoms_writes_pairs_once(tmp_path, monkeypatch):
         made.append(seed)
         return make_phantom(seed, **given)
 
-    monkeypatch.setattr("boltzmed.data.phantom.make_phantom", counted)
+    monkeypatch.setattr("boltzmed.phantom.study.make_phantom", counted)
     write_phantoms(tmp_path, [7, 8], progress=lambda *s: None, **settings)
     assert made == [8]
     assert (tmp_path / "images/phantom_000007.nii").stat().st_mtime_ns == stamp
@@ -255,12 +303,21 @@ def test_write_phantoms_writes_pairs_once(tmp_path, monkeypatch):
     # More phantoms of the same folder join its datalist; one that lost its label leaves it.
     (tmp_path / "labels/phantom_000008.nii").unlink()
     write_phantoms(tmp_path, [3], progress=lambda *s: None, **settings)
-    assert [e["case"] for e in json.loads(datalist.read_text())["training"]] == ["phantom_000003", "phantom_000007"]
+    assert [e["case"] for e in json.loads(datalist.read_text())["training"]] == [
+        "phantom_000003",
+        "phantom_000007",
+    ]
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"seed": -1}, {"seed": 1.5}, {"seed": 1, "matrix": 8}, {"seed": 1, "slice_spacing_mm": 0.0}, {"seed": True}],
+    [
+        {"seed": -1},
+        {"seed": 1.5},
+        {"seed": 1, "matrix": 8},
+        {"seed": 1, "slice_spacing_mm": 0.0},
+        {"seed": True},
+    ],
 )
 def test_wrong_arguments_are_named(arguments):
     name = "seed" if len(arguments) == 1 else next(key for key in arguments if key != "seed")

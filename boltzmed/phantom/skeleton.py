@@ -1,18 +1,22 @@
-"""The bones: how they are shaped beyond the anatomy's spine, and how they are painted (cortex around marrow)."""
+"""The bones: how they are shaped beyond the anatomy's spine, and how they are painted (cortex
+around marrow).
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from boltzmed.data.torso.anatomy import Anatomy
-from boltzmed.data.torso.painting import Canvas, Layer, Tubes
-from boltzmed.data.torso.shapes import FloatArray, around, ellipsoid, rotation
+from boltzmed.phantom.anatomy import Anatomy
+from boltzmed.phantom.painting import Canvas, Layer, Tubes
+from boltzmed.phantom.shapes import FloatArray, around, ellipsoid, rotation
 
 SPINE, RIB, BODY = 11, 12, 13
 
 
-def paint_skeleton(canvas: Canvas, anatomy: Anatomy, rng: np.random.Generator, hu: dict[str, float]) -> None:
+def paint_skeleton(
+    canvas: Canvas, anatomy: Anatomy, rng: np.random.Generator, hu: dict[str, float]
+) -> None:
     """Paints shoulder girdle, sternum, ribs and spine; ``hu`` names "cortex bone" and "marrow"."""
     a, u = anatomy, rng.uniform
     cortex, marrow = hu["cortex bone"], hu["marrow"]
@@ -20,10 +24,23 @@ def paint_skeleton(canvas: Canvas, anatomy: Anatomy, rng: np.random.Generator, h
         blade = (sign * u(92, 104), 84 + u(-5, 6), 140 + u(-8, 8))
         tilt = rotation(u(-12, 0), 0, sign * u(52, 66))
         shape = ellipsoid(blade, (4.5, 46, 62), tilt)
-        canvas.paint(shape, around(blade, 66), [(0, cortex * 0.8, BODY), (1.8, marrow, BODY)], 15.0, 2.5, (BODY,))
+        canvas.paint(
+            shape,
+            around(blade, 66),
+            [(0, cortex * 0.8, BODY), (1.8, marrow, BODY)],
+            15.0,
+            2.5,
+            (BODY,),
+        )
         front = float(a.cavity_middle(180) - a.cavity_y(180))
-        collar = [(sign * 16, front - 12, 186), (sign * 70, front + 2, 202), (sign * 140, front + 40, 218)]
-        canvas.paint_tube(collar, u(5, 7), [(0, cortex, BODY), (2, marrow, BODY)], 15.0, 2.5, (BODY,))
+        collar = [
+            (sign * 16, front - 12, 186),
+            (sign * 70, front + 2, 202),
+            (sign * 140, front + 40, 218),
+        ]
+        canvas.paint_tube(
+            collar, u(5, 7), [(0, cortex, BODY), (2, marrow, BODY)], 15.0, 2.5, (BODY,)
+        )
     half = u(13, 18)
 
     def sternum(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
@@ -33,17 +50,42 @@ def paint_skeleton(canvas: Canvas, anatomy: Anatomy, rng: np.random.Generator, h
         return np.maximum(flat, np.abs(z - 105) - 80).astype(np.float32)
 
     canvas.paint(
-        sternum, ((-40, -150, 15), (40, 0, 195)), [(0, cortex * 0.7, BODY), (1.6, marrow, BODY)], 20.0, 2.5, (BODY,)
+        sternum,
+        ((-40, -150, 15), (40, 0, 195)),
+        [(0, cortex * 0.7, BODY), (1.6, marrow, BODY)],
+        20.0,
+        2.5,
+        (BODY,),
     )
     _paint_ribs(canvas, a, rng, hu)
-    canvas.paint(a.shapes["arch"], a.boxes["arch"], [(0, cortex, SPINE), (1.8, marrow + 60, SPINE)], 25.0, 2.0)
-    canvas.paint(a.shapes["vertebra"], a.boxes["vertebra"], [(0, cortex, SPINE), (1.6, marrow, SPINE)], 25.0, 2.0)
+    canvas.paint(
+        a.shapes["arch"],
+        a.boxes["arch"],
+        [(0, cortex, SPINE), (1.8, marrow + 60, SPINE)],
+        25.0,
+        2.0,
+    )
+    canvas.paint(
+        a.shapes["vertebra"],
+        a.boxes["vertebra"],
+        [(0, cortex, SPINE), (1.6, marrow, SPINE)],
+        25.0,
+        2.0,
+    )
     canvas.paint(a.shapes["disc"], a.boxes["disc"], [(0, u(60, 110), SPINE)], 6.0, 2.0)
-    canvas.paint(a.shapes["canal"], a.boxes["canal"], [(0, u(-20, 15), BODY), (2.5, u(25, 40), BODY)], 3.0, 2.0)
+    canvas.paint(
+        a.shapes["canal"],
+        a.boxes["canal"],
+        [(0, u(-20, 15), BODY), (2.5, u(25, 40), BODY)],
+        3.0,
+        2.0,
+    )
 
 
 def _paint_ribs(canvas: Canvas, a: Anatomy, rng: np.random.Generator, hu: dict[str, float]) -> None:
-    """Twelve pairs of ribs around the cavity, each falling from its vertebra to the front, with costal cartilage."""
+    """Twelve pairs of ribs around the cavity, each falling from its vertebra to the front, with
+    costal cartilage.
+    """
     u = rng.uniform
     first = int(np.argmin(np.abs(a.levels - 220)))
     bone: list[tuple[NDArray, float]] = []
@@ -52,7 +94,9 @@ def _paint_ribs(canvas: Canvas, a: Anatomy, rng: np.random.Generator, hu: dict[s
     for sign in (-1, 1):
         for number in range(12):
             level = a.levels[first - number] if first >= number else a.levels[0]
-            end = [0.74, 0.76, 0.76, 0.75, 0.74, 0.72, 0.70, 0.67, 0.63, 0.58, 0.42, 0.27][number] + u(-0.02, 0.02)
+            end = [0.74, 0.76, 0.76, 0.75, 0.74, 0.72, 0.70, 0.67, 0.63, 0.58, 0.42, 0.27][
+                number
+            ] + u(-0.02, 0.02)
             drop = [28, 42, 50, 56, 60, 62, 62, 60, 55, 48, 36, 26][number] * slope + u(-4, 4)
             stop = 0.95 if number < 10 else end
             angle = np.linspace(0.1, stop, 44)
@@ -78,7 +122,9 @@ def _paint_ribs(canvas: Canvas, a: Anatomy, rng: np.random.Generator, hu: dict[s
                 continue
             points.append(curve)
             radii.append(np.full(len(curve), radius))
-            segments.append(np.stack([np.arange(len(curve) - 1), np.arange(1, len(curve))], 1) + offset)
+            segments.append(
+                np.stack([np.arange(len(curve) - 1), np.arange(1, len(curve))], 1) + offset
+            )
             offset += len(curve)
         tubes = Tubes(
             np.concatenate(points),

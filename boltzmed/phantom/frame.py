@@ -1,7 +1,8 @@
 """Where a phantom lies: voxel centres, and the map between scanner and body coordinates.
 
-scanner: LPS millimetres (x to the patient's left, y to posterior, z to superior), axis-aligned with the voxels.
-body: the same axes before pose, size and the smooth warp; every shape is described there.
+scanner: LPS millimetres (x to the patient's left, y to posterior, z to superior), axis-aligned with
+the voxels. body: the same axes before pose, size and the smooth warp; every shape is described
+there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from boltzmed.data.torso.shapes import Box, FloatArray
+from boltzmed.phantom.shapes import Box, FloatArray
 
 WARP_STEP_MM = 16.0
 WARP_HALF_EXTENT_MM = (320.0, 320.0, 400.0)
@@ -29,12 +30,10 @@ class Frame:
         scale: NDArray[np.float64],
         waves: NDArray[np.float64],
     ):
-        """Args:
-        axes_mm: voxel-centre coordinates along x, y, z, scanner mm, ascending.
-        spacing_mm: voxel size along x, y, z.
-        rotation: (3, 3), body to scanner.
-        scale: (3,), body size factors along the body axes.
-        waves: (n, 7), rows of displacement (3, mm), wave vector (3, rad/mm) and phase (rad), summed as sines.
+        """Args: axes_mm: voxel-centre coordinates along x, y, z, scanner mm, ascending. spacing_mm:
+        voxel size along x, y, z. rotation: (3, 3), body to scanner. scale: (3,), body size factors
+        along the body axes. waves: (n, 7), rows of displacement (3, mm), wave vector (3, rad/mm)
+        and phase (rad), summed as sines.
         """
         self.axes_mm = axes_mm
         self.spacing_mm = spacing_mm
@@ -48,11 +47,15 @@ class Frame:
             self.warp += (row[:3, None, None, None] * wave[None]).astype(np.float32)
         self.warp_limit_mm = float(np.abs(self.warp).max())
 
-    def body_grid(self, x_mm: NDArray, y_mm: NDArray, z_mm: NDArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def body_grid(
+        self, x_mm: NDArray, y_mm: NDArray, z_mm: NDArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Body coordinates (each (nz, ny, nx), float32) of the scanner grid spanned by three axes."""
         weights = [
             interpolation_weights(axis, -half, WARP_STEP_MM, n)
-            for axis, half, n in zip((x_mm, y_mm, z_mm), WARP_HALF_EXTENT_MM, self.warp.shape[:0:-1], strict=True)
+            for axis, half, n in zip(
+                (x_mm, y_mm, z_mm), WARP_HALF_EXTENT_MM, self.warp.shape[:0:-1], strict=True
+            )
         ]
         out = []
         for c in range(3):
@@ -67,16 +70,25 @@ class Frame:
         return out[0], out[1], out[2]
 
     def scanner_from_body(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Scanner mm of body points (n, 3): the warp is small and smooth, so a few fixed-point steps invert it."""
+        """Scanner mm of body points (n, 3): the warp is small and smooth, so a few fixed-point
+        steps invert it.
+        """
         scanner = points @ self.to_scanner.T
         for _ in range(5):
-            index = [(scanner[:, axis] + WARP_HALF_EXTENT_MM[axis]) / WARP_STEP_MM for axis in (2, 1, 0)]
-            shift = np.stack([ndimage.map_coordinates(w, index, order=1, mode="nearest") for w in self.warp], axis=1)
+            index = [
+                (scanner[:, axis] + WARP_HALF_EXTENT_MM[axis]) / WARP_STEP_MM for axis in (2, 1, 0)
+            ]
+            shift = np.stack(
+                [ndimage.map_coordinates(w, index, order=1, mode="nearest") for w in self.warp],
+                axis=1,
+            )
             scanner = (points - shift) @ self.to_scanner.T
         return scanner
 
     def window(self, box: Box, margin_mm: float) -> tuple[tuple[int, int], ...] | None:
-        """Voxel ranges along x, y, z that can meet a body box; None where the field of view misses it."""
+        """Voxel ranges along x, y, z that can meet a body box; None where the field of view misses
+        it.
+        """
         corners = np.array([[box[(n >> axis) & 1][axis] for axis in range(3)] for n in range(8)])
         corners = corners @ self.to_scanner.T
         margin = margin_mm + 1.3 * self.warp_limit_mm
@@ -90,8 +102,12 @@ class Frame:
         return tuple(ranges)
 
 
-def interpolation_weights(positions_mm: NDArray, start_mm: float, step_mm: float, count: int) -> FloatArray:
-    """Dense linear-interpolation matrix (len(positions), count); positions beyond the grid take its end values."""
+def interpolation_weights(
+    positions_mm: NDArray, start_mm: float, step_mm: float, count: int
+) -> FloatArray:
+    """Dense linear-interpolation matrix (len(positions), count); positions beyond the grid take its
+    end values.
+    """
     position = np.clip((np.asarray(positions_mm, np.float64) - start_mm) / step_mm, 0, count - 1)
     low = np.minimum(position.astype(np.int64), count - 2)
     rest = (position - low).astype(np.float32)
@@ -104,5 +120,7 @@ def interpolation_weights(positions_mm: NDArray, start_mm: float, step_mm: float
 
 def smooth_noise(rng: np.random.Generator, shape: Sequence[int], sigma: float) -> FloatArray:
     """Gaussian noise blurred by ``sigma`` grid cells and scaled back to unit variance."""
-    field = ndimage.gaussian_filter(rng.standard_normal(tuple(shape), dtype=np.float32), sigma, mode="wrap")
+    field = ndimage.gaussian_filter(
+        rng.standard_normal(tuple(shape), dtype=np.float32), sigma, mode="wrap"
+    )
     return field / np.float32(field.std())

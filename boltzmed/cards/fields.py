@@ -1,4 +1,6 @@
-"""Reading the fields of a dataset card: a method per kind of field, which names file and field when it is wrong."""
+"""Reading the fields of a dataset card: a method per kind of field, which names file and field when
+it is wrong.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,15 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} is given twice", node.start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
 class CardReader:
-    """One mapping of a card file with the way to it, for errors ("phantom.yaml: targets: liver: site: …").
+    """One mapping of a card file with the way to it, for errors ("phantom.yaml: targets: liver:
+    site: …").
 
     Args:
         where: file name and the fields that lead here.
@@ -44,9 +49,13 @@ class CardReader:
             line = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
             raise ValueError(f"card {path.name}: not valid YAML{line}: {error.problem}") from error
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"card {path.name}: cannot be read as YAML text ({type(error).__name__})") from error
+            raise ValueError(
+                f"card {path.name}: cannot be read as YAML text ({type(error).__name__})"
+            ) from error
         if not isinstance(content, dict):
-            raise ValueError(f"card {path.name}: expected a mapping of fields, got {type(content).__name__}")
+            raise ValueError(
+                f"card {path.name}: expected a mapping of fields, got {type(content).__name__}"
+            )
         return cls(f"card {path.name}", content)
 
     @property
@@ -98,7 +107,11 @@ class CardReader:
         value = self._get(field, required)
         if value is None and not required:
             return ()
-        if not isinstance(value, list) or not value or not all(_is_integer(number) for number in value):
+        if (
+            not isinstance(value, list)
+            or not value
+            or not all(_is_integer(number) for number in value)
+        ):
             self.fail(field, f"expected a list of integers, got {value!r}")
         if len(set(value)) != len(value):
             self.fail(field, f"a value is given twice in {value!r}")
@@ -121,11 +134,20 @@ class CardReader:
     def windows(self, field: str, *, percentiles: bool) -> dict[str, Window | None]:
         """Window name -> (low, high) in HU; null stands for volume percentiles and is for MR alone."""
         value = self._get(field)
-        if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value):
+        if (
+            not isinstance(value, dict)
+            or not value
+            or not all(isinstance(name, str) for name in value)
+        ):
             self.fail(field, f"expected a mapping of name to [low, high], got {value!r}")
-        return {name: self._window(f"{field}: {name}", numbers, percentiles) for name, numbers in value.items()}
+        return {
+            name: self._window(f"{field}: {name}", numbers, percentiles)
+            for name, numbers in value.items()
+        }
 
-    def window(self, field: str, named: Mapping[str, Window | None], *, percentiles: bool) -> tuple[str, Window | None]:
+    def window(
+        self, field: str, named: Mapping[str, Window | None], *, percentiles: bool
+    ) -> tuple[str, Window | None]:
         """A target's window: a name from the card's windows, or numbers, then called "custom"."""
         value = self._get(field)
         if not isinstance(value, str):
@@ -138,18 +160,29 @@ class CardReader:
         if value is None and percentiles:
             return None
         numbers = value if isinstance(value, list) and len(value) == 2 else []
-        valid = bool(numbers) and all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
+        valid = bool(numbers) and all(
+            isinstance(n, int | float) and not isinstance(n, bool) for n in numbers
+        )
         if not valid or not float("-inf") < numbers[0] < numbers[1] < float("inf"):
             self.fail(field, f"expected [low, high] in HU with low < high, got {value!r}")
         return float(numbers[0]), float(numbers[1])
 
     def code(self, field: str) -> tuple[str, str, str] | None:
-        """[scheme, value, meaning]; the value in quotes, since codes are text (a leading zero counts)."""
+        """[scheme, value, meaning]; the value in quotes, since codes are text (a leading zero
+        counts).
+        """
         value = self._get(field, required=False)
         if value is None:
             return None
-        if not isinstance(value, list) or len(value) != 3 or not all(isinstance(part, str) and part for part in value):
-            self.fail(field, f'expected [scheme, "value", meaning] with the value in quotes, got {value!r}')
+        if (
+            not isinstance(value, list)
+            or len(value) != 3
+            or not all(isinstance(part, str) and part for part in value)
+        ):
+            self.fail(
+                field,
+                f'expected [scheme, "value", meaning] with the value in quotes, got {value!r}',
+            )
         return value[0], value[1], value[2]
 
     def ranges(self, field: str) -> tuple[tuple[int, int], ...]:
@@ -158,14 +191,28 @@ class CardReader:
         given: list[Any] = value if isinstance(value, list) and value else [None]
         pairs = [[item, item] if _is_integer(item) else item for item in given]
         for pair in pairs:
-            if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_integer, pair)) or pair[0] > pair[1]:
-                self.fail(str(field), f"expected a list of numbers and [first, last] with first <= last, got {value!r}")
+            if (
+                not isinstance(pair, list)
+                or len(pair) != 2
+                or not all(map(_is_integer, pair))
+                or pair[0] > pair[1]
+            ):
+                self.fail(
+                    str(field),
+                    "expected a list of numbers and [first, last] with first <= last, got"
+                    f" {value!r}",
+                )
         return tuple((first, last) for first, last in pairs)
 
     def range(self, field: str) -> tuple[int, int]:
         """[first, last]."""
         value = self._get(field)
-        if not isinstance(value, list) or len(value) != 2 or not all(map(_is_integer, value)) or value[0] > value[1]:
+        if (
+            not isinstance(value, list)
+            or len(value) != 2
+            or not all(map(_is_integer, value))
+            or value[0] > value[1]
+        ):
             self.fail(field, f"expected [first, last] with first <= last, got {value!r}")
         return value[0], value[1]
 
@@ -191,7 +238,11 @@ class CardReader:
         except re.error as error:
             self.fail(field, f"expected a regular expression, got {value!r} ({error})")
         if found not in groups:
-            self.fail(field, f"expected a regular expression with {groups[-1]} group, got {value!r} with {found}")
+            self.fail(
+                field,
+                f"expected a regular expression with {groups[-1]} group, got {value!r} with"
+                f" {found}",
+            )
         return value
 
     def section(self, field: str, *, required: bool = True) -> CardReader | None:

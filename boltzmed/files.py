@@ -9,15 +9,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from boltzmed.volumes.errors import OutputError
+from boltzmed.errors import OutputError
 
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` and move it there once the block ends well.
 
-    The temporary name keeps the suffix (writers choose their format by it) and begins with a dot. Missing parent
-    folders are made. Whatever the block raises, the temporary file is gone afterwards.
+    The temporary name keeps the suffix (writers choose their format by it) and begins with a dot.
+    Missing parent folders are made. Whatever the block raises, the temporary file is gone
+    afterwards.
 
     Raises:
         OutputError: the folder cannot be made or written, or the disk is full.
@@ -36,7 +37,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Write into a folder once, so that a full or read-only one is told before the work; nothing of it stays.
+    """Write into a folder once, so that a full or read-only one is told before the work; nothing of
+    it stays.
 
     Raises:
         OutputError: the folder cannot be made or written, or the disk is full.
@@ -50,12 +52,12 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         if isinstance(error, FileExistsError | NotADirectoryError):
             raise OutputError(
-                f"{folder}: expected a folder to write into, got a file or a folder inside one; choose another "
-                "output folder"
+                f"{folder}: expected a folder to write into, got a file or a folder inside one;"
+                " choose another output folder"
             ) from error
         raise OutputError(
-            f"{folder}: expected a folder to write into, got {error.strerror or error}; free space there or choose "
-            "another output folder"
+            f"{folder}: expected a folder to write into, got {error.strerror or error}; free space"
+            " there or choose another output folder"
         ) from error
     with suppress(OSError):  # another run may be writing there by now
         for path in missing:
@@ -64,10 +66,12 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def whole_folder(path: str | os.PathLike[str], *, replaced: Sequence[str] = ()) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path`` and move its files to ``path`` once the block ends well.
+    """Yield a temporary folder beside ``path`` and move its files to ``path`` once the block ends
+    well.
 
-    A folder that is there already keeps its other files; those of the same names, and those named in ``replaced``, give
-    way at the end. Whatever the block raises, the temporary folder is gone afterwards and ``path`` is as it was.
+    A folder that is there already keeps its other files; those of the same names, and those named
+    in ``replaced``, give way at the end. Whatever the block raises, the temporary folder is gone
+    afterwards and ``path`` is as it was.
 
     Raises:
         OutputError: the folder cannot be made or written, or the disk is full.
@@ -93,6 +97,6 @@ def whole_folder(path: str | os.PathLike[str], *, replaced: Sequence[str] = ()) 
 
 def _unwritable(target: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"{target.name}: expected to write into folder {target.parent}, got {error.strerror or error}; "
-        "free space there or choose another output folder"
+        f"{target.name}: expected to write into folder {target.parent}, got"
+        f" {error.strerror or error}; free space there or choose another output folder"
     )

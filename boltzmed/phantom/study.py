@@ -1,8 +1,9 @@
 """A CT phantom of chest and abdomen, made from a seed, that knows every mask.
 
-It is random in anatomy, size, pose, contrast phase, HU, noise, spacing and field of view; left and right never swap.
-The parts are in ``torso``: ``anatomy`` draws the organs' shapes, ``tissue`` and ``skeleton`` their HU and painting
-order, ``vessels`` and ``nodules`` fill the lungs, ``frame`` poses the body, ``painting`` turns shapes into voxels.
+It is random in anatomy, size, pose, contrast phase, HU, noise, spacing and field of view; left and
+right never swap. The parts are in ``torso``: ``anatomy`` draws the organs' shapes, ``tissue`` and
+``skeleton`` their HU and painting order, ``vessels`` and ``nodules`` fill the lungs, ``frame``
+poses the body, ``painting`` turns shapes into voxels.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
-from boltzmed.data.torso.anatomy import Anatomy
-from boltzmed.data.torso.frame import Frame
-from boltzmed.data.torso.nodules import draw_mimics, draw_nodules, paint_nodule
-from boltzmed.data.torso.painting import Canvas
-from boltzmed.data.torso.shapes import beside, draw_points, rotation
-from boltzmed.data.torso.tissue import LUNGS, VESSELS, Torso
-from boltzmed.data.torso.vessels import grow_tree
+from boltzmed.files import check_writable, whole_file
+from boltzmed.phantom.anatomy import Anatomy
+from boltzmed.phantom.frame import Frame
+from boltzmed.phantom.nodules import draw_mimics, draw_nodules, paint_nodule
+from boltzmed.phantom.painting import Canvas
+from boltzmed.phantom.shapes import beside, draw_points, rotation
+from boltzmed.phantom.tissue import LUNGS, VESSELS, Torso
+from boltzmed.phantom.vessels import grow_tree
 from boltzmed.volumes import write_image
-from boltzmed.volumes.output import check_writable, whole_file
 
 PHANTOM_LABELS: dict[str, int] = {
     "background": 0,
@@ -48,12 +49,25 @@ PHANTOM_LABELS: dict[str, int] = {
     "left lung nodule": 15,
 }
 NODULES = {"right": 4, "left": 15}
-STREAMS = ("anatomy", "pose", "tissue", "texture", "vessels", "nodules", "plane", "slices", "view", "noise")
+STREAMS = (
+    "anatomy",
+    "pose",
+    "tissue",
+    "texture",
+    "vessels",
+    "nodules",
+    "plane",
+    "slices",
+    "view",
+    "noise",
+)
 
 
 @dataclass(frozen=True)
 class Nodule:
-    """One nodule: centre in RAS mm, volume-equivalent diameter, kind (solid, part-solid, ground-glass), neighbour."""
+    """One nodule: centre in RAS mm, volume-equivalent diameter, kind (solid, part-solid,
+    ground-glass), neighbour.
+    """
 
     centre_ras_mm: tuple[float, float, float]
     diameter_mm: float
@@ -69,7 +83,8 @@ class Phantom:
         seed: what it was made from.
         image_hu: (I, J, K) int16, Hounsfield units from -1024 to 3071.
         labels: (I, J, K) uint8, values of ``PHANTOM_LABELS``.
-        affine_ras: (4, 4) float64, voxel index to RAS mm; I runs to the patient's left, J to posterior, K to superior.
+        affine_ras: (4, 4) float64, voxel index to RAS mm; I runs to the patient's left, J to
+            posterior, K to superior.
         nodules: those with at least one voxel in ``labels``.
     """
 
@@ -93,8 +108,8 @@ def make_phantom(
 
     Args:
         seed: a non-negative integer.
-        matrix: rows and columns; None draws 384 to 512. A given matrix with drawn spacing keeps the drawn field of
-            view, so that a small matrix gives the same picture with larger pixels.
+        matrix: rows and columns; None draws 384 to 512. A given matrix with drawn spacing keeps the
+            drawn field of view, so that a small matrix gives the same picture with larger pixels.
         slice_spacing_mm: None draws 1.5 to 7 mm. Slices are as thick as they are apart.
         in_plane_spacing_mm: None draws 0.6 to 0.95 mm.
 
@@ -108,7 +123,9 @@ def make_phantom(
     streams = {name: np.random.default_rng([n, seed]) for n, name in enumerate(STREAMS)}
     anatomy = Anatomy(streams["anatomy"])
     pose = _draw_pose(streams["pose"])
-    axes, spacing = _draw_grid(streams, anatomy, pose, matrix, slice_spacing_mm, in_plane_spacing_mm)
+    axes, spacing = _draw_grid(
+        streams, anatomy, pose, matrix, slice_spacing_mm, in_plane_spacing_mm
+    )
     frame = Frame(axes, spacing, *pose)
     canvas = Canvas(frame, streams["texture"])
     torso = Torso(canvas, anatomy, streams["tissue"])
@@ -131,13 +148,14 @@ def write_phantoms(
     slice_spacing_mm: float | None = None,
     in_plane_spacing_mm: float | None = None,
 ) -> Path:
-    """Writes phantoms as NIfTI pairs with a MONAI datalist; cases that stand complete are left as they are.
+    """Writes phantoms as NIfTI pairs with a MONAI datalist; cases that stand complete are left as
+    they are.
 
     The datalist names every complete phantom of the folder, those of earlier calls too.
 
     Args:
-        output: folder, made if missing: ``images/phantom_000123.nii``, ``labels/phantom_000123.nii``,
-            ``datalist.json``.
+        output: folder, made if missing: ``images/phantom_000123.nii``,
+            ``labels/phantom_000123.nii``, ``datalist.json``.
         seeds: one phantom each.
         compress: ``.nii.gz`` instead of ``.nii``.
         progress: called with (done, total) after each case; None shows a bar.
@@ -145,20 +163,26 @@ def write_phantoms(
         matrix, slice_spacing_mm, in_plane_spacing_mm: see ``make_phantom``.
 
     Returns:
-        The datalist's path: ``{"training": [{"image", "label", "case", "patient"}]}``, ordered by case, paths relative
-        to its folder.
+        The datalist's path: ``{"training": [{"image", "label", "case", "patient"}]}``, ordered by
+        case, paths relative to its folder.
 
     Raises:
-        ValueError: no seeds, a repeated seed, an argument outside its range, or a folder that cannot be written.
+        ValueError: no seeds, a repeated seed, an argument outside its range, or a folder that
+            cannot be written.
     """
     folder, seeds = Path(output), [int(seed) for seed in seeds]
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(
-            f"seeds: expected at least one and no repeats, got {len(seeds)} with {len(set(seeds))} distinct"
+            f"seeds: expected at least one and no repeats, got {len(seeds)} with {len(set(seeds))}"
+            " distinct"
         )
     if workers < 1:
         raise ValueError(f"workers: expected 1 or more, got {workers}")
-    settings = {"matrix": matrix, "slice_spacing_mm": slice_spacing_mm, "in_plane_spacing_mm": in_plane_spacing_mm}
+    settings = {
+        "matrix": matrix,
+        "slice_spacing_mm": slice_spacing_mm,
+        "in_plane_spacing_mm": in_plane_spacing_mm,
+    }
     for seed in seeds:
         _check(seed, **settings)  # type: ignore[arg-type]
     suffix = ".nii.gz" if compress else ".nii"
@@ -171,7 +195,12 @@ def write_phantoms(
         for entry, seed in zip(entries, seeds, strict=True)
         if not ((folder / entry["image"]).exists() and (folder / entry["label"]).exists())
     ]
-    bar = tqdm(total=len(seeds), initial=len(seeds) - len(todo), desc="phantoms", disable=progress is not None)
+    bar = tqdm(
+        total=len(seeds),
+        initial=len(seeds) - len(todo),
+        desc="phantoms",
+        disable=progress is not None,
+    )
     done = len(seeds) - len(todo)
     with bar:
         for _ in _run(todo, workers):
@@ -180,7 +209,11 @@ def write_phantoms(
             if progress is not None:
                 progress(done, len(seeds))
     standing = [_entry(path.name) for path in folder.glob("images/phantom_*.nii*")]
-    by_case = {entry["case"]: entry for entry in [*standing, *entries] if (folder / entry["label"]).exists()}
+    by_case = {
+        entry["case"]: entry
+        for entry in [*standing, *entries]
+        if (folder / entry["label"]).exists()
+    }
     entries = [by_case[case] for case in sorted(by_case)]
     datalist = folder / "datalist.json"
     with whole_file(datalist) as temporary:
@@ -190,7 +223,12 @@ def write_phantoms(
 
 def _entry(file_name: str) -> dict[str, str]:
     case = file_name.split(".")[0]
-    return {"image": f"images/{file_name}", "label": f"labels/{file_name}", "case": case, "patient": case}
+    return {
+        "image": f"images/{file_name}",
+        "label": f"labels/{file_name}",
+        "case": case,
+        "patient": case,
+    }
 
 
 def _run(todo: list[tuple], workers: int) -> Iterable[None]:
@@ -208,7 +246,9 @@ def _write_case(job: tuple) -> None:
         write_image(array, phantom.affine_ras, path)
 
 
-def _check(seed: int, matrix: int | None, slice_spacing_mm: float | None, in_plane_spacing_mm: float | None) -> None:
+def _check(
+    seed: int, matrix: int | None, slice_spacing_mm: float | None, in_plane_spacing_mm: float | None
+) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed: expected a non-negative integer, got {seed!r}")
     for name, value, low, high in (
@@ -253,7 +293,9 @@ def _draw_grid(
     if in_plane_spacing_mm is not None:
         spacing = float(in_plane_spacing_mm)
     gap = (
-        float(np.exp(slices.uniform(np.log(1.5), np.log(7.0)))) if slice_spacing_mm is None else float(slice_spacing_mm)
+        float(np.exp(slices.uniform(np.log(1.5), np.log(7.0))))
+        if slice_spacing_mm is None
+        else float(slice_spacing_mm)
     )
     centre = view.uniform((-18, -10), (18, 26))
     low = anatomy.low_mm * pose[1][2] + view.uniform(-22, 12)
@@ -275,12 +317,16 @@ def _fill_lungs(
         hilum = anatomy.points[f"{side} hilum"]
         trees = []
         for root in (hilum, np.array(beside(hilum, sign * 4, -4, -18))):
-            targets = draw_points(vessels, lung, box, int(vessels.integers(200, 320)), -200, -vessels.uniform(2, 5))
+            targets = draw_points(
+                vessels, lung, box, int(vessels.integers(200, 320)), -200, -vessels.uniform(2, 5)
+            )
             trees.append(grow_tree(vessels, root, targets, float(vessels.uniform(0.55, 0.9))))
             hu = torso.hu["lung vessel"] + vessels.uniform(-12, 12)
             canvas.paint_tubes(trees[-1].tubes(hu, {label: VESSELS[side]}, 4.0))
         for mimic in draw_mimics(vessels, lung, box, trees[0], int(vessels.integers(2, 9))):
-            canvas.paint(mimic.shape, mimic.box, [(0, mimic.hu, None)], 15.0, 2.0, (label, VESSELS[side]))
+            canvas.paint(
+                mimic.shape, mimic.box, [(0, mimic.hu, None)], 15.0, 2.0, (label, VESSELS[side])
+            )
         count = int(draw.integers(2, 8))
         shapes = draw_nodules(draw, lung, box, trees, count, torso.hu["uptake"])
         if not shapes:
@@ -288,7 +334,9 @@ def _fill_lungs(
         centres = canvas.frame.scanner_from_body(np.stack([n.centre for n in shapes]))
         for shape, centre in zip(shapes, centres, strict=True):
             for feeder in shape.feeders:
-                canvas.paint_tubes(feeder.tubes(torso.hu["lung vessel"], {label: VESSELS[side]}, 4.0))
+                canvas.paint_tubes(
+                    feeder.tubes(torso.hu["lung vessel"], {label: VESSELS[side]}, 4.0)
+                )
             mapping = {label: NODULES[side], VESSELS[side]: NODULES[side]}
             if paint_nodule(canvas, shape, centre, mapping):
                 ras = (-float(centre[0]), -float(centre[1]), float(centre[2]))
@@ -307,7 +355,9 @@ def _acquire(
     sharp = rng.uniform(0.0, 0.7)
     out = np.empty(hu.shape, np.int16)
     for k, plane in enumerate(hu):
-        noise = ndimage.gaussian_filter(rng.standard_normal(plane.shape, dtype=np.float32), grain, truncate=3)
+        noise = ndimage.gaussian_filter(
+            rng.standard_normal(plane.shape, dtype=np.float32), grain, truncate=3
+        )
         noise -= np.float32(sharp) * ndimage.uniform_filter(noise, 2 * int(3 * grain) + 3)
         noise *= np.float32(level / noise.std())
         picture = ndimage.gaussian_filter(plane, blur, truncate=3) + noise

@@ -1,7 +1,7 @@
 """Implicit shapes in body coordinates and the ways to join, bend and sample them.
 
-A shape is a function ``shape(x, y, z) -> values`` (float32, mm), negative inside. Values are mm-like near the surface;
-only the zero set and the sign have to be right.
+A shape is a function ``shape(x, y, z) -> values`` (float32, mm), negative inside. Values are
+mm-like near the surface; only the zero set and the sign have to be right.
 """
 
 from __future__ import annotations
@@ -59,13 +59,19 @@ def minus(shape: Shape, hole: Shape, reach_mm: float) -> Shape:
 
 
 def inside(outer: Shape, inset_mm: float, shape: Shape, reach_mm: float) -> Shape:
-    """The part of a shape at least ``inset_mm`` deep in ``outer``, the edge rounded over ``reach_mm``."""
-    return lambda x, y, z: smooth_max(shape(x, y, z), outer(x, y, z) + np.float32(inset_mm), reach_mm)
+    """The part of a shape at least ``inset_mm`` deep in ``outer``, the edge rounded over
+    ``reach_mm``.
+    """
+    return lambda x, y, z: smooth_max(
+        shape(x, y, z), outer(x, y, z) + np.float32(inset_mm), reach_mm
+    )
 
 
 def rotation(degrees_x: float, degrees_y: float, degrees_z: float) -> NDArray[np.float64]:
     """Rotation about x, then y, then z."""
-    (cx, cy, cz), (sx, sy, sz) = (f(np.radians([degrees_x, degrees_y, degrees_z])) for f in (np.cos, np.sin))
+    (cx, cy, cz), (sx, sy, sz) = (
+        f(np.radians([degrees_x, degrees_y, degrees_z])) for f in (np.cos, np.sin)
+    )
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
@@ -77,13 +83,19 @@ def profile(z_mm: Sequence[float], values: Sequence[float] | NDArray[np.float64]
     return tabulate(np.array(z_mm, float), PchipInterpolator(z_mm, values))
 
 
-def tabulate(z_mm: NDArray[np.float64], curve: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Profile:
-    """A curve over z read from a table of 0.3 mm steps, below any voxel: much faster than evaluating it."""
+def tabulate(
+    z_mm: NDArray[np.float64], curve: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> Profile:
+    """A curve over z read from a table of 0.3 mm steps, below any voxel: much faster than
+    evaluating it.
+    """
     start, step = float(z_mm[0]), 0.3
     table = curve(np.minimum(np.arange(start, z_mm[-1] + step, step), z_mm[-1])).astype(np.float32)
 
     def read(z: Any) -> Any:
-        index = ((np.asarray(z, np.float32) - np.float32(start)) * np.float32(1 / step)).astype(np.int32)
+        index = ((np.asarray(z, np.float32) - np.float32(start)) * np.float32(1 / step)).astype(
+            np.int32
+        )
         return table[np.clip(index, 0, len(table) - 1)]
 
     return read
@@ -106,7 +118,9 @@ def bumps(rng: np.random.Generator, amplitude_mm: float, wavelength_mm: float) -
     return shape
 
 
-def beside(point: NDArray[np.float64], dx: float, dy: float, dz: float) -> tuple[float, float, float]:
+def beside(
+    point: NDArray[np.float64], dx: float, dy: float, dz: float
+) -> tuple[float, float, float]:
     """The point moved by an offset (mm)."""
     return float(point[0] + dx), float(point[1] + dy), float(point[2] + dz)
 
@@ -122,18 +136,33 @@ def dense_curve(knots: NDArray[np.float64], step_mm: float) -> NDArray[np.float6
     """A smooth curve (n, 3) through knots, with points about ``step_mm`` apart."""
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1))])
     count = max(2, int(length[-1] / step_mm) + 1)
-    return np.stack([PchipInterpolator(length, knots[:, a])(np.linspace(0, length[-1], count)) for a in range(3)], 1)
+    return np.stack(
+        [
+            PchipInterpolator(length, knots[:, a])(np.linspace(0, length[-1], count))
+            for a in range(3)
+        ],
+        1,
+    )
 
 
 def tube(curve: NDArray[np.float64], radius_mm: float, taper: float = 1.0) -> Shape:
-    """A round tube about a dense curve, ending at ``taper`` times its first radius; values stop at ``FAR_MM``."""
+    """A round tube about a dense curve, ending at ``taper`` times its first radius; values stop at
+    ``FAR_MM``.
+    """
     radii = np.linspace(radius_mm, radius_mm * taper, len(curve))
 
     chain = list(zip(curve[:-1], curve[1:], radii[:-1], radii[1:], strict=True))
     low, high = curve.min(axis=0) - FAR_MM, curve.max(axis=0) + FAR_MM
 
     def shape(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
-        near = (x > low[0]) & (x < high[0]) & (y > low[1]) & (y < high[1]) & (z > low[2]) & (z < high[2])
+        near = (
+            (x > low[0])
+            & (x < high[0])
+            & (y > low[1])
+            & (y < high[1])
+            & (z > low[2])
+            & (z < high[2])
+        )
         out = np.full(np.shape(x), FAR_MM, np.float32)
         px, py, pz = x[near], y[near], z[near]
         best = np.full(px.shape, FAR_MM, np.float32)
@@ -142,7 +171,9 @@ def tube(curve: NDArray[np.float64], radius_mm: float, taper: float = 1.0) -> Sh
             qx, qy, qz = px - np.float32(a[0]), py - np.float32(a[1]), pz - np.float32(a[2])
             along = np.clip((qx * d[0] + qy * d[1] + qz * d[2]) / np.float32(d @ d), 0, 1)
             square = (qx - along * d[0]) ** 2 + (qy - along * d[1]) ** 2 + (qz - along * d[2]) ** 2
-            np.minimum(best, np.sqrt(square) - np.float32(ra) - np.float32(rb - ra) * along, out=best)
+            np.minimum(
+                best, np.sqrt(square) - np.float32(ra) - np.float32(rb - ra) * along, out=best
+            )
         out[near] = best
         return out
 
@@ -163,7 +194,9 @@ def evaluate(shape: Shape, points: NDArray[np.float64]) -> FloatArray:
 def draw_points(
     rng: np.random.Generator, shape: Shape, box: Box, count: int, low: float, high: float
 ) -> NDArray[np.float64]:
-    """Up to ``count`` points (n, 3), uniform where the shape's value lies between ``low`` and ``high``."""
+    """Up to ``count`` points (n, 3), uniform where the shape's value lies between ``low`` and
+    ``high``.
+    """
     found: list[NDArray[np.float64]] = []
     total = 0
     for _ in range(40):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from boltzmed.data.torso.painting import Tubes
+from boltzmed.phantom.painting import Tubes
 
 NODE_STEP_MM = 7.0
 MURRAY_EXPONENT = 2.5
@@ -16,7 +16,9 @@ RADIUS_LIMIT_MM = 7.5
 
 @dataclass(frozen=True)
 class Tree:
-    """A branching tree: ``points`` (n, 3) body mm, ``radii`` (n,) mm, ``parents`` (n,), -1 at the root."""
+    """A branching tree: ``points`` (n, 3) body mm, ``radii`` (n,) mm, ``parents`` (n,), -1 at the
+    root.
+    """
 
     points: NDArray[np.float64]
     radii: NDArray[np.float64]
@@ -34,9 +36,13 @@ class Tree:
 
 
 def grow_tree(
-    rng: np.random.Generator, root: NDArray[np.float64], targets: NDArray[np.float64], tip_radius_mm: float
+    rng: np.random.Generator,
+    root: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    tip_radius_mm: float,
 ) -> Tree:
-    """Joins every target, nearest the root first, to the node that costs the least new and total length.
+    """Joins every target, nearest the root first, to the node that costs the least new and total
+    length.
 
     Radii follow Murray's law, r_parent^n = sum r_child^n with n = 2.5, from the tips inwards.
     """
@@ -57,8 +63,14 @@ def grow_tree(
         steps = int(length / NODE_STEP_MM) + 1
         if length < 2.0 or count + steps >= capacity:
             continue
-        # The branch leaves along its parent's heading and bends to the target, with a little wander.
-        bend = points[start] + 0.5 * offset[start] + heading[start] * length * 0.12 + rng.normal(0, 0.06, 3) * length
+        # The branch leaves along its parent's heading and bends to the target, with a little
+        # wander.
+        bend = (
+            points[start]
+            + 0.5 * offset[start]
+            + heading[start] * length * 0.12
+            + rng.normal(0, 0.06, 3) * length
+        )
         t = np.linspace(0, 1, steps + 1)[1:, None]
         curve = (1 - t) ** 2 * points[start] + 2 * t * (1 - t) * bend + t**2 * target
         curve[:-1] += rng.normal(0, 0.35, (steps - 1, 3))
@@ -75,7 +87,9 @@ def grow_tree(
     flow[np.setdiff1d(np.arange(count), parents)] = 1.0
     for node in range(count - 1, 0, -1):
         flow[parents[node]] += flow[node]
-    radii = np.minimum(tip_radius_mm * np.maximum(flow, 1) ** (1 / MURRAY_EXPONENT), RADIUS_LIMIT_MM)
+    radii = np.minimum(
+        tip_radius_mm * np.maximum(flow, 1) ** (1 / MURRAY_EXPONENT), RADIUS_LIMIT_MM
+    )
     # Ends taper further: the last stretch before a tip thins out.
     radii[flow <= 1] *= rng.uniform(0.75, 1.0, int((flow <= 1).sum()))
     return Tree(points, radii, parents)

@@ -1,7 +1,8 @@
 """Paints signed implicit shapes and tapering tubes into a CT volume, with partial volume.
 
-Arrays are ``[K, J, I]`` (slice, row, column), so that one slice is one contiguous block. A shape's values are divided
-by their gradient, which turns any smooth implicit function into a first-order distance in mm.
+Arrays are ``[K, J, I]`` (slice, row, column), so that one slice is one contiguous block. A shape's
+values are divided by their gradient, which turns any smooth implicit function into a first-order
+distance in mm.
 """
 
 from __future__ import annotations
@@ -12,20 +13,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from boltzmed.data.torso.frame import Frame, interpolation_weights, smooth_noise
-from boltzmed.data.torso.shapes import Box, FloatArray, Shape, dense_curve
+from boltzmed.phantom.frame import Frame, interpolation_weights, smooth_noise
+from boltzmed.phantom.shapes import Box, FloatArray, Shape, dense_curve
 
 TEXTURE_STEP_MM = 5.0
-# (depth, HU, label): what lies deeper than ``depth`` mm below the surface; label None leaves the labels alone.
+# (depth, HU, label): what lies deeper than ``depth`` mm below the surface; label None leaves the
+# labels alone.
 Layer = tuple[float, float, int | None]
 
 
 @dataclass(frozen=True)
 class Tubes:
-    """Tapering capsules between body points: ``segments`` (n, 2) indexes ``points`` (m, 3) mm and ``radii`` (m,) mm.
+    """Tapering capsules between body points: ``segments`` (n, 2) indexes ``points`` (m, 3) mm and
+    ``radii`` (m,) mm.
 
-    ``labels`` maps a label below the tube to the tube's label there; labels not listed keep theirs and, unless
-    ``everywhere``, their HU as well. ``flatten`` < 1 makes the cross-section taller in z than in the plane.
+    ``labels`` maps a label below the tube to the tube's label there; labels not listed keep theirs
+    and, unless ``everywhere``, their HU as well. ``flatten`` < 1 makes the cross-section taller in
+    z than in the plane.
     """
 
     points: NDArray[np.float64]
@@ -48,9 +52,15 @@ class Canvas:
         self.hu = np.full(size, -1000.0, np.float32)
         self.labels = np.zeros(size, np.uint8)
         counts = [int(2 * half / TEXTURE_STEP_MM) + 2 for half in (400.0, 320.0, 320.0)]
-        coarse = 0.7 * smooth_noise(texture_rng, counts, 2.2) + 0.7 * smooth_noise(texture_rng, counts, 0.8)
-        wx, wy = (interpolation_weights(axis, -320.0, TEXTURE_STEP_MM, counts[2]) for axis in (x, y))
-        planes = np.tensordot(interpolation_weights(z, -400.0, TEXTURE_STEP_MM, counts[0]), coarse, axes=(1, 0))
+        coarse = 0.7 * smooth_noise(texture_rng, counts, 2.2) + 0.7 * smooth_noise(
+            texture_rng, counts, 0.8
+        )
+        wx, wy = (
+            interpolation_weights(axis, -320.0, TEXTURE_STEP_MM, counts[2]) for axis in (x, y)
+        )
+        planes = np.tensordot(
+            interpolation_weights(z, -400.0, TEXTURE_STEP_MM, counts[0]), coarse, axes=(1, 0)
+        )
         self.texture = np.empty(size, np.float32)
         for k, plane in enumerate(planes):
             np.matmul(wy @ plane, wx.T, out=self.texture[k])
@@ -71,7 +81,8 @@ class Canvas:
             box: body mm, holds the shape.
             layers: from the outside in.
             texture_hu: standard deviation of the smooth texture.
-            step_mm: the grid on which the shape is evaluated, before linear interpolation to the voxels.
+            step_mm: the grid on which the shape is evaluated, before linear interpolation to the
+                voxels.
             over: the labels it may cover; None means all.
         """
         # A grid finer than the pixels adds nothing.
@@ -94,9 +105,13 @@ class Canvas:
         step_mm: float = 3.0,
         over: tuple[int, ...] | None = None,
     ) -> None:
-        """Paints one tube through body points; ``radius`` (mm) is one number or several spread along it."""
+        """Paints one tube through body points; ``radius`` (mm) is one number or several spread
+        along it.
+        """
         curve = dense_curve(np.array(knots, float), 7.0)
-        radii = np.interp(np.linspace(0, 1, len(curve)), np.linspace(0, 1, np.size(radius)), np.ravel(radius))
+        radii = np.interp(
+            np.linspace(0, 1, len(curve)), np.linspace(0, 1, np.size(radius)), np.ravel(radius)
+        )
         chain = np.stack([np.arange(len(curve) - 1), np.arange(1, len(curve))], axis=1)
         tubes = Tubes(curve, radii, chain, 0.0, {}, texture_hu=texture_hu)
         self.paint_thick_tubes(tubes, layers, step_mm, over)
@@ -108,7 +123,9 @@ class Canvas:
         step_mm: float,
         over: tuple[int, ...] | None = None,
     ) -> None:
-        """Paints tubes wider than about two grid steps as one shape; HU and labels come from the layers."""
+        """Paints tubes wider than about two grid steps as one shape; HU and labels come from the
+        layers.
+        """
         step_mm = max(step_mm, 0.7 * min(self.frame.spacing_mm))
         points = self.frame.scanner_from_body(tubes.points)
         reach = float(tubes.radii.max()) / tubes.flatten + 3 * step_mm
@@ -119,7 +136,15 @@ class Canvas:
         nodes = [np.arange(a[0] - step_mm, a[-1] + 2 * step_mm, step_mm) for a in axes]
         values = np.full((len(nodes[2]), len(nodes[1]), len(nodes[0])), 4 * step_mm, np.float32)
         for a, b in tubes.segments:
-            block = _capsule(nodes, points[a], points[b], tubes.radii[a], tubes.radii[b], tubes.flatten, 3 * step_mm)
+            block = _capsule(
+                nodes,
+                points[a],
+                points[b],
+                tubes.radii[a],
+                tubes.radii[b],
+                tubes.flatten,
+                3 * step_mm,
+            )
             if block is not None:
                 where, distance = block
                 np.minimum(values[where], distance, out=values[where])
@@ -138,7 +163,9 @@ class Canvas:
     ) -> None:
         distance, extent = _distance_and_extent(values, step, self.frame.spacing_mm, exact)
         axes = [axis[lo:hi] for axis, (lo, hi) in zip(self.frame.axes_mm, window, strict=True)]
-        wx, wy, wz = (interpolation_weights(a, n[0], step, len(n)) for a, n in zip(axes, nodes, strict=True))
+        wx, wy, wz = (
+            interpolation_weights(a, n[0], step, len(n)) for a, n in zip(axes, nodes, strict=True)
+        )
         (i0, _), (j0, _), (k0, _) = window
         allowed = None if over is None else np.isin(np.arange(256), over)
         for inset_mm, value_hu, label in layers:
@@ -180,7 +207,15 @@ class Canvas:
         cover = np.zeros((k1 - k0, j1 - j0, i1 - i0), np.float32)
         x, y, z = (axis[lo:hi] for axis, (lo, hi) in zip(self.frame.axes_mm, ranges, strict=True))
         for a, b in tubes.segments:
-            self._stamp(cover, (x, y, z), points[a], points[b], tubes.radii[a], tubes.radii[b], tubes.flatten)
+            self._stamp(
+                cover,
+                (x, y, z),
+                points[a],
+                points[b],
+                tubes.radii[a],
+                tubes.radii[b],
+                tubes.flatten,
+            )
         where = np.s_[k0:k1, j0:j1, i0:i1]
         labels = self.labels[where]
         if not tubes.everywhere:
@@ -198,7 +233,9 @@ class Canvas:
 
     def _ranges(self, low: NDArray, high: NDArray) -> list[tuple[int, int]] | None:
         ranges = []
-        for axis, spacing, lo, hi in zip(self.frame.axes_mm, self.frame.spacing_mm, low, high, strict=True):
+        for axis, spacing, lo, hi in zip(
+            self.frame.axes_mm, self.frame.spacing_mm, low, high, strict=True
+        ):
             first, last = np.searchsorted(axis, (lo - spacing, hi + spacing))
             if first >= last:
                 return None
@@ -246,7 +283,8 @@ def _capsule(
     margin_mm: float,
     sub_z: NDArray | None = None,
 ) -> tuple[tuple[slice, slice, slice], FloatArray] | None:
-    """Distance (mm) to a tapering capsule on the part of a grid within ``margin_mm`` of it; None where it misses.
+    """Distance (mm) to a tapering capsule on the part of a grid within ``margin_mm`` of it; None
+    where it misses.
 
     ``sub_z`` repeats every slice at these offsets, side by side along the first axis.
     """
@@ -255,7 +293,9 @@ def _capsule(
     half = 0.0 if sub_z is None else float(np.abs(sub_z).max())
     spans = []
     for axis, reach in zip(range(3), (radius, radius, radius / flatten + half), strict=True):
-        first, last = np.searchsorted(axes[axis], (low[axis] - reach - margin_mm, high[axis] + reach + margin_mm))
+        first, last = np.searchsorted(
+            axes[axis], (low[axis] - reach - margin_mm, high[axis] + reach + margin_mm)
+        )
         if first >= last:
             return None
         spans.append(slice(int(first), int(last)))
@@ -267,7 +307,11 @@ def _capsule(
     z = (heights - a[2]).astype(np.float32)[:, None, None]
     d = (b - a).astype(np.float32)
     along = np.clip((x * d[0] + y * d[1] + z * d[2]) / np.float32(max(float(d @ d), 1e-6)), 0, 1)
-    square = (x - along * d[0]) ** 2 + (y - along * d[1]) ** 2 + (np.float32(flatten) * (z - along * d[2])) ** 2
+    square = (
+        (x - along * d[0]) ** 2
+        + (y - along * d[1]) ** 2
+        + (np.float32(flatten) * (z - along * d[2])) ** 2
+    )
     distance = np.sqrt(square) - (np.float32(radius_a) + np.float32(radius_b - radius_a) * along)
     return (spans[2], spans[1], spans[0]), distance
 
@@ -287,7 +331,9 @@ def _bounds(points: NDArray, radii: NDArray) -> tuple[NDArray, NDArray]:
 def _distance_and_extent(
     values: FloatArray, step_mm: float, spacing_mm: tuple[float, float, float], exact: bool
 ) -> tuple[FloatArray, FloatArray]:
-    """Distance to the zero set (mm; first-order unless ``exact``) and the voxel's extent along the normal (mm)."""
+    """Distance to the zero set (mm; first-order unless ``exact``) and the voxel's extent along the
+    normal (mm).
+    """
     gz, gy, gx = np.gradient(values, np.float32(step_mm))
     length = np.sqrt(gx * gx + gy * gy + gz * gz) + np.float32(1e-3)
     extent = np.abs(gx) * np.float32(spacing_mm[0])

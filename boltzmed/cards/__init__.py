@@ -1,0 +1,33 @@
+"""Dataset cards: what a data set's targets are called, how they are asked for, windowed and split."""
+
+from __future__ import annotations
+
+from boltzmed.cards.card import (
+    PROTOCOLS,
+    Code,
+    DatasetCard,
+    PromptTarget,
+    Target,
+    Window,
+    card_path,
+    list_cards,
+    load_card,
+    look_up_prompt,
+    normalise_prompt,
+    resolve_window,
+)
+
+__all__ = [
+    "PROTOCOLS",
+    "Code",
+    "DatasetCard",
+    "PromptTarget",
+    "Target",
+    "Window",
+    "card_path",
+    "list_cards",
+    "load_card",
+    "look_up_prompt",
+    "normalise_prompt",
+    "resolve_window",
+]
