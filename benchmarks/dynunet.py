@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +154,15 @@ def score_studies(
         masks = segment(study)
         first = {
             p.target: (p, k)
-            for p, k in reversed([*zip(study["prompts"], study["asked"], strict=True)])
+            for p, k in reversed(
+                [*zip(study["prompts"], study["study"].requested_slices, strict=True)]
+            )
         }
         prompts = [p for p in study["prompts"] if p is first[p.target][0]]
-        whole = {**study, "prompts": prompts, "asked": [None] * len(prompts)}
+        whole = replace(study["study"], requested_slices=(None,) * len(prompts))
         found, _ = score_study(
             whole,
+            prompts,
             lambda k, p=prompts, m=masks: m[p[k].target].astype(np.uint8),
             method=method,
             seed=seed,
@@ -229,7 +233,7 @@ def main() -> None:
             torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16),
         ):
             logits = inferer(preparation.image(study)[None], network)[0].float()
-        found = preparation.restore(logits, study["labels"].shape)
+        found = preparation.restore(logits, study["study"].labels.shape)
         return {target: np.isin(found, members) for target, members in classes.members.items()}
 
     path = output / ("results.csv" if options.part == "test" else f"results_{options.part}.csv")

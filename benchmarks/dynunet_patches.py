@@ -132,16 +132,16 @@ class Preparation:
 
     def classes(self, study: Mapping[str, Any], classes: Classes) -> Tensor:
         """Return (1,H',W',K') uint8."""
-        if study["values"] != classes.values:
+        if study["study"].label_values != classes.values:
             raise ValueError(
-                f"{study['case']}: expected the label values of the first case, found others"
+                f"{study['study'].case}: expected the label values of the first case, found others"
             )
-        found = torch.from_numpy(classes.table[study["labels"]])[None]
+        found = torch.from_numpy(classes.table[study["study"].labels])[None]
         return self._resize(found.float(), self.shape(study), "nearest-exact").to(torch.uint8)
 
     def shape(self, study: Mapping[str, Any]) -> tuple[int, ...]:
         """Return the grid on which the network sees a study."""
-        shape = study["labels"].shape
+        shape = study["study"].labels.shape
         if self.plan.spacing_mm is None:
             return shape
         native_mm = spacing_mm(np.asarray(study["image"].affine))
@@ -172,7 +172,7 @@ def load_volumes(studies: Any, preparation: Preparation) -> tuple[list[Volume], 
     for index in tqdm(range(len(studies)), desc="volumes"):
         study = studies[index]
         if index == 0:
-            classes = Classes(study["values"])
+            classes = Classes(study["study"].label_values)
         found = preparation.classes(study, classes)
         random = np.random.default_rng(index)
         places = [np.argwhere(found[0].numpy() == number) for number in range(1, classes.count)]

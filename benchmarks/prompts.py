@@ -16,8 +16,9 @@ from monai.bundle import ConfigParser
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from boltzmed.cards import load_card
 from boltzmed.data.slice_sources import read_datalist
-from boltzmed.data.studies import LabelledStudyDataset
+from boltzmed.data.studies import LabelledStudyDataset, list_labelled_cases
 from boltzmed.resources import resource_folder
 
 
@@ -39,12 +40,13 @@ def main() -> None:
     config["bundle_root"] = str(bundle)
     config["inferer"]["progress"] = None
     network, inferer = config.get_parsed_content("network"), config.get_parsed_content("inferer")
-    dataset = LabelledStudyDataset(
+    cases = list_labelled_cases(
         read_datalist(options.datalist)[: options.cases],
-        config["card"],
+        load_card(config["card"]),
         phrasings=options.phrasings,
     )
-    names = [target.name for target in dataset.targets]
+    dataset = LabelledStudyDataset(cases)
+    names = [str(prompt.target) for prompt in cases[0].prompts]
     counts = np.zeros((len(names), len(names) + 2), np.int64)
     for index in tqdm(range(len(dataset)), desc="cases"):
         study = dataset[index]
@@ -56,7 +58,7 @@ def main() -> None:
         )
         counts += count_overlaps(
             [masks.volume(prompt) > 0 for prompt in range(len(names))],
-            [np.isin(study["labels"], target.labels) for target in dataset.targets],
+            [study["study"].reference(name) > 0 for name in names],
         )
     width = max(map(len, names))
     print(" " * width + "".join(f"{name:>14}" for name in [*names, "none"]))

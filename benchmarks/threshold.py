@@ -92,7 +92,7 @@ def main() -> None:
 def read_crop(study: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
     """A study's HU and the mask of its target."""
     voxels_hu = np.asarray(study["image"])[0]
-    return voxels_hu, np.isin(study["labels"], study["values"][study["prompts"][0].target])
+    return voxels_hu, study["study"].reference(study["prompts"][0].target)
 
 
 if __name__ == "__main__":

@@ -21,21 +21,21 @@ import argparse
 import ast
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import binomtest
-from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
 from boltzmed.cards import DatasetCard, load_card, look_up_prompt
 from boltzmed.data.labels import foreign_targets, region_of
-from boltzmed.data.studies import LabelledStudyDataset, open_labelled_studies
+from boltzmed.data.studies import LabelledCase, LabelledStudyDataset, open_labelled_cases
 from boltzmed.engines.batches import PrepareStudy
-from boltzmed.engines.inferer import PackedMasks, PromptSliceInferer
+from boltzmed.engines.inferer import PromptSliceInferer
 from boltzmed.geometry import voxel_volume_mm3
 from boltzmed.reports.tables import align_columns
+from boltzmed.transforms.packed_masks import PackedMasks
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import read_volume
 from boltzmed.workflow import read_inference
@@ -64,24 +64,25 @@ def format_share(count: int, total: int) -> list[str]:
 
 
 def measure_cache(
-    line: Line, dataset: LabelledStudyDataset, cards: Sequence[DatasetCard], chosen: Iterable[int]
+    line: Line, cases: Sequence[LabelledCase], cards: Sequence[DatasetCard], chosen: Iterable[int]
 ) -> tuple[list[bool], dict[str, list[tuple[bool, bool]]]]:
     """Whether each mask of a wrong prompt is empty; and by target, for each slice, whether it shows
     and is said to.
     """
     network, inferer, prepare = line
-    foreign = foreign_targets(dataset.card, cards)
-    count = len(dataset.targets)  # what follows are other windows of the published protocol
-    wrong_ids = (
-        tokenize_prompts([target.prompts[0] for target, _ in foreign])
-        if foreign
-        else dataset.input_ids[:0]
-    )
-    input_ids = torch.cat([dataset.input_ids[:count], wrong_ids])
-    frames = [prepare.frames.get(dataset.card.name)] * len(input_ids)
+    dataset = LabelledStudyDataset(cases)
+    card = cases[0].card
+    foreign = foreign_targets(card, cards)
+    # What follows the card's targets are other windows of the published protocol.
+    targets = list(dict.fromkeys(str(prompt.target) for prompt in cases[0].prompts))
+    count = len(targets)
+    texts = [prompt.prompt for prompt in cases[0].prompts[:count]]
+    texts += [target.prompts[0] for target, _ in foreign]
+    input_ids = tokenize_prompts(texts)
+    frames = [prepare.input_sizes.get(card.name)] * len(input_ids)
     empty: list[bool] = []
-    seen: dict[str, list[tuple[bool, bool]]] = {target.name: [] for target in dataset.targets}
-    for index in tqdm(chosen, desc=dataset.card.name):
+    seen: dict[str, list[tuple[bool, bool]]] = {target: [] for target in targets}
+    for index in tqdm(chosen, desc=card.name):
         study = dataset[index]
         own = study["prompts"][:count]
         wrong = [
@@ -94,44 +95,41 @@ def measure_cache(
         presence = masks.presence_PK if masks.smoothed_PK is None else masks.smoothed_PK
         if presence is None:
             continue
-        for number, target in enumerate(dataset.targets):
-            shown = masks.plan.cut(
-                np.isin(study["labels"], study["values"].get(target.name, ()))
-            ).any((1, 2))
+        for number, target in enumerate(targets):
+            shown = masks.plan.cut(study["study"].reference(target)).any((1, 2))
             said = presence[number] >= inferer.presence_threshold
-            seen[target.name] += zip(shown.tolist(), said.tolist(), strict=True)
+            seen[target] += zip(shown.tolist(), said.tolist(), strict=True)
     return empty, seen
 
 
 def print_caches(line: Line, options: argparse.Namespace) -> list[DatasetCard]:
     """Both tables of the caches; returns their cards and those that were asked for besides."""
-    studies = open_labelled_studies(caches=options.caches, part=options.part, card="phantom")
-    datasets = cast(list[LabelledStudyDataset], cast(ConcatDataset, studies).datasets)
-    cards = [*(dataset.card for dataset in datasets), *map(load_card, options.cards)]
+    by_cache = [
+        open_labelled_cases(caches=folder, part=options.part, card="phantom")
+        for folder in options.caches
+    ]
+    cards = [*(cases[0].card for cases in by_cache), *map(load_card, options.cards)]
     silence = [["card", "volumes", "prompts", "pairs", "empty", "95 % interval"]]
     gate = [["card", "target", "slices with", "sensitivity", "slices without", "specificity"]]
     pooled: list[bool] = []
-    for dataset in datasets:
-        order = np.random.default_rng(options.seed).permutation(len(dataset))
+    for cases in by_cache:
+        card = cases[0].card
+        order = np.random.default_rng(options.seed).permutation(len(cases))
         chosen = sorted(order[: options.max_cases].tolist())
-        empty, seen = measure_cache(line, dataset, cards, chosen)
+        empty, seen = measure_cache(line, cases, cards, chosen)
         pooled += empty
         asked = str(len(empty) // len(chosen))
-        silence.append(
-            [dataset.card.name, str(len(chosen)), asked, *format_share(sum(empty), len(empty))]
-        )
+        silence.append([card.name, str(len(chosen)), asked, *format_share(sum(empty), len(empty))])
         for target, pairs in seen.items():
             said = np.array([said for shown, said in pairs if shown])
             # Where a card is not exhaustive, a slice without the target's label may yet show it.
-            unsaid = np.array(
-                [not said for shown, said in pairs if not shown and dataset.card.exhaustive]
-            )
+            unsaid = np.array([not said for shown, said in pairs if not shown and card.exhaustive])
             shares = [
                 part
                 for kind in (said, unsaid)
                 for part in format_share(int(kind.sum()), len(kind))[:2]
             ]
-            gate.append([dataset.card.name, target, *shares])
+            gate.append([card.name, target, *shares])
     silence.append(["all", "", "", *format_share(sum(pooled), len(pooled))])
     print("\nMasks of wrong prompts:\n")
     print(align_columns(silence, [column == 0 for column in range(6)]))

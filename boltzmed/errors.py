@@ -5,6 +5,8 @@ where, what to do.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -25,3 +27,26 @@ def one_line(error: BaseException, path: str | os.PathLike[str] | None = None) -
     """
     text = str(error) if path is None else str(error).replace(os.fspath(path), Path(path).name)
     return " ".join(text.split()) or type(error).__name__
+
+
+def find_input_error(error: BaseException) -> ValueError | None:
+    """Return the wrong input (the ValueError family) that an error stands for, None for a bug.
+
+    MONAI wraps what its transforms raise, perhaps several times.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ValueError):
+        cause = cause.__cause__
+    return cause
+
+
+@contextmanager
+def unwrapped_input_errors() -> Iterator[None]:
+    """Raise wrong input as it was, not as MONAI's ``Compose`` and engines wrap it."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause = find_input_error(error)
+        if cause is None:
+            raise
+        raise cause from error

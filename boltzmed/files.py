@@ -11,6 +11,9 @@ from pathlib import Path
 
 from boltzmed.errors import OutputError
 
+RUN_FILE = "run.json"
+"""What says of a folder of masks how it was made; written last."""
+
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.networks.utils import eval_mode
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
-from boltzmed.cards import load_card, look_up_prompt
 from boltzmed.geometry import describe_grid, is_same_grid
 from boltzmed.metrics.overlap import dice
 from boltzmed.reports.contact_sheet import Panel, make_contact_sheet
@@ -27,10 +27,8 @@ from boltzmed.reports.sampling import (
     make_sampling_figure,
     write_sampling_sheet,
 )
-from boltzmed.transforms.channels import channel_indices
+from boltzmed.transforms.network_input import NetworkInput
 from boltzmed.transforms.slices import SlicePlan
-from boltzmed.transforms.square import SquareGrid
-from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.transforms.window import WindowIntensity
 from boltzmed.volumes import read_volume
 from boltzmed.workflow import read_inference
@@ -127,58 +125,56 @@ class _WatchedStudy:
         overrides: dict[str, Any],
     ) -> None:
         parser = read_inference(**overrides)
-        image = read_volume(study, modality=modality, series_uid=parser["series_uid"])
-        cards = [load_card(card) for card in parser.get_parsed_content("cards")]
-        meaning = look_up_prompt(
-            prompt, cards, modality=image.meta["modality"], window=parser["window"]
-        )
-        inferer, frames = (
-            parser.get_parsed_content(name) for name in ("inferer", "prepare_batch#frames")
-        )
-        frame = frames.get(meaning.card, inferer.frame)
+        # A tuple of paths and texts: MONAI would evaluate a text that begins with "$".
+        parser.update({"image": (Path(study),), "prompts": (prompt,), "modality": modality})
+        item = parser.get_parsed_content("dataset")[0]
+        self._volume = np.asarray(item["image"][0])
         self.plan = SlicePlan.from_affine(
-            np.asarray(image.affine), image.shape[1:], parser["plane"]
+            np.asarray(item["image"].affine), self._volume.shape, parser["plane"]
         )
-        self._volume = np.asarray(image[0])
-        self._window = WindowIntensity(meaning.window).measured_on(self._volume)
-        frame = frame.around(*self.plan.slice_shape)
-        self._grid = SquareGrid(*self.plan.slice_shape, frame.image_size, frame.min_side)
-        self._channels = parser["channels"]
+        inferer = parser.get_parsed_content("inferer")
+        *_, settings = parser.get_parsed_content("prepare_batch")(item)
+        size = (settings["input_sizes"][0] or inferer.input_size).around(*self.plan.slice_shape)
+        self._window = WindowIntensity(settings["windows"][0]).measured_on(self._volume)
+        self._way = NetworkInput(self.plan.slice_shape, self.plan.count, size, inferer.channels)
         self._reference = None
         if reference is not None:
-            mask = read_volume(reference)
-            grids = [(volume.shape[1:], np.asarray(volume.affine)) for volume in (image, mask)]
-            if not is_same_grid(*grids[0], *grids[1]):
-                raise ValueError(
-                    f"{Path(reference).name}: expected a mask on the grid of {Path(study).name}, "
-                    f"{describe_grid(*grids[0])}, received {describe_grid(*grids[1])}"
-                )
-            values = np.asarray(mask[0])
-            self._reference = values != 0 if label is None else values == label
-            if not self._reference.any():
-                raise ValueError(
-                    f"{Path(reference).name}: expected voxels of {label or 'some value'}, found"
-                    " none"
-                )
+            self._reference = _read_reference(Path(reference), label, item["image"], Path(study))
         self._thresholds = inferer.threshold, inferer.presence_threshold
         self._network = parser.get_parsed_content("network")
         self._device = next(self._network.parameters()).device
-        input_ids = tokenize_prompts([prompt], truncate=parser["truncate_prompts"])
-        self._text = self._network.encode_text(input_ids[None].to(self._device))
+        self._text = self._network.encode_text(settings["input_ids"][None].to(self._device))
         self.num_queries: int = self._network.decoder.num_queries
 
     @torch.no_grad()
     def look(self, index: int) -> SampledSlice:
         """Segment one slice and return what was sampled on it."""
-        slices = self.plan.slices_at(
-            self._volume, channel_indices(index, self.plan.count, self._channels)
-        )
-        seen = self._grid.to_image(self._window(slices)[None])
+        slices = self.plan.slices_at(self._volume, self._way.needed_slices([index]))
+        image = self._way.stack(self._way.square(slices, self._window), [index]).contiguous()
         reference = None
         if self._reference is not None:
             mask = torch.from_numpy(self.plan.slice_at(self._reference, index).copy())[None, None]
-            reference = self._grid.to_target(mask)[0, 0].numpy() > 0.5
-        return _record(self._network, seen, self._text, index, reference, *self._thresholds)
+            reference = self._way.to_target(mask)[0, 0].numpy() > 0.5
+        return _record(self._network, image, self._text, index, reference, *self._thresholds)
+
+
+def _read_reference(
+    path: Path, label: int | None, image: MetaTensor, study: Path
+) -> NDArray[np.bool_]:
+    """Return a reference mask (I,J,K) on the image's grid, what has the label or is not 0."""
+    mask = read_volume(path)
+    mask_grid = (tuple(mask.shape[1:]), np.asarray(mask.affine))
+    image_grid = (tuple(image.shape[1:]), np.asarray(image.affine))
+    if not is_same_grid(*image_grid, *mask_grid):
+        raise ValueError(
+            f"{path.name}: expected a mask on the grid of {study.name},"
+            f" {describe_grid(*image_grid)}, received {describe_grid(*mask_grid)}"
+        )
+    values = np.asarray(mask[0])
+    inside = values != 0 if label is None else values == label
+    if not inside.any():
+        raise ValueError(f"{path.name}: expected voxels of {label or 'some value'}, found none")
+    return inside
 
 
 def _record(

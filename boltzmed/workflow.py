@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from boltzmed.errors import OutputError
+from boltzmed.errors import OutputError, unwrapped_input_errors
 from boltzmed.networks.boltzformer import STRIDE
 from boltzmed.networks.weights import (
     load_checkpoint,
@@ -25,7 +25,7 @@ from boltzmed.networks.weights import (
 )
 from boltzmed.options import check_flags
 from boltzmed.resources import resource_folder
-from boltzmed.transforms.square import Frame, read_frames
+from boltzmed.transforms.network_input import InputSize, read_input_sizes
 from boltzmed.volumes.nifti import case_name
 
 SIZES = tuple(
@@ -79,7 +79,7 @@ def network_settings(
     settings = {"network_def": _size_config(config).get("network_def"), "image_size": image_size}
     sizes = [("image_size", image_size)]
     if frames:
-        read = read_frames(frames)
+        read = read_input_sizes(frames)
         sizes += [
             (f"frames: {card}: image_size", frame.image_size)
             for card, own in read.items()
@@ -94,7 +94,7 @@ def network_settings(
 
 def choose_frames(
     checkpoint: str | Path, frames: Mapping[str, Any] | None = None
-) -> dict[str, Frame]:
+) -> dict[str, InputSize]:
     """Return card → how slices meet the network for its prompts, as the checkpoint was trained or
     as told.
 
@@ -106,7 +106,7 @@ def choose_frames(
     Raises:
         ValueError: An unreadable checkpoint, or frames that are none.
     """
-    chosen = read_frames(read_config(checkpoint).get("frames") if frames is None else frames)
+    chosen = read_input_sizes(read_config(checkpoint).get("frames") if frames is None else frames)
     return {card: several[0] for card, several in chosen.items()}
 
 
@@ -272,7 +272,7 @@ def run_inference(
 
     Args:
         studies, prompts: See :class:`StudyDataset`.
-        output_dir: See :class:`StudyWriter`.
+        output_dir: See :class:`StudyFolders`.
         report: Called after each study with its path and the folder of its masks, or with what was
             wrong with it; the others then go on. Without it the first error is raised.
         **overrides: See `read_inference`.
@@ -304,11 +304,11 @@ def run_inference(
     for index, study in enumerate(dataset.studies):
         loader = DataLoader(Subset(dataset, [index]), batch_size=1, collate_fn=collate)
         evaluator = make_evaluator(val_data_loader=loader)
-        evaluator.logger.setLevel(
-            logging.CRITICAL
-        )  # it would log an exception twice, which the caller gets anyway
+        # It would log an exception twice, which the caller gets anyway.
+        evaluator.logger.setLevel(logging.CRITICAL)
         try:
-            evaluator.run()
+            with unwrapped_input_errors():
+                evaluator.run()
         except OutputError:
             raise  # the next study's outputs would go to the same place
         except ValueError as error:

@@ -47,7 +47,8 @@ class BudgetTrainer(nnUNetTrainer):
     and the curves.
     """
 
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
+    # The signature is nnU-Net's.
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.budget_seconds = 60 * float(os.environ["NNUNET_MINUTES"])
         self.num_iterations_per_epoch = int(os.environ.get("NNUNET_ITERATIONS", "50"))

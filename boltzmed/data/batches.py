@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,37 +19,59 @@ from boltzmed.data.slices import PromptSliceDataset, keyed_generator
 logger = logging.getLogger(__name__)
 
 Key = tuple[int, int, int]
-"""(epoch, entry, which of its card's frames)."""
+"""(epoch, entry, number of its card's input size)."""
+
+
+_LARGEST_BATCH = 4
+"""Small images come in batches of at most so many times ``batch_size``."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Entries of one card, seen at one of its input sizes.
+
+    Attributes:
+        entries: their numbers in the data set.
+        probabilities: of each to be drawn.
+        samples: how many are drawn for an epoch.
+        batch_size: samples of a batch.
+        turn: the input size's number.
+    """
+
+    entries: np.ndarray
+    probabilities: np.ndarray
+    samples: int
+    batch_size: int
+    turn: int
 
 
 class KeyedBatches(DistributedSampler):
-    """Yields lists of keys, a batch each, for a ``DataLoader`` with ``batch_size=None``.
+    """Yield lists of keys, a batch each, for a ``DataLoader`` with ``batch_size=None``.
 
-    Every epoch has the same number of samples of every card and frame, and so of batches; within a
-    frame entries come without repetition, drawn by weight: a card of fewer entries than its share
-    asks for gives all of them in each of its frames, and the log tells. It is a
-    ``DistributedSampler`` so that the trainer tells it the epoch. With several processes each takes
-    its part of every batch, so that N processes do together what one does alone, wherever the
-    numbers of samples of each card and frame are multiples of N; what is beyond such a multiple is
-    left out.
+    Every epoch has the same number of samples of every card and input size, and so of batches;
+    within an input size entries come without repetition, drawn by weight: a card of fewer entries
+    than its fraction asks for gives all of them at each of its input sizes, and the log tells. It
+    is a ``DistributedSampler`` so that the trainer tells it the epoch. With several processes each
+    takes its part of every batch, so that N processes do together what one does alone, wherever the
+    numbers of samples of each card and input size are multiples of N; what is beyond such a
+    multiple is left out.
 
     Args:
-        dataset: Whose entries are drawn.
-        samples_per_epoch: Of all processes together; ``"all"`` is every entry once, in each of its
-            card's frames.
-        batch_size: Samples of all processes together, of images of the dataset's ``image_size``.
-            Smaller images come in larger batches, of the same number of pixels, up to
-            ``largest_batch``.
-        largest_batch: Four times ``batch_size`` by default.
-        shares: Card → share of the samples, 0 or more; by default as many as it has entries. Not
-            with ``"all"``.
-        small_weight, balance: See ``PromptSliceDataset.weights``; they act within a card.
-        seed: Of the draw.
-        fixed: Every epoch is the first one: what validation compares has to be the same.
+        dataset: whose entries are drawn.
+        samples_per_epoch: of all processes together; ``"all"`` is every entry once, at each of its
+            card's input sizes.
+        batch_size: samples of all processes together, of images of the data set's ``image_size``.
+            Smaller images come in larger batches, of the same number of pixels, up to four times as
+            large.
+        card_fractions: card → fraction of the samples, 0 or more; by default as many as it has
+            entries. Not with ``"all"``.
+        small_weight, balance: see ``PromptSliceDataset.weights``; they act within a card.
+        seed: of the draw.
+        fixed: every epoch is the first one: what validation compares has to be the same.
 
     Raises:
-        ValueError: Shares that are none or of a card that is not there, or settings that leave a
-            card with a share, one of its frames, or all without a sample.
+        ValueError: fractions that are none or of a card that is not there, or settings that leave a
+            card with a fraction, one of its input sizes, or all without a sample.
     """
 
     def __init__(
@@ -57,8 +80,7 @@ class KeyedBatches(DistributedSampler):
         *,
         samples_per_epoch: int | str,
         batch_size: int,
-        largest_batch: int | None = None,
-        shares: Mapping[str, float] | None = None,
+        card_fractions: Mapping[str, float] | None = None,
         small_weight: float = 1.0,
         balance: Sequence[str] = (),
         seed: int = 0,
@@ -66,98 +88,115 @@ class KeyedBatches(DistributedSampler):
     ) -> None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         ranks = torch.distributed.get_world_size() if distributed else 1
-        super().__init__(
-            dataset, num_replicas=ranks, rank=torch.distributed.get_rank() if distributed else 0
-        )
+        rank = torch.distributed.get_rank() if distributed else 0
+        super().__init__(dataset, num_replicas=ranks, rank=rank)
         if batch_size < ranks or batch_size % ranks:
             raise ValueError(
                 f"batch_size: expected a multiple of the {ranks} processes, received {batch_size}"
             )
-        self.seed, self.fixed = seed, fixed
+        self.seed = seed
+        self.fixed = fixed
+        self._batch_size = batch_size
         cards = np.array([dataset.card_of(index) for index in range(len(dataset))])
         weights = dataset.weights(small_weight, balance)
         names = list(dict.fromkeys(cards.tolist()))
-        parts = _read_shares(shares, names) or {
-            name: float((cards == name).mean()) for name in names
-        }
-        total = sum(parts.values())
-        if (everything := samples_per_epoch == "all") and shares:
-            raise ValueError(
-                "samples_per_epoch: expected a number beside shares, received 'all'; leave one of"
-                " them out"
-            )
-        if not everything and (not isinstance(samples_per_epoch, int) or samples_per_epoch < 1):
-            raise ValueError(
-                f"samples: expected a number from 1, or 'all', received {samples_per_epoch!r};"
-                " raise samples_per_epoch, or validation_slices"
-            )
-        self._groups: list[tuple[np.ndarray, np.ndarray, int, int, int]] = []
-        for name, share in parts.items():
-            members, frames = np.flatnonzero(cards == name), dataset.frames[name]
-            number, chances = (
-                len(members),
-                np.ones(len(members)),
-            )  # who draws all of them has nothing to weigh
-            if not everything:
-                asked = round(int(samples_per_epoch) * share / total)
-                if number * len(frames) < asked and self.rank == 0:
-                    most = number // ranks * ranks * len(frames)
-                    logger.info(
-                        "%s: %d of the %d samples asked for: it has no more slices",
-                        name,
-                        most,
-                        asked,
-                    )
-                number, chances = min(asked // len(frames), number), weights[members]
-            number = number // ranks * ranks
-            if share and not number:
+        fractions = _read_fractions(card_fractions, names)
+        _check_samples(samples_per_epoch, fractions)
+        if not fractions:
+            fractions = {name: float((cards == name).mean()) for name in names}
+        total = sum(fractions.values())
+        self._groups: list[_Group] = []
+        for name, fraction in fractions.items():
+            entries = np.flatnonzero(cards == name)
+            sizes = dataset.input_sizes[name]
+            if samples_per_epoch == "all":
+                samples = len(entries)
+                chances = np.ones(len(entries))  # who draws all of them has nothing to weigh
+            else:
+                requested = round(int(samples_per_epoch) * fraction / total)
+                samples = self._limit_samples(name, len(entries), len(sizes), requested)
+                chances = weights[entries]
+            samples = samples // ranks * ranks
+            if fraction and not samples:
                 raise ValueError(
-                    f"samples: expected at least {ranks * len(frames)} of {name}, for each process"
-                    f" and frame one, received fewer: it has {len(members)} slices and a share of"
-                    f" {share / total:.3g}; raise samples_per_epoch, or validation_slices, or leave"
-                    " the card out (--shares)"
+                    f"samples: expected at least {ranks * len(sizes)} of {name}, for each process"
+                    f" and input size one, received fewer: it has {len(entries)} slices and a"
+                    f" fraction of {fraction / total:.3g}; raise samples_per_epoch, or"
+                    " validation_slices, or leave the card out (--card_fractions)"
                 )
-            for turn, frame in enumerate(frames if number else ()):
-                size = batch_size * max(1, (dataset.image_size // frame.image_size) ** 2)
-                size = min(size, largest_batch or 4 * batch_size) // ranks * ranks
+            for turn, size in enumerate(sizes if samples else ()):
+                batch = self._size_batch(dataset.image_size // size.image_size)
                 self._groups.append(
-                    (members, chances / chances.sum(), number, min(size, number), turn)
+                    _Group(entries, chances / chances.sum(), samples, min(batch, samples), turn)
                 )
 
+    def _limit_samples(self, name: str, entries: int, sizes: int, requested: int) -> int:
+        """Return how many samples each input size of a card gets; the log tells of fewer."""
+        if entries * sizes < requested and self.rank == 0:
+            ranks = self.num_replicas
+            most = entries // ranks * ranks * sizes
+            logger.info(
+                "%s: %d of the %d samples asked for: it has no more slices", name, most, requested
+            )
+        return min(requested // sizes, entries)
+
+    def _size_batch(self, times_smaller: int) -> int:
+        """Return how many images of a batch, that are so many times smaller at each side."""
+        size = self._batch_size * max(1, times_smaller**2)
+        ranks = self.num_replicas
+        return min(size, _LARGEST_BATCH * self._batch_size) // ranks * ranks
+
     def __len__(self) -> int:
-        """Number of batches of an epoch."""
-        return sum(-(-number // size) for _, _, number, size, _ in self._groups)
+        """Return the number of batches of an epoch."""
+        return sum(-(-group.samples // group.batch_size) for group in self._groups)
 
     def __iter__(self) -> Iterator[list[Key]]:  # type: ignore[override]
         epoch = 0 if self.fixed else self.epoch
         generator = keyed_generator(self.seed, epoch, 0, "order")
         batches: list[list[Key]] = []
-        for members, probabilities, number, size, turn in self._groups:
-            drawn = generator.choice(members, number, replace=False, p=probabilities).tolist()
-            batches += [
-                [(epoch, k, turn) for k in drawn[first : first + size]]
-                for first in range(0, number, size)
-            ]
+        for group in self._groups:
+            drawn = generator.choice(
+                group.entries, group.samples, replace=False, p=group.probabilities
+            )
+            keys = [(epoch, entry, group.turn) for entry in drawn.tolist()]
+            for first in range(0, group.samples, group.batch_size):
+                batches.append(keys[first : first + group.batch_size])
         order = range(len(batches)) if self.fixed else generator.permutation(len(batches))
         return iter([batches[k][self.rank :: self.num_replicas] for k in order])
 
 
-def _read_shares(shares: Any, names: Sequence[str]) -> dict[str, float]:
-    """Card → share, for those of the names that have one; empty for none given."""
-    if shares is None or shares == {}:
+def _check_samples(samples_per_epoch: Any, fractions: Mapping[str, float]) -> None:
+    if samples_per_epoch == "all":
+        if fractions:
+            raise ValueError(
+                "samples_per_epoch: expected a number beside card_fractions, received 'all'; leave"
+                " one of them out"
+            )
+        return
+    if not isinstance(samples_per_epoch, int) or samples_per_epoch < 1:
+        raise ValueError(
+            f"samples: expected a number from 1, or 'all', received {samples_per_epoch!r};"
+            " raise samples_per_epoch, or validation_slices"
+        )
+
+
+def _read_fractions(fractions: Any, names: Sequence[str]) -> dict[str, float]:
+    """Card → fraction, for those of the names that have one; empty for none given."""
+    if fractions is None or fractions == {}:
         return {}
-    numbers: list[Any] = list(shares.values()) if isinstance(shares, Mapping) else [None]
+    numbers: list[Any] = list(fractions.values()) if isinstance(fractions, Mapping) else [None]
     good = all(
         isinstance(n, int | float) and not isinstance(n, bool) and 0 <= n < math.inf
         for n in numbers
     )
     if not good or not sum(numbers):
         raise ValueError(
-            "shares: expected a number from 0 for each card, one of them above 0, such as"
-            f" {{'{names[0]}': 0.5}}, received {shares!r}"
+            "card_fractions: expected a number from 0 for each card, one of them above 0, such as"
+            f" {{'{names[0]}': 0.5}}, received {fractions!r}"
         )
-    if unknown := set(shares) - set(names):
+    if unknown := set(fractions) - set(names):
         raise ValueError(
-            f"shares: expected some of {', '.join(names)}, received {', '.join(sorted(unknown))}"
+            f"card_fractions: expected some of {', '.join(names)}, received"
+            f" {', '.join(sorted(unknown))}"
         )
-    return {name: shares[name] for name in names if name in shares}
+    return {name: fractions[name] for name in names if name in fractions}

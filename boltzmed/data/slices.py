@@ -8,22 +8,29 @@ state is shared.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from monai.config import KeysCollection
+from monai.transforms import Compose, MapTransform
 from torch.utils.data import Dataset
 
 from boltzmed.cards import DatasetCard
 from boltzmed.data.labels import foreign_targets
 from boltzmed.data.slice_sources import SliceEntry, SliceSource
+from boltzmed.errors import unwrapped_input_errors
 from boltzmed.strata import assign_area_bins
-from boltzmed.transforms.augment import apply_augmentation, draw_augmentation
-from boltzmed.transforms.channels import channel_indices
-from boltzmed.transforms.square import Frame, SquareGrid, read_frames
-from boltzmed.transforms.tokenize import tokenize_prompts
+from boltzmed.transforms.augment import Augmentation, draw_augmentation
+from boltzmed.transforms.network_input import (
+    InputSize,
+    NetworkInputd,
+    channel_indices,
+    read_input_sizes,
+)
+from boltzmed.transforms.tokenize import TokenizePromptsd, tokenize_prompts
 from boltzmed.transforms.window import Window, WindowIntensity
 
 SMALL_AREA_FRACTION = 0.001
@@ -37,6 +44,87 @@ def keyed_generator(seed: int, epoch: int, sample: int, purpose: str) -> np.rand
     return np.random.default_rng(np.random.SeedSequence([seed, epoch, sample, _PURPOSES[purpose]]))
 
 
+@dataclass(frozen=True)
+class SliceRequest:
+    """What an item is made of, drawn before anything is read.
+
+    Attributes:
+        source: where the slice lies.
+        entry: which slice, under which window.
+        targets: names of the T targets that are asked for, 1 ≤ T ≤ P.
+        prompts: a text for each of them.
+    """
+
+    source: SliceSource
+    entry: SliceEntry
+    targets: list[str]
+    prompts: list[str]
+
+
+class LoadSlicesd(MapTransform):
+    """MONAI transform: a :class:`SliceRequest` becomes raw slices with their labels.
+
+    The slices that the network's three channels need, (U,H,W) float32 at the file's intensities,
+    take the request's place; labels (1,H,W) uint8 of the slice itself, the window and the number of
+    slices stand beside them.
+
+    Args:
+        keys: of the request.
+        label_key: where the labels go.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", *, label_key: str = "label") -> None:
+        super().__init__(keys)
+        self.label_key = label_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the dictionary with the slices."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            request: SliceRequest = item[key]
+            entry = request.entry
+            count = request.source.count(entry.case)
+            # Three equal channels are one until the end.
+            needed = sorted(set(channel_indices(entry.slice_index, count, item["channels"])))
+            slices, labels, window = request.source.read(entry, needed)
+            item[key] = torch.from_numpy(np.ascontiguousarray(slices, np.float32))
+            item[self.label_key] = torch.from_numpy(labels)[None]
+            item["window"] = WindowIntensity(window, keep_zeros=entry.window is None)
+            item["slice_count"] = count
+        return item
+
+
+class SeparateTargetsd(MapTransform):
+    """MONAI transform: labels (1,S,S) become a mask (P,S,S) float32 in {0,1} for each prompt.
+
+    Args:
+        keys: of the labels.
+        values_key: of a tuple of label values for each prompt; empty for an empty mask.
+    """
+
+    def __init__(self, keys: KeysCollection = "label", *, values_key: str = "label_values") -> None:
+        super().__init__(keys)
+        self.values_key = values_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the dictionary with masks."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            labels = item[key][0].numpy()
+            masks = np.zeros((len(item[self.values_key]), *labels.shape), np.float32)
+            for mask, values in zip(masks, item[self.values_key], strict=True):
+                for value in values:
+                    mask += labels == value  # a pixel has one value
+            item[key] = torch.from_numpy(masks)
+        return item
+
+
+def compose_preprocessing() -> Compose:
+    """Return the preprocessing that ``train.yaml`` lists."""
+    transforms = [LoadSlicesd(), NetworkInputd(), SeparateTargetsd(), TokenizePromptsd()]
+    return Compose(transforms, log_stats=False)
+
+
 class PromptSliceDataset(Dataset):
     """Slices of labelled volumes, each with up to ``prompts_per_image`` prompts of one window.
 
@@ -46,26 +134,32 @@ class PromptSliceDataset(Dataset):
     an empty mask.
 
     Args:
-        sources: Where slices come from (:func:`open_sources`), each with its own card for windows
+        sources: where slices come from (:func:`open_sources`), each with its own card for windows
             and prompts.
-        image_size: Side S of the square that the network sees, in pixels.
+        image_size: side S of the square that the network sees, in pixels.
         prompts_per_image: P.
         channels: ``"repeat"`` or ``"neighbours"`` (see :func:`channel_indices`).
-        seed: First part of every random key.
-        augment_probability: Share of items that get the augmentation of the paper's A.5; 0 switches
-            it off.
-        quarter_turns: Whether that turns images, or shifts and scales them alone; or the names of
+        seed: first part of every random key.
+        augment_probability: fraction of items that get the augmentation of the paper's A.5; 0
+            switches it off.
+        quarter_turns: whether that turns images, or shifts and scales them alone; or the names of
             the cards whose images it turns.
-        negative_probability: Share of prompt slots given to a target absent from the slice (empty
-            mask).
-        phrasings: ``"random"`` draws among the card's prompts, ``"first"`` takes the first one.
-        frames: Card name → how its slices meet the network, one way or several that take turns; see
-            :class:`Frame`. Cards that are not named are magnified or reduced to ``image_size``.
-        foreign_probability: Share of items that ask for other cards' targets instead, of body
-            regions that the card's images do not show; all masks are empty. A lesson for the
-            presence gate.
+        negative_probability: fraction of prompt slots given to a target absent from the slice
+            (empty mask).
+        prompt_variants: ``"random"`` draws among the card's prompts, ``"first"`` takes the first.
+        input_sizes: card → how large its slices are for the network, one size or several that take
+            turns; see :class:`InputSize`. Cards that are not named are magnified or reduced to
+            ``image_size``.
+        out_of_region_probability: fraction of items that ask for other cards' targets instead, of
+            body regions that the card's images do not show; all masks are empty. They teach the
+            presence head.
+        transform: the preprocessing; :func:`compose_preprocessing` by default.
+
+    Raises:
+        ValueError: a fraction outside 0 … 1, no prompt, or a card that is not there.
     """
 
+    # Twelve parameters: each is an option of train.yaml of its own.
     def __init__(
         self,
         sources: Sequence[SliceSource],
@@ -77,47 +171,42 @@ class PromptSliceDataset(Dataset):
         augment_probability: float = 0.5,
         quarter_turns: bool | Sequence[str] = True,
         negative_probability: float = 0.2,
-        phrasings: str = "random",
-        frames: Mapping[str, Mapping[str, int] | Sequence[Mapping[str, int]]] | None = None,
-        foreign_probability: float = 0.0,
+        prompt_variants: str = "random",
+        input_sizes: Mapping[str, Mapping[str, int] | Sequence[Mapping[str, int]]] | None = None,
+        out_of_region_probability: float = 0.0,
+        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
-        self.sources = list(sources)
-        self.image_size, self.prompts_per_image = image_size, prompts_per_image
-        self.channels, self.seed = channels, seed
-        self.augment_probability = augment_probability
-        self.negative_probability = negative_probability
-        self.phrasings, self.foreign_probability = phrasings, foreign_probability
-        given = {
+        fractions = {
             "negative_probability": negative_probability,
-            "foreign_probability": foreign_probability,
+            "out_of_region_probability": out_of_region_probability,
+            "augment_probability": augment_probability,
         }
-        for name, value in {**given, "augment_probability": augment_probability}.items():
+        for name, value in fractions.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}: expected 0 to 1, received {value}")
         if prompts_per_image < 1:
             raise ValueError(f"prompts_per_image: expected 1 or more, received {prompts_per_image}")
-        asked = read_frames(frames)
-        names = [source.card.name for source in self.sources]
-        if unknown := set(asked) - set(names):
-            raise ValueError(
-                f"frames: expected some of {', '.join(dict.fromkeys(names))}, received"
-                f" {', '.join(sorted(unknown))}"
-            )
-        self.frames = {
-            s.card.name: asked.get(s.card.name, (Frame(image_size),)) for s in self.sources
+        self.sources = list(sources)
+        self.image_size = image_size
+        self.prompts_per_image = prompts_per_image
+        self.channels = channels
+        self.seed = seed
+        self.augment_probability = augment_probability
+        self.negative_probability = negative_probability
+        self.prompt_variants = prompt_variants
+        self.out_of_region_probability = out_of_region_probability
+        self.transform = compose_preprocessing() if transform is None else transform
+        cards = {source.card.name: source.card for source in self.sources}
+        self.input_sizes = _choose_sizes(read_input_sizes(input_sizes), list(cards), image_size)
+        self._turned = _turned_cards(quarter_turns, list(cards))
+        self._out_of_region = {
+            name: _list_out_of_region(card, self.sources) for name, card in cards.items()
         }
-        self._turned = _turned_cards(quarter_turns, names)
-        self._foreign = {s.card.name: _foreign_prompts(s.card, self.sources) for s in self.sources}
         self.entries = [entry for source in self.sources for entry in source.entries]
         self._source_of = [source for source in self.sources for _ in source.entries]
-        cards = [source.card for source in self.sources]
-        prompts = {
-            prompt
-            for card in cards
-            for target in card.targets.values()
-            for prompt in target.prompts
-        }
-        self._tokens = {prompt: tokenize_prompts([prompt])[0] for prompt in sorted(prompts)}
+        for card in cards.values():
+            for target in card.targets.values():
+                tokenize_prompts(target.prompts)  # refuses one that is too long before training
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -174,66 +263,77 @@ class PromptSliceDataset(Dataset):
         return self._source_of[index].card.name
 
     def __getitem__(self, key: int | tuple[int, ...] | list[tuple[int, ...]]) -> Any:
-        """Return the item of an entry; its key may also be (epoch, entry) or (epoch, entry, frame);
-        a list, a list.
+        """Return an entry's item.
+
+        Args:
+            key: the entry; (epoch, entry); (epoch, entry, number of the input size); or a list of
+                such, for a list of items.
         """
         if isinstance(key, list):
             return [self[one] for one in key]
         epoch, index, turn = (*key, 0)[:3] if isinstance(key, tuple) else (0, key, 0)
-        entry, source = self.entries[index], self._source_of[index]
-        frame = self.frames[source.card.name][turn]
-        generator = keyed_generator(self.seed, epoch, index, "targets")
-        foreign = self._foreign[source.card.name]
-        if foreign and generator.random() < self.foreign_probability:
-            window, names = foreign[int(generator.integers(len(foreign)))]
-            entry = SliceEntry(entry.case, entry.slice_index, window, {})
-            order = generator.permutation(len(names))[: self.prompts_per_image]
-            targets, phrasings = [names[k][0] for k in order], [names[k][1] for k in order]
-            prompts = [texts[int(generator.integers(len(texts)))] for texts in phrasings]
-        else:
-            targets, prompts = self._draw_targets(entry, source, generator)
-        indices = channel_indices(entry.slice_index, source.count(entry.case), self.channels)
-        # Three equal channels are one until the end.
-        slices, labels, window = source.read(entry, sorted(set(indices)))
-        image = WindowIntensity(window, keep_zeros=entry.window is None)(
-            np.ascontiguousarray(slices, np.float32)
-        )
-
-        grid = SquareGrid(labels.shape[0], labels.shape[1], frame.image_size, frame.min_side)
-        image_t = grid.to_image(image[None])[0]
-        labels_t = grid.to_target(torch.from_numpy(labels)[None, None])[0]
-        generator = keyed_generator(self.seed, epoch, index, "augmentation")
-        drawn = draw_augmentation(generator, probability=self.augment_probability)
-        if drawn is not None and source.card.name not in self._turned:
-            drawn = replace(drawn, quarter_turns=0)
-        image_t, labels_t = apply_augmentation(image_t, labels_t, drawn)
-        if len(image_t) == 1:
-            image_t = image_t.expand(3, -1, -1)
-        elif len(image_t) == 2:  # the outermost slice stands in for its missing neighbour
-            image_t = image_t[
-                torch.tensor([sorted(set(indices)).index(position) for position in indices])
-            ]
-
-        masks = np.zeros((self.prompts_per_image, frame.image_size, frame.image_size), np.float32)
-        labels = labels_t[0].numpy()
-        for mask, name in zip(masks, targets, strict=False):
-            if entry.area_fractions.get(name):
-                for value in source.label_values(entry.case, name):
-                    mask += labels == value  # a pixel has one value
-        missing = self.prompts_per_image - len(targets)
-        draw_key = int(keyed_generator(self.seed, epoch, index, "draws").integers(2**62))
+        request = self._draw_request(epoch, index)
+        entry = request.entry
+        missing = self.prompts_per_image - len(request.targets)
+        draws = keyed_generator(self.seed, epoch, index, "draws")
+        data = {
+            "image": request,
+            "prompts": request.prompts + [request.prompts[0]] * missing,
+            "label_values": self._list_values(request) + [()] * missing,
+            "slice_index": entry.slice_index,
+            "channels": self.channels,
+            "input_size": self.input_sizes[request.source.card.name][turn],
+            "augmentation": self._draw_augmentation(epoch, index),
+        }
+        with unwrapped_input_errors():
+            item = self.transform(data)
         return {
-            "image": image_t,
-            "label": torch.from_numpy(masks),
-            "input_ids": torch.stack(
-                [self._tokens[p] for p in prompts] + [self._tokens[prompts[0]]] * missing
-            ),
-            "prompt_valid": torch.arange(self.prompts_per_image) < len(targets),
-            "draw_key": torch.tensor(draw_key),
+            "image": item["image"],
+            "label": item["label"],
+            "input_ids": item["input_ids"],
+            "prompt_valid": torch.arange(self.prompts_per_image) < len(request.targets),
+            "draw_key": torch.tensor(int(draws.integers(2**62))),
             "case": entry.case,
             "slice_index": entry.slice_index,
-            "target": [*targets, *[""] * missing],
+            "target": [*request.targets, *[""] * missing],
         }
+
+    def _draw_request(self, epoch: int, index: int) -> SliceRequest:
+        """Draw what an entry is asked for."""
+        entry = self.entries[index]
+        source = self._source_of[index]
+        generator = keyed_generator(self.seed, epoch, index, "targets")
+        windows = self._out_of_region[source.card.name]
+        if not windows or generator.random() >= self.out_of_region_probability:
+            targets, prompts = self._draw_targets(entry, source, generator)
+            return SliceRequest(source, entry, targets, prompts)
+        window, variants = windows[int(generator.integers(len(windows)))]
+        order = generator.permutation(len(variants))[: self.prompts_per_image]
+        names = list(variants)
+        targets = [names[k] for k in order]
+        prompts = []
+        for name in targets:
+            texts = variants[name]
+            prompts.append(texts[int(generator.integers(len(texts)))])
+        empty = SliceEntry(entry.case, entry.slice_index, window, {})
+        return SliceRequest(source, empty, targets, prompts)
+
+    def _draw_augmentation(self, epoch: int, index: int) -> Augmentation | None:
+        generator = keyed_generator(self.seed, epoch, index, "augmentation")
+        augmentation = draw_augmentation(generator, probability=self.augment_probability)
+        if augmentation is not None and self.card_of(index) not in self._turned:
+            return replace(augmentation, quarter_turns=0)
+        return augmentation
+
+    @staticmethod
+    def _list_values(request: SliceRequest) -> list[tuple[int, ...]]:
+        """For each target its label values, none where the slice does not show it."""
+        values: list[tuple[int, ...]] = []
+        for name in request.targets:
+            shown = bool(request.entry.area_fractions.get(name))
+            case = request.entry.case
+            values.append(tuple(request.source.label_values(case, name)) if shown else ())
+        return values
 
     def _draw_targets(
         self, entry: SliceEntry, source: SliceSource, generator: np.random.Generator
@@ -256,11 +356,12 @@ class PromptSliceDataset(Dataset):
                 break
             pool = absent if negative else others
             chosen.append(pool.pop(int(generator.integers(len(pool)))))
-        phrasings = [source.card.targets[name].prompts for name in chosen]
-        drawn = [
-            0 if self.phrasings == "first" else int(generator.integers(len(p))) for p in phrasings
-        ]
-        return chosen, [p[i] for p, i in zip(phrasings, drawn, strict=True)]
+        prompts = []
+        for name in chosen:
+            texts = source.card.targets[name].prompts
+            first = self.prompt_variants == "first"
+            prompts.append(texts[0 if first else int(generator.integers(len(texts)))])
+        return chosen, prompts
 
     @staticmethod
     def _sizes(entry: SliceEntry, *, by_size: bool) -> list[tuple[str, int]]:
@@ -286,11 +387,24 @@ def _turned_cards(quarter_turns: Any, names: Sequence[str]) -> set[str]:
     return set(quarter_turns)
 
 
-def _foreign_prompts(
+def _list_out_of_region(
     card: DatasetCard, sources: Sequence[SliceSource]
-) -> list[tuple[Window | None, list[tuple[str, tuple[str, ...]]]]]:
-    """Windows, each with the (name, phrasings) of the `foreign_targets` that are asked under it."""
-    found: dict[Window | None, dict[str, tuple[str, ...]]] = {}
+) -> list[tuple[Window | None, dict[str, tuple[str, ...]]]]:
+    """Windows, each with the targets that are asked under it, by name, and their prompts."""
+    by_window: dict[Window | None, dict[str, tuple[str, ...]]] = {}
     for target, window in foreign_targets(card, [source.card for source in sources]):
-        found.setdefault(window, {})[target.name] = target.prompts
-    return [(window, list(names.items())) for window, names in found.items()]
+        by_window.setdefault(window, {})[target.name] = target.prompts
+    return list(by_window.items())
+
+
+def _choose_sizes(
+    requested: Mapping[str, tuple[InputSize, ...]], cards: Sequence[str], image_size: int
+) -> dict[str, tuple[InputSize, ...]]:
+    """Card → its input sizes; ValueError for a card that is not there."""
+    unknown = set(requested) - set(cards)
+    if unknown:
+        raise ValueError(
+            f"input_sizes: expected some of {', '.join(cards)}, received"
+            f" {', '.join(sorted(unknown))}"
+        )
+    return {card: requested.get(card, (InputSize(image_size),)) for card in cards}

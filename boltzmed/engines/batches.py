@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.engines import PrepareBatch, SupervisedEvaluator
+from monai.engines import IterationEvents, PrepareBatch, SupervisedEvaluator
+from monai.utils import CommonKeys as Keys
 from torch import Tensor
 
-from boltzmed.transforms.square import Frame
+from boltzmed.transforms.network_input import InputSize
 
 
 class PreparePromptBatch(PrepareBatch):
@@ -46,40 +47,61 @@ class PreparePromptBatch(PrepareBatch):
         )
 
 
-def evaluate_readable(
-    engine: SupervisedEvaluator, batchdata: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """MONAI's step of an evaluator, but none for a study that could not be read (its item has a
-    ``problem``).
+def segment_readable(engine: SupervisedEvaluator, batchdata: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the step of an evaluator, but none for a study that could not be read.
+
+    MONAI's own step has no way to pass a batch over; this one does what it does, by its public
+    parts, and fires the same events.
+
+    Args:
+        engine: the evaluator.
+        batchdata: an item of a data set of studies, or ``{"problem": the reason}``.
     """
-    return {} if "problem" in batchdata[0] else engine._iteration(engine, batchdata)  # type: ignore[arg-type]
+    if "problem" in batchdata:
+        return {}
+    image, _, arguments, settings = engine.prepare_batch(batchdata, engine.state.device)
+    output: dict[str, Any] = {Keys.IMAGE: image}
+    engine.state.output = output  # type: ignore[assignment]
+    with engine.mode(engine.network):
+        output[Keys.PRED] = engine.inferer(image, engine.network, *arguments, **settings)
+    engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+    engine.fire_event(IterationEvents.MODEL_COMPLETED)
+    return output
 
 
 class PrepareStudy(PrepareBatch):
-    """Hand a study (a batch of one, uncollated) and its prompts to a :class:`PromptSliceInferer`.
+    """Hand a study and its prompts to a :class:`PromptSliceInferer`.
 
     Args:
-        frames: Card → how slices meet the network for its prompts; the inferer's own frame is for
-            all others.
+        input_sizes: card → how large slices are for the network for its prompts; the inferer's own
+            size is for all others.
     """
 
-    def __init__(self, frames: Mapping[str, Frame] | None = None) -> None:
-        self.frames = dict(frames or {})
+    def __init__(self, input_sizes: Mapping[str, InputSize] | None = None) -> None:
+        self.input_sizes = dict(input_sizes or {})
 
     def __call__(  # type: ignore[override]
         self,
-        batchdata: Sequence[Mapping[str, Any]],
+        batchdata: Mapping[str, Any],
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **kwargs: Any,
-    ) -> tuple[MetaTensor, None, tuple, dict[str, Any]]:
-        (study,) = batchdata
+    ) -> tuple[MetaTensor, None, tuple[()], dict[str, Any]]:
+        """Return the volume, no target, and what the inferer takes beside it by name."""
+        prompts = batchdata["prompts"]
         # The volume stays where it is: slices go to the device one batch at a time.
-        windows = [prompt.window for prompt in study["prompts"]]
-        frames = [self.frames.get(prompt.card) for prompt in study["prompts"]]
-        return (
-            study["image"],
-            None,
-            (),
-            {"input_ids": study["input_ids"], "windows": windows, "frames": frames},
-        )
+        settings = {
+            "input_ids": batchdata["input_ids"],
+            "windows": [prompt.window for prompt in prompts],
+            "input_sizes": [self.input_sizes.get(prompt.card) for prompt in prompts],
+        }
+        return batchdata["image"], None, (), settings
+
+
+def take_study(studies: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the one study of a batch, as a ``DataLoader``'s ``collate_fn``.
+
+    Studies differ in size, and postprocessing takes one.
+    """
+    (study,) = studies
+    return study

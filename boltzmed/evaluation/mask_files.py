@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from boltzmed.cards import DatasetCard
 from boltzmed.data.nnunet_labels import find_predicted_dataset
 from boltzmed.errors import InputError
+from boltzmed.files import RUN_FILE
 from boltzmed.slugs import slug_prompts
 from boltzmed.volumes.nifti import NIFTI_SUFFIXES, case_name, read_nifti
-
-RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)

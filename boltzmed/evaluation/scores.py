@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boltzmed.cards import PromptTarget
 from boltzmed.geometry import voxel_volume_mm3
 from boltzmed.metrics.lesions import (
     CONNECTIVITIES,
@@ -20,6 +21,7 @@ from boltzmed.metrics.lesions import (
 from boltzmed.metrics.overlap import bounding_box, count_voxels
 from boltzmed.metrics.surface import NSD_TOLERANCE_MM, compare_surfaces
 from boltzmed.results import LEVELS, CaseResult, LesionResult
+from boltzmed.studies import LabelledStudy
 from boltzmed.transforms.slices import SlicePlan
 
 DISTANCES = ("volume", "all", "none")
@@ -181,7 +183,8 @@ def score_target(
 
 
 def score_study(
-    study: Mapping[str, Any],
+    study: LabelledStudy,
+    prompts: Sequence[PromptTarget],
     masks: Callable[[int], NDArray],
     *,
     method: str,
@@ -194,7 +197,8 @@ def score_study(
     """Score every target that a labelled study is asked for.
 
     Args:
-        study: An item of `boltzmed.data.studies.LabelledStudyDataset`.
+        study: the case, its reference and what is scored of it.
+        prompts: what it was asked for.
         masks, presence, score_IJK: The number of a prompt → its mask (I,J,K), and what
             `score_target` takes beside it.
         method, seed: Of the rows.
@@ -202,19 +206,19 @@ def score_study(
     """
     rows: list[CaseResult] = []
     lesions: list[LesionResult] = []
-    for index, (prompt, asked) in enumerate(zip(study["prompts"], study["asked"], strict=True)):
+    for index, (prompt, asked) in enumerate(zip(prompts, study.requested_slices, strict=True)):
         # Another window of the published protocol makes another case, as in its file names.
-        again = prompt.target in (other.target for other in study["prompts"][:index])
+        again = prompt.target in (other.target for other in prompts[:index])
         volume = asked is None  # the published protocol asks for slices alone
         scored, listed = score_target(
             masks(index),
-            np.isin(study["labels"], study["values"].get(prompt.target, ())).astype(np.uint8),
-            np.asarray(study["image"].affine),
+            study.reference(prompt.target),
+            np.asarray(study.grid.affine),
             identity={
                 "method": method,
                 "dataset": prompt.card,
-                "patient": study["patient"],
-                "case": f"{study['case']}_{prompt.window_name}" if again else study["case"],
+                "patient": study.patient,
+                "case": f"{study.case}_{prompt.window_name}" if again else study.case,
                 "target": prompt.target,
                 "prompt": prompt.prompt,
                 "seed": seed,
@@ -225,7 +229,7 @@ def score_study(
             levels=LEVELS if volume else ("slice",),
             score_IJK=score_IJK(index) if volume else None,
         )
-        rows += [row for row in scored if volume or row.slice_index in asked]
+        rows += [row for row in scored if asked is None or row.slice_index in asked]
         lesions += listed
     return rows, lesions
 

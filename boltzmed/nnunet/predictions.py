@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from boltzmed.data.cache import SliceCache
 from boltzmed.data.labels import as_labels, check_grid
 from boltzmed.data.nnunet_labels import PredictedDataset, read_predicted_dataset
-from boltzmed.data.studies import LabelledStudyDataset
+from boltzmed.data.studies import LabelledStudyDataset, list_cached_cases
 from boltzmed.errors import InputError
 from boltzmed.evaluation import Scoring, score_study, write_evaluation
 from boltzmed.files import check_writable
@@ -24,6 +23,7 @@ from boltzmed.metrics.overlap import dice
 from boltzmed.nnunet.raw_dataset import ENDING, name_case
 from boltzmed.nnunet.summary import SUMMARY_JSON, disagree, read_summary
 from boltzmed.results import CaseResult, LesionResult
+from boltzmed.studies import LabelledStudy
 from boltzmed.volumes import read_volume
 
 
@@ -132,19 +132,25 @@ def _import(
         for name in sorted(found - set(expected))
     ]
     cases = [case for name, case in expected.items() if name in found]
-    studies = LabelledStudyDataset.of_cache(cache, cases, targets=list(dataset.targets))
+    studies = LabelledStudyDataset(list_cached_cases(cache, cases, targets=list(dataset.targets)))
     for index in tqdm(range(len(studies)), desc=dataset.name, unit="case", disable=None):
         try:
-            study = studies[index]
-            name = name_case(study["case"])
+            item = studies[index]
+            study: LabelledStudy = item["study"]
+            name = name_case(study.case)
             mask = _read_mask(folder / f"{name}{ENDING}", name, study, dataset)
             masks = {
                 target: np.isin(mask, list(values)).astype(np.uint8)
                 for target, values in dataset.targets.items()
             }
-            by_prompt = [masks[prompt.target] for prompt in study["prompts"]]
+            by_prompt = [masks[prompt.target] for prompt in item["prompts"]]
             rows, lesions = score_study(
-                study, by_prompt.__getitem__, method=method, plane=cache.plane, scoring=scoring
+                study,
+                item["prompts"],
+                by_prompt.__getitem__,
+                method=method,
+                plane=cache.plane,
+                scoring=scoring,
             )
         except ValueError as error:
             done.excluded.append(f"{dataset.name}: {' '.join(str(error).split())}")
@@ -161,10 +167,10 @@ def _import(
 
 
 def _read_mask(
-    path: Path, name: str, study: Mapping[str, Any], dataset: PredictedDataset
+    path: Path, name: str, study: LabelledStudy, dataset: PredictedDataset
 ) -> NDArray[np.uint8]:
     predicted = read_volume(path)
-    image = study["image"]
+    image = study.grid
     check_grid(
         name,
         image.shape[1:],
@@ -184,7 +190,7 @@ def _read_mask(
 
 def _compare(
     masks: Mapping[str, NDArray[np.uint8]],
-    study: Mapping[str, Any],
+    study: LabelledStudy,
     theirs: Mapping[frozenset[int], float | None] | None,
     place: str,
     dataset: PredictedDataset,
@@ -198,7 +204,7 @@ def _compare(
         values = dataset.targets[target]
         if values not in theirs:  # a target of several classes has no Dice there
             continue
-        reference = np.isin(study["labels"], study["values"].get(target, ()))
+        reference = study.reference(target)
         ours = dice(mask, reference)
         done.compared += 1
         if disagree(ours, theirs[values]):

@@ -9,15 +9,13 @@ Shapes: I, J, K the file's array axes; slices (K', H, W), K' the number of slice
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import InvertibleTransform, MapTransform
 from numpy.typing import ArrayLike, NDArray
 
 from boltzmed.geometry import check_affine, orientation_codes
@@ -185,114 +183,3 @@ def _flip(array: Any, flips: Sequence[bool]) -> Any:
     if not dims:
         return array
     return np.flip(array, dims) if isinstance(array, np.ndarray) else torch.flip(array, dims)
-
-
-class CutSlices(InvertibleTransform):
-    """MONAI transform: a MetaTensor (C,I,J,K) to (C,K',H,W), its affine kept true; `inverse` stacks
-    again.
-
-    Args:
-        plane: a key of `PLANES`.
-    """
-
-    def __init__(self, plane: str = "axial") -> None:
-        if plane not in PLANES:
-            raise ValueError(f"plane: expected one of {', '.join(PLANES)}, got {plane!r}")
-        self.plane = plane
-
-    def __call__(self, volume: torch.Tensor) -> MetaTensor:
-        if volume.ndim != 4:
-            raise ValueError(f"expected a volume (C,I,J,K), got shape {tuple(volume.shape)}")
-        meta = volume if isinstance(volume, MetaTensor) else MetaTensor(volume)
-        plan = SlicePlan.from_affine(meta.affine, meta.shape, self.plane)
-        # A fresh object over the same voxels: push_transform must not write into the caller's list.
-        slices = MetaTensor(plan.cut(meta.as_tensor()), meta=dict(meta.meta))
-        slices.applied_operations = list(meta.applied_operations)
-        slices.affine = torch.as_tensor(plan.slices_affine(meta.affine))
-        self.push_transform(slices, extra_info={"plan": asdict(plan), "affine": meta.affine})
-        return slices
-
-    def inverse(self, slices: MetaTensor) -> MetaTensor:
-        """Undoes the last `CutSlices` recorded on the slices."""
-        info = self.pop_transform(slices)["extra_info"]
-        volume = MetaTensor(_recorded_plan(info).stack(slices.as_tensor()), meta=dict(slices.meta))
-        volume.applied_operations = list(slices.applied_operations)
-        volume.affine = info["affine"]
-        return volume
-
-
-class CutSlicesd(MapTransform, InvertibleTransform):
-    """Dictionary form of `CutSlices`, invertible with `monai.transforms.Invertd`."""
-
-    def __init__(
-        self, keys: KeysCollection, plane: str = "axial", *, allow_missing_keys: bool = False
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.transform = CutSlices(plane)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result = dict(data)
-        for key in self.key_iterator(result):
-            result[key] = self.transform(result[key])
-        return result
-
-    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Stacks every key."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            result[key] = self.transform.inverse(result[key])
-        return result
-
-
-class StackSlices:
-    """Stacks (C,K',H,W), say masks computed from cut slices, to a MetaTensor (C,I,J,K).
-
-    The plan and the affine are read from the slices that `CutSlices` made.
-    """
-
-    def __call__(self, slices: torch.Tensor, cut: MetaTensor) -> MetaTensor:
-        """Stacks `slices` the way `cut`, a result of `CutSlices`, is undone (ValueError when it is
-        none).
-        """
-        recorded = [
-            step for step in cut.applied_operations if "plan" in (step.get("extra_info") or {})
-        ]
-        if not recorded:
-            raise ValueError(
-                "StackSlices: expected slices that CutSlices made, got a tensor without its record"
-            )
-        info = recorded[-1]["extra_info"]
-        return MetaTensor(_recorded_plan(info).stack(_plain(slices)), affine=info["affine"])
-
-
-class StackSlicesd(MapTransform):
-    """Dictionary form of `StackSlices`.
-
-    Args:
-        keys: entries (C,K',H,W).
-        cut_key: entry that `CutSlicesd` made.
-        allow_missing_keys: entries may be absent.
-    """
-
-    def __init__(
-        self, keys: KeysCollection, cut_key: str = "image", *, allow_missing_keys: bool = False
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.cut_key = cut_key
-        self.transform = StackSlices()
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result = dict(data)
-        cut = result[self.cut_key]
-        for key in self.key_iterator(result):
-            result[key] = self.transform(result[key], cut)
-        return result
-
-
-def _recorded_plan(info: Mapping[str, Any]) -> SlicePlan:
-    # A DataLoader's collation may have turned the tuples into lists or tensors.
-    plan = info["plan"]
-    shape = tuple(int(size) for size in plan["shape"])
-    axes = tuple(int(axis) for axis in plan["axes"])
-    flips = tuple(bool(flip) for flip in plan["flips"])
-    return SlicePlan(str(plan["plane"]), shape, axes, flips)  # type: ignore[arg-type]

@@ -6,63 +6,10 @@ W); S the network's.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.config import KeysCollection
-from monai.transforms import MapTransform
-
-
-@dataclass(frozen=True)
-class Frame:
-    """How slices meet the network: padded to a square of ``min_side`` native pixels at least, then
-    resized.
-
-    ``image_size`` alone magnifies a crop until it fills the image; ``min_side`` equal to it keeps a
-    crop's true scale.
-    """
-
-    image_size: int
-    min_side: int = 1
-
-    def around(self, height: int, width: int) -> Frame:
-        """This frame, or where it keeps true scale and slices are larger, one that keeps theirs
-        too.
-
-        Its sides are then the next multiple of 32 pixels, as the network wants them. For inference:
-        a batch of training has one size, to which a larger slice is reduced.
-        """
-        side = -(-max(height, width) // 32) * 32
-        return Frame(side, side) if self.image_size == self.min_side < side else self
-
-
-def read_frames(frames: Mapping[str, Any] | None) -> dict[str, tuple[Frame, ...]]:
-    """Card name -> its frames, as a config or a checkpoint has them: a mapping of `Frame`'s fields,
-    or a list of such.
-
-    Raises:
-        ValueError: anything else; the line names the card.
-    """
-    if not isinstance(frames, Mapping | None):
-        raise ValueError(f"frames: expected a mapping of card names, received {frames!r}")
-    read: dict[str, tuple[Frame, ...]] = {}
-    for card, given in (frames or {}).items():
-        several = [given] if isinstance(given, Mapping) else given
-        try:
-            read[card] = tuple(Frame(**frame) for frame in several)
-            sides = [side for frame in read[card] for side in (frame.image_size, frame.min_side)]
-            valid = bool(sides) and all(type(side) is int and side >= 1 for side in sides)
-        except TypeError:
-            valid = False
-        if not valid:
-            raise ValueError(
-                f"frames: {card}: expected {{image_size: 128}}, perhaps with min_side, or a list of"
-                f" such, in whole pixels, received {given!r}"
-            )
-    return read
 
 
 @dataclass(frozen=True)
@@ -193,50 +140,3 @@ class SquareGrid:
             raise ValueError(
                 f"expected slices of {size[0]} x {size[1]} pixels, got shape {tuple(image.shape)}"
             )
-
-
-class SquareResized(MapTransform):
-    """Pads and resizes slices of a dictionary for the network; the grid is made from each entry's
-    own size.
-
-    Results are plain tensors: what comes back is the mask on the native grid, by
-    `SquareGrid.to_native`.
-
-    Args:
-        keys: entries (C,H,W) or (N,C,H,W).
-        image_size: the network's side.
-        mode: per key or for all: "image" (`SquareGrid.to_image`) or "mask"
-            (`SquareGrid.to_target`).
-        allow_missing_keys: entries may be absent.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        image_size: int,
-        *,
-        mode: str | Sequence[str] = "image",
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.image_size = image_size
-        self.modes = (mode,) * len(self.keys) if isinstance(mode, str) else tuple(mode)
-        if len(self.modes) != len(self.keys) or not set(self.modes) <= {"image", "mask"}:
-            raise ValueError(
-                f"mode: expected 'image' or 'mask' for each of {len(self.keys)} keys, got {mode!r}"
-            )
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result = dict(data)
-        for key, mode in self.key_iterator(result, self.modes):
-            # A plain tensor: a MetaTensor's affine would no longer hold.
-            image = torch.as_tensor(result[key]).as_subclass(torch.Tensor)
-            if image.ndim not in (3, 4):
-                raise ValueError(
-                    f"{key}: expected (C,H,W) or (N,C,H,W), got shape {tuple(image.shape)}"
-                )
-            grid = SquareGrid(int(image.shape[-2]), int(image.shape[-1]), self.image_size)
-            batched = image if image.ndim == 4 else image[None]
-            resized = grid.to_image(batched) if mode == "image" else grid.to_target(batched)
-            result[key] = resized if image.ndim == 4 else resized[0]
-        return result

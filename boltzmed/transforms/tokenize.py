@@ -37,7 +37,7 @@ def _encode(prompt: str) -> tuple[int, ...]:
 def tokenize_prompts(
     prompts: Sequence[str], *, context_length: int = CONTEXT_LENGTH, truncate: bool = False
 ) -> torch.Tensor:
-    """Encodes prompts as start, tokens, end, padded with the end token.
+    """Encode prompts as start, tokens, end, padded with the end token.
 
     Args:
         prompts: P texts; case does not matter, the encoding lower-cases.
@@ -53,13 +53,13 @@ def tokenize_prompts(
     """
     if isinstance(prompts, str):
         raise ValueError(
-            f"prompts: expected a list of texts, got the one text {prompts!r}; put it in a list"
+            f"prompts: expected a list of texts, received one text, {prompts!r}; put it in a list"
         )
     ids = torch.full((len(prompts), context_length), END_ID, dtype=torch.int64)
     for row, prompt in zip(ids, prompts, strict=True):
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(
-                f"prompt: expected some text such as 'liver in abdomen CT', got {prompt!r}"
+                f"prompt: expected some text such as 'liver in abdomen CT', received {prompt!r}"
             )
         tokens = _encode(prompt)
         if not tokens or START_ID in tokens or END_ID in tokens:
@@ -71,7 +71,7 @@ def tokenize_prompts(
             if not truncate:
                 raise ValueError(
                     f"prompt {_shorten(prompt)!r}: expected at most {context_length} tokens with"
-                    f" start and end, got {len(tokens) + 2}; shorten it"
+                    f" start and end, received {len(tokens) + 2}; shorten it"
                 )
             tokens = tokens[: context_length - 2]
         row[0] = START_ID
@@ -84,39 +84,33 @@ def _shorten(prompt: str, length: int = 60) -> str:
 
 
 class TokenizePromptsd(MapTransform):
-    """Encodes the prompts of a dictionary: `keys` hold lists of texts, `output_keys` get (P,T)
-    int64.
+    """Encode prompts: texts, or what they were looked up to mean, to token ids (P,T) int64.
 
     Args:
-        keys: entries that hold lists of prompts.
-        output_keys: one per key; the default "input_ids" serves a single key.
-        context_length: see `tokenize_prompts`.
-        truncate: see `tokenize_prompts`.
-        allow_missing_keys: entries may be absent.
+        keys: of the lists of prompts; one.
+        output_key: where the token ids go.
+        truncate: see ``tokenize_prompts``.
+        allow_missing_keys: the list may be absent.
     """
 
     def __init__(
         self,
         keys: KeysCollection = "prompts",
-        output_keys: str | Sequence[Hashable] = "input_ids",
         *,
-        context_length: int = CONTEXT_LENGTH,
+        output_key: str = "input_ids",
         truncate: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.output_keys = (output_keys,) if isinstance(output_keys, str) else tuple(output_keys)
-        if len(self.output_keys) != len(self.keys):
-            raise ValueError(
-                f"output_keys: expected one for each of {self.keys}, got {self.output_keys}"
-            )
-        self.context_length = context_length
+        if not isinstance(truncate, bool):
+            raise ValueError(f"truncate_prompts: expected True or False, received {truncate!r}")
+        self.output_key = output_key
         self.truncate = truncate
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result = dict(data)
-        for key, output_key in self.key_iterator(result, self.output_keys):
-            result[output_key] = tokenize_prompts(
-                result[key], context_length=self.context_length, truncate=self.truncate
-            )
-        return result
+        """Return the dictionary with token ids beside the prompts."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            texts = [getattr(prompt, "prompt", prompt) for prompt in item[key]]
+            item[self.output_key] = tokenize_prompts(texts, truncate=self.truncate)
+        return item

@@ -1,14 +1,12 @@
-"""Intensity windows: HU (CT) or percentiles of the volume (MR) to the network's range of 0 to 255."""
+"""Intensity windows: HU (CT) or percentiles of the volume (MR) to the network's 0 … 255."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 
 Window = tuple[float, float]
 
@@ -97,31 +95,3 @@ class WindowIntensity(Transform):
         # 255 / (high - low) is rounded, and may leave the top a few ulp above 255.
         scaled.clamp_(0.0, 255.0)
         return scaled.masked_fill_(tensor == 0, 0.0) if self.keep_zeros else scaled
-
-
-class WindowIntensityd(MapTransform):
-    """Dictionary form of `WindowIntensity`.
-
-    Args:
-        keys: entries that hold whole volumes.
-        window: see `WindowIntensity`.
-        keep_zeros: see `WindowIntensity`.
-        allow_missing_keys: entries may be absent.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        window: Sequence[float] | None,
-        *,
-        keep_zeros: bool | None = None,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.transform = WindowIntensity(window, keep_zeros=keep_zeros)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result = dict(data)
-        for key in self.key_iterator(result):
-            result[key] = self.transform(result[key])
-        return result
