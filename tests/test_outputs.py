@@ -14,10 +14,11 @@ import torch
 from monai.engines import SupervisedEvaluator
 from torch.utils.data import DataLoader
 
-import boltzmed.outputs
+import boltzmed.evaluation.transform
 from boltzmed.data.studies import ReadableStudies
-from boltzmed.engines.batches import evaluate_readable
+from boltzmed.engines.batches import segment_readable, take_study
 from boltzmed.errors import InputError
+from boltzmed.evaluation.transform import ScoreMasksd
 from boltzmed.outputs import ResultsWriter
 from boltzmed.results import read_results
 from tests.reports.test_evaluation import LESION, VOLUME
@@ -35,35 +36,36 @@ class Studies(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if index in self.failing:
             raise self.failing[index]
-        return {"case": f"c{index}"}
+        return {"study": SimpleNamespace(case=f"c{index}"), "prompts": []}
 
 
 @pytest.fixture
 def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def score(study: dict[str, Any], *_: Any, **__: Any) -> tuple[list, list]:
-        case = study["case"]
+    def score(study: Any, *_: Any, **__: Any) -> tuple[list, list]:
+        case = study.case
         return [dataclasses.replace(VOLUME, case=case)], [dataclasses.replace(LESION, case=case)]
 
     def run(count: int, failing: dict[int, BaseException]) -> ResultsWriter:
-        writer = ResultsWriter(tmp_path / "out" / "results.csv", method="m", seed=0)
-        masks = SimpleNamespace(presence_PK=None, volume=None)
+        writer = ResultsWriter(tmp_path / "out" / "results.csv")
+        masks = SimpleNamespace(volume=None, presence=None, probability_volume=None)
         SupervisedEvaluator(
             device=torch.device("cpu"),
             val_data_loader=DataLoader(
                 ReadableStudies(Studies(count, failing)),
                 batch_size=1,
-                collate_fn=lambda studies: studies,
+                collate_fn=take_study,
             ),
             network=torch.nn.Identity(),
             inferer=lambda *_, **__: masks,
             prepare_batch=lambda batch, *_, **__: (torch.zeros(1), None, (), {}),
-            iteration_update=evaluate_readable,
+            iteration_update=segment_readable,
+            postprocessing=ScoreMasksd(method="m", seed=0),
             val_handlers=[writer],
             decollate=False,
         ).run()
         return writer
 
-    monkeypatch.setattr(boltzmed.outputs, "score_study", score)
+    monkeypatch.setattr(boltzmed.evaluation.transform, "score_study", score)
     return run
 
 

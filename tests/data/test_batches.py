@@ -1,5 +1,5 @@
-"""Batches: data sets by share, images of one size together, the same whoever draws them; frames and
-foreign prompts.
+"""Batches: data sets by fraction, images of one size together, the same whoever draws them; input
+sizes and prompts out of the images' region.
 """
 
 from __future__ import annotations
@@ -52,8 +52,10 @@ def two_cards(**options: Any) -> PromptSliceDataset:
         MadeSlices("phantom", 40, ("liver", "spleen")),
         MadeSlices("msd_hippocampus", 60, ("anterior hippocampus",)),
     ]
-    frames = {"msd_hippocampus": [{"image_size": 32}, {"image_size": 32, "min_side": 32}]}
-    return PromptSliceDataset(sources, image_size=64, prompts_per_image=2, frames=frames, **options)
+    sizes = {"msd_hippocampus": [{"image_size": 32}, {"image_size": 32, "min_side": 32}]}
+    return PromptSliceDataset(
+        sources, image_size=64, prompts_per_image=2, input_sizes=sizes, **options
+    )
 
 
 def draw(dataset: PromptSliceDataset, epoch: int = 0, **options: Any) -> list[list[Key]]:
@@ -64,10 +66,10 @@ def draw(dataset: PromptSliceDataset, epoch: int = 0, **options: Any) -> list[li
     return batches
 
 
-def test_every_epoch_has_the_asked_shares_of_cards_and_frames():
+def test_every_epoch_has_the_requested_fractions_of_cards_and_input_sizes():
     dataset = two_cards()
     for epoch in range(3):
-        batches = draw(dataset, epoch, shares={"phantom": 1, "msd_hippocampus": 3})
+        batches = draw(dataset, epoch, card_fractions={"phantom": 1, "msd_hippocampus": 3})
         counts = Counter((dataset.card_of(k), turn) for batch in batches for _, k, turn in batch)
         assert counts == {
             ("phantom", 0): 10,
@@ -81,21 +83,19 @@ def test_every_epoch_has_the_asked_shares_of_cards_and_frames():
     assert by_size == {"phantom": 20, "msd_hippocampus": 30}
 
 
-def test_a_batch_is_of_one_card_and_frame_and_small_images_come_in_larger_batches():
+def test_a_batch_is_of_one_card_and_input_size_and_small_images_come_in_larger_batches():
     dataset = two_cards()
     batches = draw(dataset, samples_per_epoch=100)
     for batch in batches:
         assert len({(dataset.card_of(k), turn) for _, k, turn in batch}) == 1
     sizes = {
         name: max(len(b) for b in batches if dataset.card_of(b[0][1]) == name)
-        for name in dataset.frames
+        for name in dataset.input_sizes
     }
     assert sizes == {"phantom": 4, "msd_hippocampus": 16}
-    largest = max(map(len, draw(dataset, samples_per_epoch=100, largest_batch=6)))
-    assert largest == 6
 
 
-def test_entries_come_once_a_frame_and_batches_are_shuffled():
+def test_entries_come_once_an_input_size_and_batches_are_shuffled():
     dataset = two_cards()
     batches = draw(dataset, samples_per_epoch=1000)
     phantom = [k for batch in batches for _, k, _ in batch if dataset.card_of(k) == "phantom"]
@@ -104,25 +104,25 @@ def test_entries_come_once_a_frame_and_batches_are_shuffled():
     assert cards not in (sorted(cards), sorted(cards, reverse=True))
 
 
-def test_a_card_of_few_entries_gives_all_of_them_in_each_frame(caplog, monkeypatch):
+def test_a_card_of_few_entries_gives_all_of_them_at_each_input_size(caplog, monkeypatch):
     sources = [
         MadeSlices("phantom", 40, ("liver",)),
         MadeSlices("msd_hippocampus", 10, ("hippocampus",)),
     ]
-    frames = {"msd_hippocampus": [{"image_size": 32}, {"image_size": 32, "min_side": 32}]}
-    dataset = PromptSliceDataset(sources, image_size=64, frames=frames)
-    shares = {"phantom": 0.5, "msd_hippocampus": 0.5}
+    sizes = {"msd_hippocampus": [{"image_size": 32}, {"image_size": 32, "min_side": 32}]}
+    dataset = PromptSliceDataset(sources, image_size=64, input_sizes=sizes)
+    fractions = {"phantom": 0.5, "msd_hippocampus": 0.5}
     for asked, each in ((10, 2), (26, 6), (40, 10), (60, 10)):
         drawn = [
             (k, turn)
-            for batch in draw(dataset, samples_per_epoch=asked, shares=shares)
+            for batch in draw(dataset, samples_per_epoch=asked, card_fractions=fractions)
             for _, k, turn in batch
         ]
-        for frame in range(2):
-            entries = [k for k, turn in drawn if k >= 40 and turn == frame]
+        for size in range(2):
+            entries = [k for k, turn in drawn if k >= 40 and turn == size]
             assert len(entries) == len(set(entries)) == each
     with caplog.at_level("INFO", "boltzmed"):
-        draw(dataset, samples_per_epoch=60, shares=shares)
+        draw(dataset, samples_per_epoch=60, card_fractions=fractions)
     assert caplog.messages == [
         "msd_hippocampus: 20 of the 30 samples asked for: it has no more slices"
     ]
@@ -130,7 +130,7 @@ def test_a_card_of_few_entries_gives_all_of_them_in_each_frame(caplog, monkeypat
     for name, value in (("is_initialized", True), ("get_world_size", 3), ("get_rank", 0)):
         monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
     with caplog.at_level("INFO", "boltzmed"):
-        batches = draw(dataset, samples_per_epoch=60, shares=shares, batch_size=3)
+        batches = draw(dataset, samples_per_epoch=60, card_fractions=fractions, batch_size=3)
     assert sum(k >= 40 for batch in batches for _, k, _ in batch) == 18 // 3
     assert caplog.messages == [
         "msd_hippocampus: 18 of the 30 samples asked for: it has no more slices"
@@ -168,7 +168,7 @@ def test_weight_raises_the_share_of_small_objects():
             share(weight)
 
 
-def test_all_is_every_entry_once_in_each_frame():
+def test_all_is_every_entry_once_at_each_input_size():
     dataset = two_cards()
     for epoch in range(2):
         batches = draw(dataset, epoch, samples_per_epoch="all", small_weight=100.0)
@@ -182,10 +182,10 @@ def test_all_is_every_entry_once_in_each_frame():
     assert np.std(small) < 8
 
 
-def test_a_share_beyond_a_cards_slices_is_told(caplog):
+def test_a_fraction_beyond_a_cards_slices_is_told(caplog):
     dataset = two_cards()
     with caplog.at_level("INFO", "boltzmed"):
-        draw(dataset, shares={"phantom": 9, "msd_hippocampus": 1}, samples_per_epoch=100)
+        draw(dataset, card_fractions={"phantom": 9, "msd_hippocampus": 1}, samples_per_epoch=100)
     assert caplog.messages == ["phantom: 40 of the 90 samples asked for: it has no more slices"]
     caplog.clear()
     draw(dataset, samples_per_epoch="all")
@@ -193,21 +193,21 @@ def test_a_share_beyond_a_cards_slices_is_told(caplog):
 
 
 @pytest.mark.parametrize(("ranks", "enough", "too_few"), [(1, 20, 10), (8, 160, 150)])
-def test_a_share_that_leaves_a_frame_without_samples_is_refused(
+def test_a_fraction_that_leaves_an_input_size_without_samples_is_refused(
     monkeypatch, ranks, enough, too_few
 ):
     for name, value in (("is_initialized", True), ("get_world_size", ranks), ("get_rank", 0)):
         monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
     dataset = two_cards()
-    shares = {"phantom": 0.9, "msd_hippocampus": 0.1}  # of two frames
+    fractions = {"phantom": 0.9, "msd_hippocampus": 0.1}  # of two input sizes
     with pytest.raises(
         ValueError,
-        match=f"at least {2 * ranks} of msd_hippocampus, .* it has 60 slices and a share of 0.1",
+        match=f"at least {2 * ranks} of msd_hippocampus, .* it has 60 slices and a fraction of 0.1",
     ):
-        draw(dataset, samples_per_epoch=too_few, batch_size=8, shares=shares)
+        draw(dataset, samples_per_epoch=too_few, batch_size=8, card_fractions=fractions)
     turns = {
         turn
-        for batch in draw(dataset, samples_per_epoch=enough, batch_size=8, shares=shares)
+        for batch in draw(dataset, samples_per_epoch=enough, batch_size=8, card_fractions=fractions)
         for _, _, turn in batch
     }
     assert turns == {0, 1}
@@ -215,7 +215,7 @@ def test_a_share_that_leaves_a_frame_without_samples_is_refused(
         dataset,
         samples_per_epoch=too_few,
         batch_size=8,
-        shares={"phantom": 1, "msd_hippocampus": 0},
+        card_fractions={"phantom": 1, "msd_hippocampus": 0},
     )
     assert {dataset.card_of(k) for batch in without for _, k, _ in batch} == {"phantom"}
 
@@ -257,15 +257,16 @@ def test_a_loader_collates_batches_of_each_size():
 def test_wrong_settings_are_told():
     dataset = two_cards()
     with pytest.raises(
-        ValueError, match="shares: expected some of phantom, msd_hippocampus, received liver"
+        ValueError,
+        match="card_fractions: expected some of phantom, msd_hippocampus, received liver",
     ):
-        draw(dataset, shares={"liver": 1})
+        draw(dataset, card_fractions={"liver": 1})
     for samples in (0, -1, "most", None):
         with pytest.raises(
             ValueError, match=f"samples: expected a number from 1, or 'all', received {samples!r}"
         ):
             draw(dataset, samples_per_epoch=samples)
-    for shares in (
+    for fractions in (
         0.5,
         "phantom",
         {"phantom": -1.0},
@@ -274,20 +275,22 @@ def test_wrong_settings_are_told():
         {"phantom": 0},
     ):
         with pytest.raises(
-            ValueError, match="shares: expected a number from 0 for each card, one of them above 0"
+            ValueError,
+            match="card_fractions: expected a number from 0 for each card, one of them above 0",
         ):
-            draw(dataset, shares=shares)
+            draw(dataset, card_fractions=fractions)
     with pytest.raises(
-        ValueError, match="samples_per_epoch: expected a number beside shares, received 'all'"
+        ValueError,
+        match="samples_per_epoch: expected a number beside card_fractions, received 'all'",
     ):
-        draw(dataset, samples_per_epoch="all", shares={"phantom": 1})
+        draw(dataset, samples_per_epoch="all", card_fractions={"phantom": 1})
     with pytest.raises(ValueError, match="prompts_per_image: expected 1 or more, received 0"):
         PromptSliceDataset(
             [MadeSlices("phantom", 4, ("liver",))], image_size=64, prompts_per_image=0
         )
 
 
-class TestFrames:
+class TestInputSizes:
     def test_a_crop_is_magnified_or_keeps_its_scale(self):
         dataset = two_cards(augment_probability=0.0, negative_probability=0.0)
         first = next(k for k in range(len(dataset)) if dataset.card_of(k) == "msd_hippocampus")
@@ -297,13 +300,13 @@ class TestFrames:
         expected[12:20, 12:20] = 1
         assert torch.equal(true_scale["label"][0], expected)
 
-    def test_cards_without_a_frame_fill_the_image(self):
+    def test_cards_without_an_input_size_fill_the_image(self):
         assert two_cards()[0]["image"].shape == (3, 64, 64)
 
 
-class TestForeignPrompts:
+class TestOutOfRegionPrompts:
     def test_they_are_of_body_regions_that_the_card_does_not_have(self):
-        dataset = two_cards(foreign_probability=1.0)
+        dataset = two_cards(out_of_region_probability=1.0)
         asked: dict[str, set[str]] = {"phantom": set(), "msd_hippocampus": set()}
         for epoch in range(40):
             for k in (0, 40):
@@ -313,12 +316,12 @@ class TestForeignPrompts:
         assert asked["phantom"] == set(load_card("msd_hippocampus").targets)
         assert asked["msd_hippocampus"] == set(load_card("phantom").targets)
 
-    def test_their_share_is_as_asked_and_a_single_card_has_none(self):
-        dataset = two_cards(foreign_probability=0.25)
-        foreign = ["hippocampus" in dataset[epoch, 0]["target"][0] for epoch in range(400)]
-        assert 0.18 < np.mean(foreign) < 0.32
+    def test_their_fraction_is_as_requested_and_a_single_card_has_none(self):
+        dataset = two_cards(out_of_region_probability=0.25)
+        elsewhere = ["hippocampus" in dataset[epoch, 0]["target"][0] for epoch in range(400)]
+        assert 0.18 < np.mean(elsewhere) < 0.32
         alone = PromptSliceDataset(
-            [MadeSlices("phantom", 4, ("liver",))], image_size=64, foreign_probability=1.0
+            [MadeSlices("phantom", 4, ("liver",))], image_size=64, out_of_region_probability=1.0
         )
         assert alone[0]["target"][0] == "liver"
 

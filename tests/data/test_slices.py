@@ -256,8 +256,8 @@ class TestPrompts:
         # The network wants an end token in every prompt, used or not.
         assert torch.equal(item["input_ids"][3:], item["input_ids"][:1].expand(3, -1))
 
-    def test_phrasings_are_the_cards_and_never_the_held_out_ones(self, tmp_path):
-        first = make_dataset(tmp_path, phrasings="first")[0]
+    def test_prompt_variants_are_the_cards_and_never_the_held_out_ones(self, tmp_path):
+        first = make_dataset(tmp_path, prompt_variants="first")[0]
         names = [name for name in first["target"] if name]
         expected = tokenize_prompts([CARD.targets[name].prompts[0] for name in names])
         assert torch.equal(first["input_ids"][: len(names)], expected)

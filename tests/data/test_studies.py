@@ -6,7 +6,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -17,10 +16,15 @@ import yaml
 from boltzmed.cards import load_card
 from boltzmed.data.prepare import prepare_cache
 from boltzmed.data.slice_sources import open_sources
-from boltzmed.data.studies import LabelledStudyDataset, open_labelled_studies
+from boltzmed.data.studies import (
+    LabelledStudyDataset,
+    list_labelled_cases,
+    open_labelled_studies,
+)
 from boltzmed.engines.inferer import PromptSliceInferer
-from boltzmed.outputs import ResultsWriter
+from boltzmed.evaluation.transform import ScoreMasksd
 from boltzmed.resources import resource_folder
+from boltzmed.transforms.restore import is_on_grid
 from boltzmed.transforms.slices import SlicePlan
 
 SHAPE = (14, 12, 5)
@@ -62,23 +66,20 @@ def test_a_cache_gives_the_slices_of_its_source(source, plane):
     )
     (from_cache,) = open_labelled_studies(caches=source / "cache", card="phantom")
     slices = []
-    for study in (from_files, from_cache):
-        plan = SlicePlan.from_affine(
-            np.asarray(study["image"].affine), study["image"].shape[1:], plane
-        )
-        cut = plan.cut(np.asarray(study["image"][0])), plan.cut(study["labels"])
-        slices.append((*cut, plan.slices_affine(np.asarray(study["image"].affine))))
+    for item in (from_files, from_cache):
+        affine = np.asarray(item["image"].affine)
+        plan = SlicePlan.from_affine(affine, item["image"].shape[1:], plane)
+        cut = plan.cut(np.asarray(item["image"][0])), plan.cut(item["study"].labels)
+        slices.append((*cut, plan.slices_affine(affine)))
+        assert is_on_grid(item["image"], item["study"].grid)
     for ours, theirs in zip(*slices, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-9)
-    assert (
-        (from_files["case"], from_files["patient"])
-        == (from_cache["case"], from_cache["patient"])
-        == ("case_1",) * 2
-    )
-    assert from_files["values"] == dict(from_cache["values"]) and from_cache["values"][
-        "spleen"
-    ] == (8,)
+    ours, theirs = from_files["study"], from_cache["study"]
+    assert (ours.case, ours.patient) == (theirs.case, theirs.patient) == ("case_1",) * 2
+    assert dict(ours.label_values) == dict(theirs.label_values)
+    assert theirs.label_values["spleen"] == (8,)
     assert from_files["prompts"] == from_cache["prompts"]
+    assert torch.equal(from_files["input_ids"], from_cache["input_ids"])
 
 
 def test_a_patient_is_the_lists_or_the_cards_or_nobody(source):
@@ -88,17 +89,20 @@ def test_a_patient_is_the_lists_or_the_cards_or_nobody(source):
         for record in records
     ]
     card = load_card(source / "mine.yaml")
-    assert LabelledStudyDataset(bare, card)[0]["patient"] == ""
+    (nobody, _) = list_labelled_cases(bare, card)
+    assert nobody.patient == ""
     named = replace(card, cases=replace(card.cases, patient=r"^p\d"))
-    found = LabelledStudyDataset([bare[0], {**bare[1], "patient": "somebody"}], named)
-    assert [found[k]["patient"] for k in range(2)] == ["p1", "somebody"]
+    cases = list_labelled_cases([bare[0], {**bare[1], "patient": "somebody"}], named)
+    assert [case.patient for case in cases] == ["p1", "somebody"]
+    items = LabelledStudyDataset(cases)
+    assert [item["study"].patient for item in items] == ["p1", "somebody"]
 
 
 def test_only_the_asked_part_of_every_cache_comes(source):
     both = open_labelled_studies(
         caches=[source / "cache"] * 2, part="train", card="phantom", targets=["liver"]
     )
-    assert [both[k]["case"] for k in range(len(both))] == ["case_2"] * 2
+    assert [both[k]["study"].case for k in range(len(both))] == ["case_2"] * 2
     assert [prompt.target for prompt in both[0]["prompts"]] == ["liver"]
     assert both[0]["prompts"][0].card == "mine"
     with pytest.raises(ValueError, match="cache: expected cases in part 'validation', found none"):
@@ -151,28 +155,28 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_published_protocol_asks_for_its_slices_alone_and_in_every_window(published):
-    (study,) = open_labelled_studies(caches=published, card="phantom", targets=["liver", "spleen"])
+    (item,) = open_labelled_studies(caches=published, card="phantom", targets=["liver", "spleen"])
     asked = [
         (prompt.target, prompt.window, slices)
-        for prompt, slices in zip(study["prompts"], study["asked"], strict=True)
+        for prompt, slices in zip(item["prompts"], item["study"].requested_slices, strict=True)
     ]
     assert asked == [
         ("liver", (-150.0, 250.0), {2, 3, 4}),
         ("spleen", (-150.0, 250.0), {2, 3}),
         ("liver", (-25.0, 230.0), {2, 3, 4}),
     ]
-    assert study["input_ids"].shape[0] == 3
+    assert item["input_ids"].shape[0] == 3
     # By the other protocol every slice is asked for.
     prepare_cache(
         published / "twice.yaml", published.parent / "pairs.csv", published, protocol="volume"
     )
-    (study,) = open_labelled_studies(caches=published, card="phantom", targets=["liver"])
-    assert study["asked"] == [None]
+    (item,) = open_labelled_studies(caches=published, card="phantom", targets=["liver"])
+    assert item["study"].requested_slices == (None,)
     prepare_cache(published / "twice.yaml", published.parent / "pairs.csv", published)
 
 
 def test_rows_of_the_published_protocol(published):
-    (study,) = open_labelled_studies(caches=published, card="phantom", targets=["liver", "spleen"])
+    (item,) = open_labelled_studies(caches=published, card="phantom", targets=["liver", "spleen"])
 
     class Everything(torch.nn.Module):
         def __init__(self) -> None:
@@ -191,13 +195,14 @@ def test_rows_of_the_published_protocol(published):
                 "presence_logits": None,
             }
 
-    windows = [prompt.window for prompt in study["prompts"]]
+    windows = [prompt.window for prompt in item["prompts"]]
     masks = PromptSliceInferer(image_size=32)(
-        study["image"], Everything(), study["input_ids"], windows
+        item["image"], Everything(), item["input_ids"], windows
     )
-    writer = ResultsWriter("unused.csv", method="all", seed=0)
-    writer(SimpleNamespace(state=SimpleNamespace(batch=[study], output={"pred": masks})))
-    rows = [(row.dataset, row.case, row.target, row.slice_index, row.level) for row in writer.rows]
+    scored = ScoreMasksd(method="all", seed=0)({**item, "pred": masks})
+    rows = [
+        (row.dataset, row.case, row.target, row.slice_index, row.level) for row in scored["rows"]
+    ]
     liver = [("twice", "a", "liver", k, "slice") for k in (2, 3, 4)]
     spleen = [("twice", "a", "spleen", k, "slice") for k in (2, 3)]
     assert rows == [
@@ -205,7 +210,7 @@ def test_rows_of_the_published_protocol(published):
         *spleen,
         *[("twice", "a_liver", "liver", k, "slice") for k in (2, 3, 4)],
     ]
-    assert writer.rows[0].dice == pytest.approx(2 * 100 / (100 + 1024))
+    assert scored["rows"][0].dice == pytest.approx(2 * 100 / (100 + 1024))
 
 
 def test_a_cache_cut_otherwise_is_refused(source):

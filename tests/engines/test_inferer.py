@@ -19,15 +19,16 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from boltzmed.engines.batches import PrepareStudy
-from boltzmed.engines.inferer import PackedMasks, PromptSliceInferer, smooth_presence
+from boltzmed.engines.inferer import PromptSliceInferer, smooth_presence
 from boltzmed.networks.boltzformer import BoltzFormer
 from boltzmed.networks.decoder import Decoder
 from boltzmed.networks.image_encoder import HieraEncoder
 from boltzmed.networks.pigma import PiGMA
 from boltzmed.networks.pixel_decoder import PixelDecoder
 from boltzmed.networks.text_encoder import TextEncoder
+from boltzmed.transforms.network_input import InputSize
+from boltzmed.transforms.packed_masks import PackedMasks
 from boltzmed.transforms.slices import SlicePlan
-from boltzmed.transforms.square import Frame
 
 ABDOMEN, LUNG = (-150.0, 250.0), (-1000.0, 1000.0)
 LPS = ((0, 1, 2), (-1, -1, 1))  # slices are volume[:, :, k].T
@@ -130,11 +131,11 @@ def test_a_crop_is_segmented_at_its_own_scale_where_asked():
         assert masks.volume(0).shape == volume.shape
 
 
-class TestFrames:
-    """Prompts of one volume whose slices meet the network in different ways."""
+class TestInputSizes:
+    """Prompts of one volume whose slices meet the network at different sizes."""
 
-    def test_every_prompt_has_its_own_frame(self):
-        frames = [Frame(64), None, Frame(32, 32), Frame(64)]
+    def test_every_prompt_has_its_own_input_size(self):
+        sizes = [InputSize(64), None, InputSize(32, 32), InputSize(64)]
         volume = np.full((6, 6, 2), -150)
         volume[2:4, 2:4] = 250
         network, ids = Brightness(), torch.tensor([[10], [11], [12], [13]])
@@ -143,28 +144,36 @@ class TestFrames:
         network.encode_image = lambda image: seen.append(tuple(image.shape)) or encode(image)  # type: ignore[method-assign]
         windows = [ABDOMEN] * 3 + [LUNG]
         masks = PromptSliceInferer(image_size=96, min_side=8)(
-            place(volume), network, ids, windows, frames
+            place(volume), network, ids, windows, sizes
         )
-        # Two prompts with the same window, or the same frame, still are two groups.
+        # Two prompts with the same window, or the same input size, still are two groups.
         assert network.texts == [[10], [11], [12], [13]]
         assert [shape[-1] for shape in seen] == [64, 96, 32, 64]
-        assert masks.frames == [Frame(64), Frame(96, 8), Frame(32, 32), Frame(64)]
+        assert masks.input_sizes == [
+            InputSize(64),
+            InputSize(96, 8),
+            InputSize(32, 32),
+            InputSize(64),
+        ]
         for prompt in range(4):
             alone = PromptSliceInferer(
-                image_size=masks.frames[prompt].image_size, min_side=masks.frames[prompt].min_side
+                image_size=masks.input_sizes[prompt].image_size,
+                min_side=masks.input_sizes[prompt].min_side,
             )
             expected = alone(place(volume), Brightness(), ids[:1], windows[prompt : prompt + 1])
             assert np.array_equal(masks.volume(prompt), expected.volume(0))
         assert np.array_equal(masks.volume(0), volume == 250)
 
-    def test_true_scale_holds_for_slices_larger_than_the_frame(self):
+    def test_true_scale_holds_for_slices_larger_than_the_input_size(self):
         """An object of 2 pixels would have less than one, of the 72 reduced to 32."""
         volume = np.full((72, 60, 2), -150)
         volume[30:32, 40:42] = 250
         network = Brightness()
         inferer = PromptSliceInferer(image_size=64)
-        masks = inferer(place(volume), network, torch.tensor([[10]]), [ABDOMEN], [Frame(32, 32)])
-        assert masks.frames == [Frame(96, 96)]
+        masks = inferer(
+            place(volume), network, torch.tensor([[10]]), [ABDOMEN], [InputSize(32, 32)]
+        )
+        assert masks.input_sizes == [InputSize(96, 96)]
         assert np.array_equal(masks.volume(0), volume == 250)
 
     def test_small_images_come_in_larger_batches_of_as_many_pixels(self):
@@ -175,7 +184,7 @@ class TestFrames:
             network,
             ids,
             [ABDOMEN] * 3,
-            [Frame(32), Frame(64), Frame(96)],
+            [InputSize(32), InputSize(64), InputSize(96)],
         )
         assert network.images == [8, 4, *[2] * 6, *[2] * 6]
 
@@ -184,21 +193,21 @@ class TestFrames:
         network = Brightness()
         inferer = PromptSliceInferer(image_size=64, batch_size=2)
         ids = torch.zeros(1, 1, dtype=torch.int64)
-        inferer(place(np.zeros((64, 16, 4))), network, ids, [ABDOMEN], [Frame(32)])
+        inferer(place(np.zeros((64, 16, 4))), network, ids, [ABDOMEN], [InputSize(32)])
         assert network.images == [2, 2]
 
-    def test_a_card_has_its_frame(self):
+    def test_a_card_has_its_input_size(self):
         prompts = [
             SimpleNamespace(window=None, card=name)
             for name in ("lidc_idri", "generic_ct", "lidc_idri")
         ]
         study = {"image": None, "input_ids": None, "prompts": prompts}
-        assert PrepareStudy({"lidc_idri": Frame(128, 128)})([study])[3]["frames"] == [
-            Frame(128, 128),
+        assert PrepareStudy({"lidc_idri": InputSize(128, 128)})(study)[3]["input_sizes"] == [
+            InputSize(128, 128),
             None,
-            Frame(128, 128),
+            InputSize(128, 128),
         ]
-        assert PrepareStudy()([study])[3]["frames"] == [None] * 3
+        assert PrepareStudy()(study)[3]["input_sizes"] == [None] * 3
 
 
 class TestGeometry:
@@ -441,7 +450,7 @@ class TestPresence:
         narrow = run_recorded(logits, (8, 8), **{**options, "presence_smoothing_mm": gap_mm / 10})
         assert narrow.slices(0).any((1, 2)).tolist() == [True] * 3 + [False] + [True] * 3
 
-    @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+    @pytest.mark.parametrize("value", [-0.1, 1.1])
     def test_impossible_settings_are_refused(self, value):
         with pytest.raises(
             ValueError, match="presence_threshold: expected a probability from 0 to 1, received"
@@ -450,7 +459,7 @@ class TestPresence:
         with pytest.raises(
             ValueError, match="presence_smoothing_mm: expected 0 or more mm, received"
         ):
-            PromptSliceInferer(image_size=64, presence_smoothing_mm=-1 if value == 1.1 else value)
+            PromptSliceInferer(image_size=64, presence_smoothing_mm=-abs(value))
 
 
 def test_progress_sees_every_step():
@@ -468,7 +477,14 @@ def test_progress_sees_every_step():
     assert np.array_equal(masks.slices(0), logits[:, 0] >= 0)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0, float("nan")])
+@pytest.mark.parametrize("name", ["threshold", "presence_threshold", "presence_smoothing_mm"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.5", True, None])
+def test_settings_that_are_no_numbers_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: expected a number, received {value!r}$"):
+        PromptSliceInferer(image_size=64, **{name: value})
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0])
 def test_impossible_thresholds_are_refused(threshold):
     with pytest.raises(
         ValueError, match="mask threshold: expected a probability between 0 and 1, received"

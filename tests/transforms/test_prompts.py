@@ -7,50 +7,54 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from boltzmed.transforms.prompts import LookUpPromptsd, LookUpTargetsd
+from boltzmed.cards import load_card
+from boltzmed.transforms.prompts import LookUpPromptsd
+
+
+def make_item(prompts: list[str], modality: str | None = None) -> dict:
+    meta = {"modality": modality, "case": "one"}
+    return {"image": MetaTensor(torch.zeros(1, 2, 2, 2), meta=meta), "prompts": prompts}
 
 
 def test_modality_comes_from_the_image_and_cards_in_order():
     pipeline = Compose([LookUpPromptsd(cards=("phantom", "generic_ct", "generic_mr"))])
-    image = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"modality": "CT"})
-    targets = pipeline(
-        {"image": image, "prompts": ["Liver in abdomen CT", "pancreas in CT scan", "odd thing"]}
-    )
-    found = targets["prompt_targets"]
-    assert [(target.target, target.card) for target in found] == [
+    item = pipeline(make_item(["Liver in abdomen CT", "pancreas in CT scan", "odd thing"], "CT"))
+    assert [(prompt.target, prompt.card) for prompt in item["prompts"]] == [
         ("liver", "phantom"),
         ("pancreas", "generic_ct"),
         (None, "generic_ct"),
     ]
-    assert (
-        pipeline({"prompts": ["odd thing"], "modality": "MR"})["prompt_targets"][0].window is None
-    )
+    assert pipeline(make_item(["odd thing"], "MR"))["prompts"][0].window is None
+
+
+def test_unknown_modality_is_known_from_the_cards_and_written_down():
+    item = LookUpPromptsd(cards=["phantom"])(make_item(["liver", "spleen"]))
+    assert item["image"].meta["modality"] == "CT"
+    assert [prompt.modality for prompt in item["prompts"]] == ["CT", "CT"]
 
 
 def test_window_override_and_unknown_modality():
     look_up = LookUpPromptsd(cards=["phantom"], window="-10,90")
-    assert look_up({"prompts": ["liver"]})["prompt_targets"][0].window == (-10.0, 90.0)
+    assert look_up(make_item(["liver"]))["prompts"][0].window == (-10.0, 90.0)
     with pytest.raises(ValueError, match="--modality"):
-        look_up({"prompts": ["odd thing"]})
-    with pytest.raises(ValueError, match="output_keys"):
-        LookUpPromptsd(keys=("a", "b"))
+        look_up(make_item(["odd thing"]))
 
 
-def test_targets_are_asked_for_by_their_cards_usual_phrasing():
-    found = LookUpTargetsd(card="amos22_mr")({"targets": ["liver", "left kidney"]})[
-        "prompt_targets"
-    ]
-    assert [prompt.target for prompt in found] == ["liver", "left kidney"]
-    assert [prompt.prompt for prompt in found] == [
-        "liver in abdomen MRI",
-        "left kidney in abdomen MRI",
-    ]
-    assert found[0].window is None and found[0].modality == "MR"
-    assert LookUpTargetsd()({"targets": []})["prompt_targets"] == ()
+def test_prompts_of_two_modalities_are_refused():
+    look_up = LookUpPromptsd(cards=["generic_ct", "generic_mr"])
+    prompts = ["pancreas in CT scan", "pancreas in abdomen MRI"]
+    with pytest.raises(ValueError, match="^one: expected prompts of one modality, .*--modality"):
+        look_up(make_item(prompts))
 
 
-def test_a_target_that_the_card_lacks_is_refused_with_those_it_has():
-    with pytest.raises(ValueError, match=r"card amos22_mr: no target 'bladder'; it has .*liver"):
-        LookUpTargetsd(card="amos22_mr")({"targets": ["bladder"]})
-    with pytest.raises(ValueError, match="output_keys"):
-        LookUpTargetsd(keys=("a", "b"))
+def test_one_card_is_enough_by_name_or_as_it_is():
+    card = load_card("amos22_mr")
+    for cards in ("amos22_mr", [card]):
+        (prompt,) = LookUpPromptsd(cards=cards)(make_item(["liver in abdomen MRI"]))["prompts"]
+        assert (prompt.target, prompt.card, prompt.modality) == ("liver", "amos22_mr", "MR")
+
+
+def test_the_given_dictionary_keeps_its_texts():
+    item = make_item(["liver"])
+    LookUpPromptsd(cards="phantom")(item)
+    assert item["prompts"] == ["liver"]

@@ -12,17 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd
 from scipy.spatial.transform import Rotation
 
-from boltzmed.transforms.slices import (
-    PLANES,
-    CutSlices,
-    CutSlicesd,
-    SlicePlan,
-    StackSlices,
-    StackSlicesd,
-)
+from boltzmed.transforms.slices import PLANES, SlicePlan
 
 ORIENTATIONS = [
     (axes, signs)
@@ -163,37 +155,18 @@ def test_wrong_input_is_refused():
     for index in (-1, 4):
         with pytest.raises(ValueError, match="slice: expected 0 to 3"):
             plan.slice_at(np.zeros((2, 3, 4)), index)
-    with pytest.raises(ValueError, match="expected a volume"):
-        CutSlices()(torch.zeros(2, 3, 4))
-    with pytest.raises(ValueError, match="plane"):
-        CutSlices("oblique")
 
 
-def test_monai_transforms_keep_the_affine_true_and_invert():
+def test_a_metatensor_gives_plain_slices_and_is_left_alone():
     affine = make_affine(
         ((1, 2, 0), (1, -1, 1)), (0.7, 3.0, 1.1), Rotation.from_rotvec([0.1, 0.2, -0.1]).as_matrix()
     )
     image = MetaTensor(torch.rand(1, 4, 5, 6), affine=torch.from_numpy(affine), meta={"case": "a"})
     original = image.clone()
-    cut = CutSlicesd(keys="image", plane="coronal")
-    pipeline = Compose([cut])
-    data = pipeline({"image": image})
-    slices = data["image"]
     plan = SlicePlan.from_affine(affine, (4, 5, 6), "coronal")
-    assert torch.equal(slices.as_tensor(), plan.cut(image.as_tensor()))
-    np.testing.assert_allclose(slices.affine.numpy(), plan.slices_affine(affine))
-    assert slices.meta["case"] == "a"
-    assert len(image.applied_operations) == 0 and torch.equal(image.affine, original.affine)
-
-    data["mask"] = (slices > 0.5).as_tensor()
-    stacked = StackSlicesd(keys="mask")(data)["mask"]
-    assert torch.equal(stacked.as_tensor(), image.as_tensor() > 0.5)
-    assert torch.equal(stacked.affine, image.affine)
-
-    back = Invertd(keys="image", transform=pipeline, nearest_interp=False, to_tensor=False)(data)[
-        "image"
-    ]
-    assert torch.equal(back.as_tensor(), image.as_tensor())
-    assert torch.equal(back.affine, image.affine)
-    with pytest.raises(ValueError, match="CutSlices"):
-        StackSlices()(torch.zeros(1, 2, 2, 2), image)
+    slices = plan.cut(image)
+    assert type(slices) is torch.Tensor  # its affine would not hold any more
+    assert torch.equal(slices, plan.cut(image.as_tensor()))
+    assert torch.equal(plan.stack(slices), original.as_tensor())
+    assert torch.equal(image, original) and torch.equal(image.affine, original.affine)
+    assert not image.applied_operations

@@ -8,9 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.data import MetaTensor
 
-from boltzmed.transforms.square import Frame, SquareGrid, SquareResized, read_frames
+from boltzmed.transforms.square import SquareGrid
 
 sides = st.integers(1, 40)
 
@@ -101,15 +100,6 @@ def test_smaller_targets_follow_pixel_centres():
     assert torch.equal(SquareGrid(30, 30, 11).to_target(masks), expected)
 
 
-def test_dictionary_form():
-    image = MetaTensor(torch.rand(3, 10, 8) * 255)
-    result = SquareResized(keys=("image", "label"), image_size=16, mode=("image", "mask"))(
-        {"image": image, "label": torch.ones(2, 10, 8, dtype=torch.bool)}
-    )
-    assert result["image"].shape == (3, 16, 16) and type(result["image"]) is torch.Tensor
-    assert result["label"].shape == (2, 16, 16) and result["label"].dtype == torch.bool
-
-
 def test_wrong_input_is_refused():
     grid = SquareGrid(4, 5, 8)
     with pytest.raises(ValueError, match="expected slices of 4 x 5 pixels"):
@@ -118,10 +108,6 @@ def test_wrong_input_is_refused():
         grid.to_native(torch.zeros(1, 1, 4, 5))
     with pytest.raises(ValueError, match="height of at least 1"):
         SquareGrid(0, 4, 8)
-    with pytest.raises(ValueError, match="mode: expected"):
-        SquareResized(keys="image", image_size=8, mode="label")
-    with pytest.raises(ValueError, match=r"expected \(C,H,W\)"):
-        SquareResized(keys="image", image_size=8)({"image": torch.zeros(4, 4)})
 
 
 def test_a_crop_keeps_its_scale_in_a_larger_square():
@@ -139,49 +125,3 @@ def test_a_crop_keeps_its_scale_in_a_larger_square():
     )
     with pytest.raises(ValueError, match="expected min_side of at least 1, got 0"):
         SquareGrid(3, 5, 8, min_side=0)
-
-
-def test_a_frame_of_true_scale_grows_with_the_slices():
-    assert Frame(128, 128).around(512, 300) == Frame(512, 512)
-    assert Frame(128, 128).around(129, 90) == Frame(160, 160)
-    for frame, shape in (
-        (Frame(128, 128), (128, 90)),
-        (Frame(128), (512, 512)),
-        (Frame(128, 64), (512, 512)),
-    ):
-        assert frame.around(*shape) == frame
-
-
-def test_frames_are_read_from_configs_and_checkpoints():
-    given = {
-        "a": {"image_size": 64},
-        "b": [{"image_size": 128, "min_side": 128}, {"image_size": 96}],
-    }
-    assert read_frames(given) == {"a": (Frame(64),), "b": (Frame(128, 128), Frame(96, 1))}
-    assert read_frames(None) == read_frames({}) == {}
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        128,
-        [],
-        [128],
-        {"size": 128},
-        {"min_side": 8},
-        {"image_size": 0},
-        {"image_size": 128.0},
-        "128",
-        None,
-    ],
-)
-def test_what_is_no_frame_is_told_by_card(wrong):
-    with pytest.raises(
-        ValueError,
-        match=r"^frames: a: expected \{image_size: 128\}, perhaps with min_side, .*received",
-    ):
-        read_frames({"a": wrong})
-    with pytest.raises(
-        ValueError, match=r"^frames: expected a mapping of card names, received 128$"
-    ):
-        read_frames(128)

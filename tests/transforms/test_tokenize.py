@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from boltzmed.cards import list_cards, load_card
+from boltzmed.cards import list_cards, load_card, look_up_prompt
 from boltzmed.transforms.tokenize import END_ID, START_ID, TokenizePromptsd, tokenize_prompts
 
 
@@ -55,7 +55,7 @@ def test_case_does_not_matter():
 def test_long_prompts_are_refused_or_cut_when_told_to():
     fits, long = " ".join(["liver"] * 75), " ".join(["liver"] * 76)
     assert tokenize_prompts([fits])[0, -1] == END_ID
-    with pytest.raises(ValueError, match="at most 77 tokens with start and end, got 78"):
+    with pytest.raises(ValueError, match="at most 77 tokens with start and end, received 78"):
         tokenize_prompts([long])
     assert torch.equal(tokenize_prompts([long], truncate=True), tokenize_prompts([fits]))
     assert tokenize_prompts(["liver " * 500], truncate=True, context_length=10).shape == (1, 10)
@@ -73,9 +73,29 @@ def test_no_prompts_and_a_bare_text():
         tokenize_prompts("liver")
 
 
-def test_dictionary_form():
+def test_texts_and_what_they_were_looked_up_to_mean_are_encoded_alike():
     data = TokenizePromptsd()({"prompts": ["liver", "spleen"]})
     assert torch.equal(data["input_ids"], tokenize_prompts(["liver", "spleen"]))
     assert data["prompts"] == ["liver", "spleen"]
-    with pytest.raises(ValueError, match="output_keys"):
-        TokenizePromptsd(keys=("a", "b"))
+    looked_up = [look_up_prompt(text, [load_card("phantom")]) for text in data["prompts"]]
+    encoded = TokenizePromptsd(output_key="ids")({"prompts": looked_up})
+    assert torch.equal(encoded["ids"], data["input_ids"]) and encoded["prompts"] is looked_up
+
+
+def test_a_long_prompt_is_cut_by_the_dictionary_form_when_told_to():
+    data = {"prompts": [" ".join(["liver"] * 76)]}
+    with pytest.raises(ValueError, match="shorten it"):
+        TokenizePromptsd()(data)
+    cut = TokenizePromptsd(truncate=True)(data)["input_ids"]
+    assert torch.equal(cut, tokenize_prompts([" ".join(["liver"] * 75)]))
+
+
+def test_prompts_may_be_absent_where_that_is_allowed():
+    assert TokenizePromptsd(allow_missing_keys=True)({"image": 1}) == {"image": 1}
+    with pytest.raises(KeyError, match="prompts"):
+        TokenizePromptsd()({"image": 1})
+
+
+def test_truncating_is_true_or_false():
+    with pytest.raises(ValueError, match="truncate_prompts: expected True or False, received 'no'"):
+        TokenizePromptsd(truncate="no")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
-from boltzmed.transforms.window import WindowIntensity, WindowIntensityd, measure_percentiles
+from boltzmed.transforms.window import WindowIntensity, measure_percentiles
 
 
 def test_hu_are_clipped_and_scaled_to_255():
@@ -67,7 +67,7 @@ def test_input_is_left_alone_and_geometry_kept():
         torch.tensor([[[[-1000.0, 0.0, 1000.0]]]]), affine=torch.diag(torch.tensor([2.0, 3, 4, 1]))
     )
     before = image.clone()
-    result = WindowIntensityd(keys="image", window=(-150, 250))({"image": image})["image"]
+    result = WindowIntensity((-150, 250))(image)
     assert torch.equal(image, before)
     assert isinstance(result, MetaTensor) and torch.equal(result.affine, image.affine)
 
