@@ -34,7 +34,7 @@ from boltzmed.reports.training import read_training
 from boltzmed.resources import resource_folder
 from boltzmed.results import read_results
 from boltzmed.slugs import slug_prompts
-from boltzmed.transforms.square import Frame
+from boltzmed.transforms.network_input import InputSize
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import write_image
 from boltzmed.workflow import (
@@ -695,7 +695,7 @@ def test_evaluation_writes_results(tmp_path: Path, phantoms: Path, untrained: Pa
 
 
 @pytest.mark.parametrize("config", ["inference", "evaluate"])
-def test_a_checkpoint_brings_the_frames_it_was_trained_with(
+def test_a_checkpoint_brings_the_input_sizes_it_was_trained_with(
     config: str, tmp_path: Path, untrained: Path
 ) -> None:
     trained = {
@@ -707,7 +707,7 @@ def test_a_checkpoint_brings_the_frames_it_was_trained_with(
     network = build_network(CONFIGS / "tiny.yaml")
     save_checkpoint(recorded, network, config=settings, orientation="axial", channels="neighbours")
 
-    def frames(checkpoint: Path, given: dict[str, object] | None) -> dict[str, Frame]:
+    def read_sizes(checkpoint: Path, given: dict[str, object] | None) -> dict[str, InputSize]:
         parser = ConfigParser(ConfigParser.load_config_file(CONFIGS / f"{config}.yaml"))
         parser.update(
             {
@@ -717,14 +717,14 @@ def test_a_checkpoint_brings_the_frames_it_was_trained_with(
                 "image_size": 64,
             }
         )
-        assert (
-            parser.get_parsed_content("network").seed == 0
-        )  # it loads, whatever frames it records
-        return parser.get_parsed_content("prepare_batch").frames
+        # It loads, whatever input sizes it records.
+        assert parser.get_parsed_content("network").seed == 0
+        return parser.get_parsed_content("prepare_batch").input_sizes
 
-    assert frames(recorded, None) == {"lidc_idri": Frame(64, 64), "phantom": Frame(96)}
-    assert frames(recorded, {}) == {} and frames(untrained, None) == {}
-    assert frames(recorded, {"lidc_idri": {"image_size": 64}}) == {"lidc_idri": Frame(64)}
+    assert read_sizes(recorded, None) == {"lidc_idri": InputSize(64, 64), "phantom": InputSize(96)}
+    assert read_sizes(recorded, {}) == {} and read_sizes(untrained, None) == {}
+    given = {"lidc_idri": {"image_size": 64}}
+    assert read_sizes(recorded, given) == {"lidc_idri": InputSize(64)}
 
 
 @pytest.mark.parametrize("folder", ["repository", "bundle"])

@@ -386,7 +386,7 @@ def test_a_name_that_ct_and_mr_share_needs_a_modality(
 
 @pytest.fixture(scope="module")
 def jointly_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with a presence gate that records a frame, not trained."""
+    """A checkpoint with a presence gate that records an input size, not trained."""
     torch.manual_seed(0)
     config = CONFIG.with_name("tiny_gated.yaml")
     path = tmp_path_factory.mktemp("gated") / "model.pt"
@@ -397,7 +397,7 @@ def jointly_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_checkpoints_frames_and_gate_are_used_and_recorded(
+def test_a_checkpoints_input_sizes_and_gate_are_used_and_recorded(
     jointly_trained: Path, study: Path, tmp_path: Path
 ) -> None:
     prompts = ["anterior hippocampus", "something else"]
@@ -414,18 +414,17 @@ def test_a_checkpoints_frames_and_gate_are_used_and_recorded(
     arguments += ["--checkpoint", str(jointly_trained)]  # which brings its size along
     arguments += [part for prompt in prompts for part in ("--prompt", prompt)]
 
-    def frames() -> list[tuple[int, int]]:
+    def input_sizes() -> list[tuple[int, int]]:
         entries = json.loads((tmp_path / "study" / "run.json").read_text())["prompts"]
         assert all(
             len(entry["presence"]) == 2 and "presence_smoothed" not in entry for entry in entries
         )
-        return [(entry["frame"]["image_size"], entry["frame"]["min_side"]) for entry in entries]
+        sizes = [entry["input_size"] for entry in entries]
+        return [(size["image_size"], size["min_side"]) for size in sizes]
 
-    assert main(arguments) == 0 and frames() == [(64, 1), (512, 1)]
-    assert (
-        main([*arguments, "--image-size", "96", "--min-side", "32"]) == 0
-        and frames() == [(96, 32)] * 2
-    )
+    assert main(arguments) == 0 and input_sizes() == [(64, 1), (512, 1)]
+    told = ["--image-size", "96", "--min-side", "32"]
+    assert main([*arguments, *told]) == 0 and input_sizes() == [(96, 32)] * 2
 
 
 def test_the_bundles_checkpoints_go_by_name(
@@ -539,7 +538,7 @@ def test_a_broken_study_does_not_stop_the_others_and_each_is_done_once(
         read.append(path)
         return read_volume(path, **given)
 
-    monkeypatch.setattr("boltzmed.data.studies.read_volume", counted)
+    monkeypatch.setattr("boltzmed.transforms.load.read_volume", counted)
     broken = truncated_file(tmp_path)
     last, late = (
         save_image(tmp_path / f"{name}.nii", np.zeros((8, 8, 2), np.int16))

@@ -43,7 +43,7 @@ def test_window_override_and_unknown_modality():
 def test_prompts_of_two_modalities_are_refused():
     look_up = LookUpPromptsd(cards=["generic_ct", "generic_mr"])
     prompts = ["pancreas in CT scan", "pancreas in abdomen MRI"]
-    with pytest.raises(ValueError, match="^one: expected prompts of one modality, .*--modality"):
+    with pytest.raises(ValueError, match=r"^one: expected prompts of one modality, .*--modality"):
         look_up(make_item(prompts))
 
 
