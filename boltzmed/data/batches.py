@@ -45,7 +45,7 @@ class _Group:
     turn: int
 
 
-class KeyedBatches(DistributedSampler):
+class KeyedBatches(DistributedSampler[Any]):
     """Yield lists of keys, a batch each, for a ``DataLoader`` with ``batch_size=None``.
 
     Every epoch has the same number of samples of every card and input size, and so of batches;
@@ -150,7 +150,7 @@ class KeyedBatches(DistributedSampler):
         """Return the number of batches of an epoch."""
         return sum(-(-group.samples // group.batch_size) for group in self._groups)
 
-    def __iter__(self) -> Iterator[list[Key]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[list[Key]]:
         epoch = 0 if self.fixed else self.epoch
         generator = keyed_generator(self.seed, epoch, 0, "order")
         batches: list[list[Key]] = []

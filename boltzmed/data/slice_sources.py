@@ -1,5 +1,4 @@
-"""Where training slices come from: NIfTI files of a datalist, mapped into memory, or prepared slice
-caches.
+"""Where training slices come from: a datalist's NIfTI files, or prepared slice caches.
 
 Both give the same: entries, which say what each slice shows, and the slice itself with its labels.
 """
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from boltzmed.cards import DatasetCard, load_card
+from boltzmed.cards import DatasetCard, Target, load_card
 from boltzmed.data.cache import SliceCache
 from boltzmed.data.index import absent_pairs
 from boltzmed.data.labels import as_labels, check_grid, labelled_targets
@@ -32,6 +31,9 @@ not absent either.
 
 _OPEN_FILES = 64
 
+_SliceKey = tuple[str, int, str]
+"""(case, slice index, window key)."""
+
 
 @dataclass(frozen=True)
 class SliceEntry:
@@ -39,7 +41,7 @@ class SliceEntry:
 
     Attributes:
         window: (low, high), None for the volume's percentiles.
-        area_fractions: target -> mask pixels over the padded square's pixels, 0 for one that is
+        area_fractions: target → mask pixels over the padded square's pixels, 0 for one that is
             known to be absent. A target of which neither is known, or that is too small, is left
             out.
     """
@@ -59,15 +61,21 @@ class SliceSource(Protocol):
     def read(
         self, entry: SliceEntry, indices: Sequence[int]
     ) -> tuple[NDArray[Any], NDArray[np.uint8], Window]:
-        """Returns intensities (n,H,W) of the slices `indices`, labels (H,W) of the entry's own, and
-        its window.
+        """Read slices.
+
+        Args:
+            entry: whose labels are read.
+            indices: which slices.
+
+        Returns:
+            Intensities (n,H,W), labels (H,W) of the entry's own slice, and its window.
         """
 
     def count(self, case: str) -> int:
-        """Returns the number of slices of a case."""
+        """Return the number of slices of a case."""
 
     def label_values(self, case: str, target: str) -> tuple[int, ...]:
-        """Returns the label values whose union is a target's mask."""
+        """Return the label values whose union is a target's mask."""
 
 
 def read_datalist(path: str | Path | None, key: str = "training") -> list[dict[str, str]]:
@@ -75,10 +83,10 @@ def read_datalist(path: str | Path | None, key: str = "training") -> list[dict[s
 
     Args:
         path: JSON file with a list of ``{"image", "label", "case", "patient"}`` under ``key``.
-        key: The list to take.
+        key: the list to take.
 
     Raises:
-        ValueError: The file, the list or one of the named images is missing, or no file was named
+        ValueError: the file, the list or one of the named images is missing, or no file was named
             (None).
     """
     if path is None:
@@ -99,27 +107,30 @@ def read_datalist(path: str | Path | None, key: str = "training") -> list[dict[s
         ) from error
     if not isinstance(content, dict) or not content.get(key):
         raise ValueError(f"{path}: expected a list named {key!r}, received {list(content)[:5]}")
-    cases = []
-    for record in content[key]:
-        case = dict(record)
-        if missing := {"image", "label", "case"} - set(case):
+    return [_find_files(path, record) for record in content[key]]
+
+
+def _find_files(path: Path, record: Mapping[str, str]) -> dict[str, str]:
+    """Return a datalist's record with paths from the working folder."""
+    missing = {"image", "label", "case"} - set(record)
+    if missing:
+        raise ValueError(
+            f"{path}: expected image, label and case in every record, one lacks {min(missing)}"
+        )
+    case = dict(record)
+    for field in ("image", "label"):
+        file = path.parent / record[field]
+        if not file.is_file():
             raise ValueError(
-                f"{path}: expected image, label and case in every record, one lacks {min(missing)}"
+                f"{path}: case {record['case']}: {field} {record[field]} does not exist beside it"
             )
-        for field in ("image", "label"):
-            file = path.parent / record[field]
-            if not file.is_file():
-                raise ValueError(
-                    f"{path}: case {record.get('case')}: {field} {record[field]} does not exist"
-                    " beside it"
-                )
-            case[field] = str(file)
-        cases.append(case)
-    return cases
+        case[field] = str(file)
+    return case
 
 
 def open_sources(
     *,
+    dataset_dir: str | Path = ".",
     datalist: str | Path | None = None,
     caches: str | Path | Sequence[str | Path] | None = None,
     part: str = "train",
@@ -127,14 +138,17 @@ def open_sources(
     plane: str = "axial",
     empty_slices: bool = False,
 ) -> list[SliceSource]:
-    """Opens what a training is given: a datalist of NIfTI files, or one or several prepared caches.
+    """Open what a training is given: a datalist of NIfTI files, or one or several prepared caches.
 
     Args:
-        datalist: see `read_datalist`; all its cases are taken.
-        caches: folders that `boltzmed prepare` made; their cases of `part` are taken, each by its
-            cache's own card.
+        dataset_dir: where relative paths of the datalist or caches begin.
+        datalist: see ``read_datalist``; all its cases are taken.
+        caches: folders that ``boltzmed prepare`` made; their cases of ``part`` are taken, each by
+            its cache's own card.
+        part: of the split: ``train``, ``validation`` or ``test``.
         card: of the datalist.
-        empty_slices: see `CachedSlices`; a datalist's are not listed.
+        plane: how slices are cut; caches must be cut so.
+        empty_slices: see :class:`CachedSlices`; a datalist's are not listed.
 
     Raises:
         ValueError: neither or both are given, or one of them is unusable.
@@ -146,11 +160,12 @@ def open_sources(
             " --caches DIR (`boltzmed prepare` writes it), received"
             f" {'neither' if datalist is None else 'both'}"
         )
+    base = Path(dataset_dir)
     if datalist is not None:
-        return [NiftiSlices(read_datalist(datalist), card, plane)]
+        return [NiftiSlices(read_datalist(base / datalist), card, plane)]
     folders = [caches] if isinstance(caches, str | Path) else list(caches or ())
     return [
-        CachedSlices(folder, part=part, plane=plane, empty_slices=empty_slices)
+        CachedSlices(base / folder, part=part, plane=plane, empty_slices=empty_slices)
         for folder in folders
     ]
 
@@ -160,10 +175,13 @@ class NiftiSlices:
     slowly.
 
     Args:
-        cases: Records with ``image``, ``label``, ``case`` (see :func:`read_datalist`).
-        card: The card, or its name: labels → targets → windows and prompts.
-        plane: Slice plane of the network (see :class:`SlicePlan`).
-        min_pixels: See ``MIN_PIXELS``.
+        cases: records with ``image``, ``label``, ``case`` (see :func:`read_datalist`).
+        card: the card, or its name: labels → targets → windows and prompts.
+        plane: slice plane of the network (see :class:`SlicePlan`).
+
+    Raises:
+        ValueError: the card has no labels, an image and its labels do not lie on one grid, or
+            nothing is shown anywhere.
     """
 
     def __init__(
@@ -171,10 +189,7 @@ class NiftiSlices:
         cases: Sequence[Mapping[str, Any]],
         card: DatasetCard | str | Path,
         plane: str = "axial",
-        *,
-        min_pixels: int = MIN_PIXELS,
     ) -> None:
-        self.min_pixels = min_pixels
         self.cases = {case["case"]: case for case in cases}
         self.card = card if isinstance(card, DatasetCard) else load_card(card)
         labelled_targets(self.card)
@@ -190,60 +205,63 @@ class NiftiSlices:
     def read(
         self, entry: SliceEntry, indices: Sequence[int]
     ) -> tuple[NDArray[Any], NDArray[np.uint8], Window]:
-        """See `SliceSource`."""
-        case, plan = self.cases[entry.case], self._plans[entry.case]
-        volume, labels = map_nifti(case["image"])[0], map_nifti(case["label"])[0]
-        label = as_labels(
-            entry.case, np.ascontiguousarray(plan.slice_at(labels, entry.slice_index))
-        )
-        return plan.slices_at(volume, indices), label, entry.window or measure_percentiles(volume)
+        """See :class:`SliceSource`."""
+        case = self.cases[entry.case]
+        plan = self._plans[entry.case]
+        volume = map_nifti(case["image"])[0]
+        labels = map_nifti(case["label"])[0]
+        own_labels = np.ascontiguousarray(plan.slice_at(labels, entry.slice_index))
+        window = entry.window or measure_percentiles(volume)
+        return plan.slices_at(volume, indices), as_labels(entry.case, own_labels), window
 
     def count(self, case: str) -> int:
-        """See `SliceSource`."""
+        """See :class:`SliceSource`."""
         return self._plans[case].count
 
     def label_values(self, case: str, target: str) -> tuple[int, ...]:
-        """See `SliceSource`."""
+        """See :class:`SliceSource`."""
         return self.card.targets[target].labels
 
     def _index_case(self, case: Mapping[str, Any]) -> Iterator[SliceEntry]:
+        name = case["case"]
         labels, affine_ras = map_nifti(case["label"])
         image, image_affine_ras = map_nifti(case["image"])
-        check_grid(case["case"], image.shape, image_affine_ras, labels.shape, affine_ras)
+        check_grid(name, image.shape, image_affine_ras, labels.shape, affine_ras)
         plan = SlicePlan.from_affine(affine_ras, labels.shape, self.plane)
-        self._plans[case["case"]] = plan
-        slices = plan.cut(as_labels(case["case"], labels))
-        by_window: dict[Window | None, list[str]] = {}
-        for name, target in self.card.targets.items():
-            by_window.setdefault(target.window, []).append(name)
-        for slice_index, labels_hw in enumerate(slices):
-            counts = np.bincount(labels_hw.reshape(-1), minlength=256)
-            pixels = {
-                name: int(counts[list(target.labels)].sum())
-                for name, target in self.card.targets.items()
-            }
-            for window, names in by_window.items():
-                known = [
-                    n
-                    for n in names
-                    if pixels[n] >= self.min_pixels or (pixels[n] == 0 and self.card.exhaustive)
-                ]
-                areas = {name: pixels[name] / max(slices.shape[1:]) ** 2 for name in known}
+        self._plans[name] = plan
+        by_window: dict[Window | None, list[Target]] = {}
+        for target in self.card.targets.values():
+            by_window.setdefault(target.window, []).append(target)
+        for slice_index, labels_HW in enumerate(plan.cut(as_labels(name, labels))):
+            counts = np.bincount(labels_HW.reshape(-1), minlength=256)
+            for window, targets in by_window.items():
+                areas = self._list_areas(targets, counts, plan.slice_shape)
                 if any(areas.values()):
-                    yield SliceEntry(case["case"], slice_index, window, areas)
+                    yield SliceEntry(name, slice_index, window, areas)
+
+    def _list_areas(
+        self, targets: Sequence[Target], counts: NDArray[np.int64], shape: tuple[int, int]
+    ) -> dict[str, float]:
+        """Area fraction of each target of which it is known, from counts of label values."""
+        areas = {}
+        for target in targets:
+            pixels = int(counts[list(target.labels)].sum())
+            if pixels >= MIN_PIXELS or (pixels == 0 and self.card.exhaustive):
+                areas[target.name] = pixels / max(shape) ** 2
+        return areas
 
 
 class CachedSlices:
-    """Slices of a cache that `boltzmed prepare` made, of the rows that its protocol uses.
+    """Slices of a cache that ``boltzmed prepare`` made, of the rows that its protocol uses.
 
     Args:
-        folder: The cache.
-        part: "train", "validation" or "test".
-        plane: How the network's slices are cut; the cache must be cut so.
-        empty_slices: Also list slices that show no target, of which absent ones can be asked for.
+        folder: the cache.
+        part: ``train``, ``validation`` or ``test``.
+        plane: how the network's slices are cut; the cache must be cut so.
+        empty_slices: also list slices that show no target, of which absent ones can be asked for.
 
     Raises:
-        ValueError: The cache is unfinished, damaged or cut otherwise, or has no case in this part.
+        ValueError: the cache is unfinished, damaged or cut otherwise, or has no case in this part.
     """
 
     def __init__(
@@ -266,8 +284,7 @@ class CachedSlices:
             raise ValueError(f"{folder}: expected slices with targets in part {part!r}, found none")
 
     def absent(self) -> pd.DataFrame:
-        """Negatives: (case, slice_index, target) of this part without a pixel; none where that is
-        not known.
+        """Return (case, slice_index, target) of this part without a pixel, where that is known.
 
         Known it is of an exhaustively annotated data set whose masks are all there; published
         pictures had their small masks taken out.
@@ -278,23 +295,22 @@ class CachedSlices:
     def read(
         self, entry: SliceEntry, indices: Sequence[int]
     ) -> tuple[NDArray[Any], NDArray[np.uint8], Window]:
-        """See `SliceSource`."""
+        """See :class:`SliceSource`."""
         file = self._open(entry.case)
         images = [file.image_at(index) for index in indices]
         window = file.facts.window or entry.window or file.facts.percentiles
         assert window is not None  # MR files carry percentiles
-        return (
-            np.stack(images) if len(images) > 1 else images[0][None],
-            file.labels_at(entry.slice_index),
-            window,
-        )
+        # One slice needs no copy.
+        slices = np.stack(images) if len(images) > 1 else images[0][None]
+        return slices, file.labels_at(entry.slice_index), window
 
     def count(self, case: str) -> int:
-        """See `SliceSource`."""
-        return self._counts[case]
+        """See :class:`SliceSource`."""
+        count: int = self._counts[case]
+        return count
 
     def label_values(self, case: str, target: str) -> tuple[int, ...]:
-        """See `SliceSource`."""
+        """See :class:`SliceSource`."""
         return self._open(case).facts.targets.get(target, ())
 
     def __getstate__(self) -> dict[str, Any]:
@@ -306,34 +322,44 @@ class CachedSlices:
         self._open = lru_cache(maxsize=_OPEN_FILES)(self.cache.case_file)
 
     def _list_entries(self, empty_slices: bool) -> list[SliceEntry]:
-        shown: dict[tuple[str, int, str], dict[str, float]] = {}
-        columns = ("case", "slice_index", "target", "window", "pixels", "area_fraction", "used")
-        for case, k, target, window, pixels, area, used in zip(
-            *(self.index[name] for name in columns), strict=True
-        ):
-            if used and pixels >= MIN_PIXELS:
-                shown.setdefault((case, k, window), {})[target] = area
-        targets, windows = self.card.targets, self.card.windows
-        absent: dict[tuple[str, int, str], list[str]] = {}
-        for case, k, name in self.absent().itertuples(index=False):
-            absent.setdefault((case, k, targets[name].window_key), []).append(name)
-        # In the card's order, as a datalist's entries are.
-        rank = {name: place for place, name in enumerate(targets)}
-        order = [
-            key for target in targets.values() for key in (target.window_key, *target.extra_windows)
-        ]
-        entries = []
+        shown = self._list_shown()
+        absent = self._list_absent()
         keys = shown.keys() | absent.keys() if empty_slices else shown.keys()
-        for key in sorted(keys, key=lambda key: (*key[:2], order.index(key[2]))):
-            case, k, window = key
-            known = shown.get(key, {}) | dict.fromkeys(absent.get(key, ()), 0.0)
-            known = {name: known[name] for name in sorted(known, key=rank.__getitem__)}
-            entries.append(SliceEntry(case, int(k), _read_window(window, windows), known))
+        # In the card's order, as a datalist's entries are.
+        names = list(self.card.targets)
+        windows = []
+        for target in self.card.targets.values():
+            windows += [target.window_key, *target.extra_windows]
+        entries = []
+        for key in sorted(keys, key=lambda key: (*key[:2], windows.index(key[2]))):
+            case, slice_index, window = key
+            areas = shown.get(key, {}) | dict.fromkeys(absent.get(key, ()), 0.0)
+            ordered = {name: areas[name] for name in sorted(areas, key=names.index)}
+            bounds = _read_window(window, self.card.windows)
+            entries.append(SliceEntry(case, int(slice_index), bounds, ordered))
         return entries
+
+    def _list_shown(self) -> dict[_SliceKey, dict[str, float]]:
+        """Slices that show something → area fraction of each target."""
+        shown: dict[_SliceKey, dict[str, float]] = {}
+        columns = ("case", "slice_index", "target", "window", "pixels", "area_fraction", "used")
+        rows = zip(*(self.index[name] for name in columns), strict=True)
+        for case, slice_index, target, window, pixels, area, used in rows:
+            if used and pixels >= MIN_PIXELS:
+                shown.setdefault((case, slice_index, window), {})[target] = area
+        return shown
+
+    def _list_absent(self) -> dict[_SliceKey, list[str]]:
+        """Slices → targets that are known not to be there."""
+        absent: dict[_SliceKey, list[str]] = {}
+        for case, slice_index, name in self.absent().itertuples(index=False):
+            window = self.card.targets[name].window_key
+            absent.setdefault((case, slice_index, window), []).append(name)
+        return absent
 
 
 def _read_window(key: str, windows: Mapping[str, Window | None]) -> Window | None:
-    """What `Target.window_key` stands for."""
+    """What ``Target.window_key`` stands for."""
     if key in windows or key == "percentiles":
         return windows.get(key)
     low, high = map(float, key.split(","))

@@ -125,7 +125,7 @@ def compose_preprocessing() -> Compose:
     return Compose(transforms, log_stats=False)
 
 
-class PromptSliceDataset(Dataset):
+class PromptSliceDataset(Dataset[Any]):
     """Slices of labelled volumes, each with up to ``prompts_per_image`` prompts of one window.
 
     An item is ``{"image" (3,S,S) float32 in [0,255], "label" (P,S,S) float32 in {0,1}, "input_ids"

@@ -384,9 +384,10 @@ class ReadableStudies(Dataset):
     def __getitem__(self, index: int) -> Item:  # type: ignore[override]
         """Return a study's item, or the reason why there is none."""
         try:
-            return self.data[index]
+            item: Item = self.data[index]
         except ValueError as error:
             return {"problem": " ".join(str(error).split())}
+        return item
 
 
 def open_labelled_cases(

@@ -25,13 +25,13 @@ class PreparePromptBatch(PrepareBatch):
     def __init__(self, *, keyed_draws: bool = True) -> None:
         self.keyed_draws = keyed_draws
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         batchdata: Mapping[str, Tensor],
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **kwargs: Any,
-    ) -> tuple[Tensor, dict[str, Tensor], tuple, dict[str, Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor], tuple[()], dict[str, Tensor]]:
         moved = {
             key: batchdata[key].to(device=device, non_blocking=non_blocking)
             for key in ("image", "label", "input_ids", "prompt_valid")
@@ -39,12 +39,8 @@ class PreparePromptBatch(PrepareBatch):
         extra = {"input_ids": moved["input_ids"], "prompt_valid": moved["prompt_valid"]}
         if self.keyed_draws:
             extra["draw_key"] = batchdata["draw_key"]
-        return (
-            moved["image"],
-            {"mask": moved["label"], "prompt_valid": moved["prompt_valid"]},
-            (),
-            extra,
-        )
+        target = {"mask": moved["label"], "prompt_valid": moved["prompt_valid"]}
+        return moved["image"], target, (), extra
 
 
 def segment_readable(engine: SupervisedEvaluator, batchdata: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +57,7 @@ def segment_readable(engine: SupervisedEvaluator, batchdata: Mapping[str, Any]) 
         return {}
     image, _, arguments, settings = engine.prepare_batch(batchdata, engine.state.device)
     output: dict[str, Any] = {Keys.IMAGE: image}
-    engine.state.output = output  # type: ignore[assignment]
+    engine.state.output = output
     with engine.mode(engine.network):
         output[Keys.PRED] = engine.inferer(image, engine.network, *arguments, **settings)
     engine.fire_event(IterationEvents.FORWARD_COMPLETED)
@@ -80,7 +76,7 @@ class PrepareStudy(PrepareBatch):
     def __init__(self, input_sizes: Mapping[str, InputSize] | None = None) -> None:
         self.input_sizes = dict(input_sizes or {})
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         batchdata: Mapping[str, Any],
         device: str | torch.device | None = None,

@@ -253,6 +253,6 @@ def smooth_presence(presence_PK: NDArray[np.float32], deviation: float) -> NDArr
         presence_PK: (P,K) in [0,1].
         deviation: standard deviation, in slices.
     """
-    return gaussian_filter1d(
-        presence_PK.astype(np.float64), deviation, axis=-1, mode="nearest"
-    ).astype(np.float32)
+    curves_PK = presence_PK.astype(np.float64)
+    smoothed: NDArray[np.float64] = gaussian_filter1d(curves_PK, deviation, axis=-1, mode="nearest")
+    return smoothed.astype(np.float32)

@@ -21,10 +21,10 @@ LARGEST_SCALING = 0.1
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One draw: turn by `quarter_turns` x 90 degrees counter-clockwise, then crop.
+    """One draw: turn by ``quarter_turns`` × 90 degrees counter-clockwise, then crop.
 
-    The crop is centred `shift_h`, `shift_w` (fractions of the side) from the image's centre and
-    `scale` times as wide as the image; it is resampled to the image's size. Scale above 1 makes
+    The crop is centred ``shift_h``, ``shift_w`` (fractions of the side) from the image's centre and
+    ``scale`` times as wide as the image; it is resampled to the image's size. Scale above 1 makes
     things smaller.
     """
 
@@ -37,7 +37,7 @@ class Augmentation:
 def draw_augmentation(
     generator: np.random.Generator, *, probability: float = PROBABILITY
 ) -> Augmentation | None:
-    """Draws an augmentation; None means that the sample stays as it is.
+    """Draw an augmentation; None means that the sample stays as it is.
 
     Five uniform numbers are consumed in any case, so that later draws of the generator do not
     depend on this one's outcome. The same generator state gives the same augmentation.
@@ -56,7 +56,7 @@ def draw_augmentation(
 def apply_augmentation(
     image: torch.Tensor, masks: torch.Tensor, augmentation: Augmentation | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turns and crops an image with its masks, pixel for pixel alike.
+    """Turn and crop an image with its masks, pixel for pixel alike.
 
     Args:
         image: (C,S,S) float32 or float64, on the CPU; resampled bilinearly, zero outside.
@@ -71,7 +71,8 @@ def apply_augmentation(
     """
     if image.shape[-1] != image.shape[-2] or image.shape[-2:] != masks.shape[-2:]:
         raise ValueError(
-            f"augmentation: expected a square image and masks of its size, got {tuple(image.shape)}"
+            "augmentation: expected a square image and masks of its size, received"
+            f" {tuple(image.shape)}"
             f" and {tuple(masks.shape)}"
         )
     if augmentation is None:

@@ -138,11 +138,13 @@ class RestoreGridd(MapTransform):
             applied_operations=operations,
         )
         with allow_missing_keys_mode(self.transform):
-            restored = self.transform.inverse({self.image_key: moved})[self.image_key]
+            data = self.transform.inverse({self.image_key: moved})  # type: ignore[no-untyped-call]
+        restored = data[self.image_key]
         if not is_on_grid(restored, grid):
             raise ValueError(
                 f"{case}: expected preprocessing whose inverse leads back to the study's grid,"
                 f" {_describe(grid)}, received {_describe(restored)}; take the transform out, or"
                 " use an invertible one of MONAI"
             )
-        return np.rint(restored[0].numpy())
+        voxels_IJK: NDArray[np.float32] = np.rint(restored[0].numpy())
+        return voxels_IJK

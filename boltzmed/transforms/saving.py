@@ -359,7 +359,8 @@ def _describe_prompt(
     }
     if masks.smoothed_PK is not None:
         description["presence_smoothed"] = _round(masks.smoothed_PK, index)
-    return description | item["measures"][index]
+    measures: dict[str, Any] = item["measures"][index]
+    return description | measures
 
 
 def _round(curves_PK: NDArray[np.float32] | None, index: int) -> list[float] | None:

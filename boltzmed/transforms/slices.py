@@ -1,4 +1,4 @@
-"""Cutting a volume into slices as the network sees them, and stacking slices back: exact inverses.
+"""Cut a volume into slices as the network sees them, and stack slices back: exact inverses.
 
 The network sees anatomy in one pose whatever the file's array order: patient axes are found from
 the affine (each array axis is taken for the patient axis closest to it; nothing is ever resampled),
@@ -28,12 +28,12 @@ PLANES: Mapping[str, tuple[str, str, str] | None] = {
     "sagittal": ("R", "I", "P"),
     "array": None,
 }
-"""Plane -> the patient directions in which slices, rows (H) and columns (W) follow each other.
+"""Plane → the patient directions in which slices, rows (H) and columns (W) follow each other.
 
 Axial: slices from feet to head, H from front to back, W from the patient's right to left. Coronal:
 slices from back to front, H from head to feet, W right to left. Sagittal: slices from left to
 right, H from head to feet, W from front to back. Array: the file's own order, slice k being
-`volume[:, :, k]` (the published benchmark was cut so).
+``volume[:, :, k]`` (the published benchmark was cut so).
 """
 
 _OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
@@ -41,10 +41,10 @@ _OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
 
 @dataclass(frozen=True)
 class SlicePlan:
-    """How one volume's array becomes slices: `axes` permutes, then `flips` reverses.
+    """How one volume's array becomes slices: ``axes`` permutes, then ``flips`` reverses.
 
     Args:
-        plane: a key of `PLANES`.
+        plane: a key of ``PLANES``.
         shape: (I,J,K) of the volume.
         axes: the array axes that become slices, H and W.
         flips: whether the slice order, H and W run against those array axes.
@@ -59,22 +59,22 @@ class SlicePlan:
     def from_affine(
         cls, affine_ras: ArrayLike, shape: Sequence[int], plane: str = "axial"
     ) -> SlicePlan:
-        """Plans the cut of a volume.
+        """Plan the cut of a volume.
 
         Args:
             affine_ras: (4,4) voxel indices to RAS mm; any obliquity.
             shape: (I,J,K), or longer, the last three counting.
-            plane: a key of `PLANES`.
+            plane: a key of ``PLANES``.
 
         Raises:
             ValueError: an unknown plane, fewer than three axes, an empty volume or an affine that
                 places no voxels.
         """
         if plane not in PLANES:
-            raise ValueError(f"plane: expected one of {', '.join(PLANES)}, got {plane!r}")
+            raise ValueError(f"plane: expected one of {', '.join(PLANES)}, received {plane!r}")
         if len(shape) < 3 or min(shape[-3:]) < 1:
             raise ValueError(
-                "expected a volume of three axes with at least one voxel each, got shape"
+                "expected a volume of three axes with at least one voxel each, received shape"
                 f" {tuple(shape)}"
             )
         size = (int(shape[-3]), int(shape[-2]), int(shape[-1]))
@@ -90,16 +90,16 @@ class SlicePlan:
 
     @property
     def count(self) -> int:
-        """Number of slices, K'."""
+        """Return the number of slices, K'."""
         return self.shape[self.axes[0]]
 
     @property
     def slice_shape(self) -> tuple[int, int]:
-        """(H, W) of a slice."""
+        """Return (H, W) of a slice."""
         return self.shape[self.axes[1]], self.shape[self.axes[2]]
 
     def slices_affine(self, affine_ras: ArrayLike) -> NDArray[np.float64]:
-        """Affine (4,4) from (k', h, w) to RAS mm, of the same voxels."""
+        """Return the affine (4,4) from (k', h, w) to RAS mm, of the same voxels."""
         array_from_slices = np.zeros((4, 4))
         array_from_slices[3, 3] = 1.0
         for column, (axis, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
@@ -108,51 +108,48 @@ class SlicePlan:
         return np.asarray(affine_ras, dtype=np.float64) @ array_from_slices
 
     def cut(self, volume: Array) -> Array:
-        """Cuts (…,I,J,K) into (…,K',H,W).
+        """Cut (…,I,J,K) into (…,K',H,W).
 
         A NumPy result is a view. A tensor's is one unless something must be flipped (tensors have
-        no negative strides); `slice_at` then spares memory. A MetaTensor gives a plain tensor,
+        no negative strides); ``slice_at`` then spares memory. A MetaTensor gives a plain tensor,
         since its affine no longer holds.
         """
         array: Any = _plain(volume)
         self._expect(array, self.shape)
-        return _flip(_permute(array, self.axes), self.flips)
+        cut: Array = _flip(_permute(array, self.axes), self.flips)
+        return cut
 
     def stack(self, slices: Array) -> Array:
-        """Stacks (…,K',H,W) to (…,I,J,K); undoes `cut` exactly, views as there."""
+        """Stack (…,K',H,W) to (…,I,J,K); undoes ``cut`` exactly, views as there."""
         array: Any = _plain(slices)
         self._expect(array, (self.count, *self.slice_shape))
         back = (self.axes.index(0), self.axes.index(1), self.axes.index(2))
-        return _permute(_flip(array, self.flips), back)
+        stacked: Array = _permute(_flip(array, self.flips), back)
+        return stacked
 
     def slice_at(self, volume: Array, index: int) -> Array:
-        """Returns slice `index` (0 … K'-1) of (…,I,J,K) as (…,H,W), copying that slice at most."""
+        """Return slice ``index`` (0 … K'-1) of (…,I,J,K) as (…,H,W), copying that slice at most."""
         image = self._array_slice(volume, index)
         if self.axes[1] > self.axes[2]:
             image = image.swapaxes(-1, -2)
-        return _flip(image, self.flips[1:])
+        flipped: Array = _flip(image, self.flips[1:])
+        return flipped
 
     def slices_at(self, volume: Array, indices: Sequence[int]) -> Array:
-        """Returns some slices of (…,I,J,K), repetition allowed, as a new array (…,n,H,W)."""
+        """Return some slices of (…,I,J,K), repetition allowed, as a new array (…,n,H,W)."""
         images = [self.slice_at(volume, index) for index in indices]
-        return (
-            np.stack(images, axis=-3)
-            if isinstance(volume, np.ndarray)
-            else torch.stack(images, dim=-3)
-        )
-
-    def put_slice(self, volume: Array, index: int, image: Array) -> None:
-        """Writes (…,H,W) as slice `index` into (…,I,J,K), in place."""
-        array = _flip(_plain(image), self.flips[1:])
-        if self.axes[1] > self.axes[2]:
-            array = array.swapaxes(-1, -2)
-        self._array_slice(volume, index)[...] = array
+        stacked: Any
+        if isinstance(volume, np.ndarray):
+            stacked = np.stack(images, axis=-3)
+        else:
+            stacked = torch.stack(images, dim=-3)
+        return stacked  # type: ignore[no-any-return]
 
     def _array_slice(self, volume: Any, index: int) -> Any:
         array = _plain(volume)
         self._expect(array, self.shape)
         if not 0 <= index < self.count:
-            raise ValueError(f"slice: expected 0 to {self.count - 1}, got {index}")
+            raise ValueError(f"slice: expected 0 to {self.count - 1}, received {index}")
         place: list[Any] = [slice(None)] * 3
         place[self.axes[0]] = self.count - 1 - index if self.flips[0] else index
         return array[(..., *place)]
@@ -161,7 +158,7 @@ class SlicePlan:
     def _expect(array: Any, shape: tuple[int, int, int]) -> None:
         if tuple(array.shape[-3:]) != shape:
             raise ValueError(
-                f"expected an array of {' x '.join(map(str, shape))}, got shape"
+                f"expected an array of {' x '.join(map(str, shape))}, received shape"
                 f" {tuple(array.shape)}"
             )
 

@@ -1,4 +1,4 @@
-"""Between a slice's own grid and the square the network sees: padding, resizing, and back.
+"""A slice's own grid, the square that the network sees, and the way back.
 
 Shapes: N slices, C channels, P prompts; H, W native pixels; D the square's side, at least max(H,
 W); S the network's.
@@ -14,18 +14,18 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True)
 class SquareGrid:
-    """The square that a slice of `height` x `width` pixels is padded to, and its resized form.
+    """The square that a slice of ``height`` × ``width`` pixels is padded to, and its resized form.
 
     Padding is zeros, equal at both sides; when the difference is odd, the first side (top or left)
-    gets one fewer. Pixels are areas throughout (`align_corners=False`), so that resizing there and
-    back moves nothing.
+    gets one fewer. Pixels are areas throughout (``align_corners=False``), so that resizing there
+    and back moves nothing.
 
     Args:
         height, width: native pixels, at least 1.
         image_size: side of the network's image, at least 1.
         min_side: the square is padded to this side at least, so that a crop keeps the scale it had
-            in its image (`min_side` equal to `image_size`: a pixel stays a pixel) instead of being
-            magnified.
+            in its image (``min_side`` equal to ``image_size``: a pixel stays a pixel) instead of
+            being magnified.
     """
 
     height: int
@@ -37,36 +37,36 @@ class SquareGrid:
         for name in ("height", "width", "image_size", "min_side"):
             if getattr(self, name) < 1:
                 raise ValueError(
-                    f"square grid: expected {name} of at least 1, got {getattr(self, name)}"
+                    f"square grid: expected {name} of at least 1, received {getattr(self, name)}"
                 )
 
     @property
     def side(self) -> int:
-        """Side of the square in native pixels."""
+        """Return the side of the square in native pixels."""
         return max(self.height, self.width, self.min_side)
 
     @property
     def padding(self) -> tuple[int, int, int, int]:
-        """Native pixels of padding (left, right, top, bottom), the order of
-        `torch.nn.functional.pad`.
-        """
-        extra_width, extra_height = self.side - self.width, self.side - self.height
-        left, top = extra_width // 2, extra_height // 2
+        """Return the padding (left, right, top, bottom) in native pixels, torch's order."""
+        extra_width = self.side - self.width
+        extra_height = self.side - self.height
+        left = extra_width // 2
+        top = extra_height // 2
         return left, extra_width - left, top, extra_height - top
 
     def pad(self, image: torch.Tensor) -> torch.Tensor:
-        """Pads (…,H,W) of any dtype with zeros to (…,D,D); the input itself when it is square."""
+        """Pad (…,H,W) of any dtype with zeros to (…,D,D); the input itself when it is square."""
         self._expect(image, (self.height, self.width))
         return F.pad(image, self.padding) if any(self.padding) else image
 
     def crop(self, image: torch.Tensor) -> torch.Tensor:
-        """Takes the padding off: (…,D,D) -> (…,H,W), a view."""
+        """Take the padding off: (…,D,D) → (…,H,W), a view."""
         self._expect(image, (self.side, self.side))
         left, _, top, _ = self.padding
         return image[..., top : top + self.height, left : left + self.width]
 
     def to_image(self, slices: torch.Tensor) -> torch.Tensor:
-        """Pads windowed slices and resizes them for the network.
+        """Pad windowed slices and resize them for the network.
 
         Args:
             slices: (N,C,H,W), values 0 … 255.
@@ -84,7 +84,7 @@ class SquareGrid:
         ).clamp_(0.0, 255.0)
 
     def to_target(self, masks: torch.Tensor) -> torch.Tensor:
-        """Pads and resizes masks for training at the network's size, as published. Nothing else may
+        """Pad and resize masks for training at the network's size, as published. Nothing else may
         resize a mask.
 
         Args:
@@ -105,7 +105,7 @@ class SquareGrid:
         return padded[..., nearest[:, None], nearest[None, :]]
 
     def to_native(self, logits: torch.Tensor) -> torch.Tensor:
-        """Resizes logits to the native square and takes the padding off.
+        """Resize logits to the native square and take the padding off.
 
         Args:
             logits: (N,P,h,w) floating point, of any square resolution.
@@ -115,28 +115,17 @@ class SquareGrid:
             resized.
         """
         if logits.ndim != 4 or logits.shape[-1] != logits.shape[-2]:
-            raise ValueError(f"logits: expected square (N,P,h,h), got {tuple(logits.shape)}")
+            raise ValueError(f"logits: expected square (N,P,h,h), received {tuple(logits.shape)}")
         if logits.shape[-1] != self.side:
             logits = F.interpolate(
                 logits, (self.side, self.side), mode="bilinear", align_corners=False
             )
         return self.crop(logits)
 
-    def area_fraction(self, masks: torch.Tensor) -> torch.Tensor:
-        """Object size: mask pixels over the area of the padded square, D².
-
-        Args:
-            masks: (…,H,W), nonzero where the object is.
-
-        Returns:
-            (…) float64 in 0 … 1.
-        """
-        self._expect(masks, (self.height, self.width))
-        return torch.count_nonzero(masks, dim=(-2, -1)).to(torch.float64) / self.side**2
-
     @staticmethod
     def _expect(image: torch.Tensor, size: tuple[int, int]) -> None:
         if tuple(image.shape[-2:]) != size:
             raise ValueError(
-                f"expected slices of {size[0]} x {size[1]} pixels, got shape {tuple(image.shape)}"
+                f"expected slices of {size[0]} x {size[1]} pixels, received shape"
+                f" {tuple(image.shape)}"
             )

@@ -18,7 +18,7 @@ volume.
 
 
 def measure_percentiles(volume: torch.Tensor | np.ndarray) -> Window:
-    """Returns the 0.5th and 99.5th percentile of the voxels above zero, interpolated linearly.
+    """Return the 0.5th and 99.5th percentile of the voxels above zero, interpolated linearly.
 
     Args:
         volume: the whole volume, any shape; a single slice would give each slice a brightness of
@@ -36,12 +36,12 @@ def measure_percentiles(volume: torch.Tensor | np.ndarray) -> Window:
 
 
 class WindowIntensity(Transform):
-    """Clips to a window and scales it linearly to 0 … 255, as float32 without rounding.
+    """Clip to a window and scale it linearly to 0 … 255, as float32 without rounding.
 
     For CT the window is (low, high) in HU. For MR it is None: percentiles of the volume
-    (`measure_percentiles`), and voxels that are exactly zero stay zero. `measured_on` binds such a
-    window to one volume, so that its slices can be windowed one at a time. Where high equals low (a
-    constant or all-zero volume) the result is all zeros.
+    (``measure_percentiles``), and voxels that are exactly zero stay zero. ``measured_on`` binds
+    such a window to one volume, so that its slices can be windowed one at a time. Where high equals
+    low (a constant or all-zero volume) the result is all zeros.
 
     Args:
         window: (low, high), or None for percentiles.
@@ -57,7 +57,7 @@ class WindowIntensity(Transform):
             low, high = window if len(window) == 2 else (np.nan, np.nan)
             if not (np.isfinite(low) and np.isfinite(high) and low <= high):
                 raise ValueError(
-                    "window: expected (low, high) with low < high or None for percentiles, got"
+                    "window: expected (low, high) with low < high or None for percentiles, received"
                     f" {window!r}"
                 )
         self.window: Window | None = (
@@ -66,7 +66,7 @@ class WindowIntensity(Transform):
         self.keep_zeros = (window is None) if keep_zeros is None else keep_zeros
 
     def measured_on(self, volume: torch.Tensor | np.ndarray) -> WindowIntensity:
-        """Returns this transform with its percentiles measured on a whole volume; itself if the
+        """Return this transform with its percentiles measured on a whole volume; itself if the
         window is numbers.
         """
         if self.window is not None:
@@ -77,7 +77,7 @@ class WindowIntensity(Transform):
         """Windows a volume, slices or one slice of any shape; a MetaTensor keeps its geometry, the
         input its values.
 
-        With a percentile window that was not bound by `measured_on`, `image` must be the whole
+        With a percentile window that was not bound by ``measured_on``, ``image`` must be the whole
         volume.
         """
         tensor = torch.as_tensor(image)
