@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from boltzmed import sampling
 from boltzmed.cli import main
 from boltzmed.engines.metrics import PromptDice
 from boltzmed.networks.decoder import Decoder
 from boltzmed.phantom.study import make_phantom
 from boltzmed.resources import resource_folder
+from boltzmed.sampling import study as sampling
+from boltzmed.sampling.validation import ValidationPreviews
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import write_image
 from boltzmed.workflow import build_network
@@ -54,7 +55,7 @@ def test_layers_are_drawn_as_the_decoder_sampled_them(folder, monkeypatch):
     assert drawn["title"] == "liver in abdomen CT: slice 2, query 6 of 12" and drawn["query"] == 5
 
 
-def test_the_frame_is_the_one_that_inference_takes(folder, monkeypatch):
+def test_the_input_size_is_the_one_that_inference_takes(folder, monkeypatch):
     seen = []
     monkeypatch.setattr(sampling, "draw_sampling", lambda given, *_, **__: seen.append(given))
     given = ["sampling", str(folder / "study.nii"), "--prompt", "liver", "--modality", "CT"]
@@ -94,23 +95,23 @@ def test_the_command_writes_the_same_file_twice(folder, capsys, ending):
     assert (folder / f"one.{ending}").read_bytes() == (folder / f"two.{ending}").read_bytes()
 
 
-def test_a_sheet_shows_every_nth_slice_and_counts_on_the_label_asked_for(folder, monkeypatch):
-    sheets = []
+def test_a_page_shows_every_nth_slice_and_counts_on_the_label_asked_for(folder, monkeypatch):
+    pages = []
     monkeypatch.setattr(
         sampling,
-        "write_sampling_sheet",
-        lambda slices, *_, **named: sheets.append((*slices, named)),
+        "write_sampling_page",
+        lambda slices, *_, **named: pages.append((*slices, named)),
     )
     settings = {"step": 12, "reference": folder / "labels.nii", "label": 7, "modality": "CT"}
     sampling.show_sampling(folder / "study.nii", "liver", folder / "a.html", **settings)
-    *slices, named = sheets[0]
+    *slices, named = pages[0]
     assert [seen.index for seen in slices] == list(range(0, 12 * len(slices), 12)) and len(
         slices
     ) > 2
     assert any(seen.reference.any() for seen in slices)
     settings |= {"reference": folder / "liver.nii", "label": None}
     sampling.show_sampling(folder / "study.nii", "liver", folder / "a.html", **settings)
-    for seen, same in zip(slices, sheets[1], strict=False):
+    for seen, same in zip(slices, pages[1], strict=False):
         assert np.array_equal(seen.reference, same.reference)
     assert named == {"title": "liver: query 1 of 12", "query": 0, "plane": "axial"}
 
@@ -118,7 +119,7 @@ def test_a_sheet_shows_every_nth_slice_and_counts_on_the_label_asked_for(folder,
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--step", "2", "step: expected 1 or more, and a sheet (.html) if more, received 2"),
+        ("--step", "2", "step: expected 1 or more, and a page (.html) if more, received 2"),
         (
             "--output",
             "wrong.gif",
@@ -140,11 +141,11 @@ def test_wrong_input_is_one_line(folder, capsys, option, value, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"slice_index": 3}, "slice: expected none for a sheet of the whole study, received 3"),
+        ({"slice_index": 3}, "slice: expected none for a page of the whole study, received 3"),
         ({"reference": "labels.nii", "label": 99}, "labels.nii: expected voxels of 99, found none"),
     ],
 )
-def test_what_a_sheet_cannot_be_of_is_told(folder, given, message):
+def test_what_a_page_cannot_be_of_is_told(folder, given, message):
     if "reference" in given:
         given = given | {"reference": folder / given["reference"]}
     with pytest.raises(ValueError, match=message):
@@ -172,7 +173,7 @@ def make_item(index: int) -> dict:
     }
 
 
-def test_validation_sheets_show_what_validation_scores_and_leave_no_trace():
+def test_validation_previews_show_what_validation_scores_and_leave_no_trace():
     torch.manual_seed(0)
     network = build_network(
         resource_folder("bundles") / "boltzformer" / "configs" / "tiny.yaml"
@@ -184,11 +185,11 @@ def test_validation_sheets_show_what_validation_scores_and_leave_no_trace():
         ]
     network.train()
     items = {(0, k, 0): make_item(k) for k in range(10)}
-    sheets = sampling.ValidationSheets(
+    previews = ValidationPreviews(
         items, [list(items)[:7], list(items)[7:]], network, count=4, query=2
     )
     weights, drawn = {k: v.clone() for k, v in network.state_dict().items()}, torch.get_rng_state()
-    figures = sheets("epoch 5")
+    figures = previews("epoch 5")
     assert network.training and torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in weights.items())
 
@@ -206,6 +207,4 @@ def test_validation_sheets_show_what_validation_scores_and_leave_no_trace():
         "image",
         *(f"layer {k}" for k in "123"),
     ]
-    assert (
-        len(sampling.ValidationSheets(items, [[(0, 4, 0)]], network)("epoch 1")["masks"].axes) == 1
-    )
+    assert len(ValidationPreviews(items, [[(0, 4, 0)]], network)("epoch 1")["masks"].axes) == 1

@@ -32,12 +32,8 @@ SHAPE = (
     32,
     5,
 )  # axial slices of 32 rows and 40 columns, hence a square of 40 with 4 rows of padding above
-LPS = (
-    -1,
-    -1,
-    1,
-    # Array axes to the patient's left, back and head: columns, rows and slices as the network has them.
-)
+LPS = (-1, -1, 1)
+"""Array axes to the patient's left, back and head: the network's columns, rows and slices."""
 
 
 def write_case(
@@ -78,11 +74,10 @@ def open_case(case: dict[str, str], **options: Any) -> PromptSliceDataset:
 
 
 def make_dataset(
-    folder: Path, labels: np.ndarray | None = None, *, min_pixels: int = 4, **options: Any
+    folder: Path, labels: np.ndarray | None = None, **options: Any
 ) -> PromptSliceDataset:
     case = write_case(folder, abdomen_and_lung() if labels is None else labels)
-    source = NiftiSlices([case], CARD, min_pixels=min_pixels)
-    return PromptSliceDataset([source], **{"image_size": 40, "augment_probability": 0.0, **options})
+    return open_case(case, **options)
 
 
 def draw_names(dataset: PromptSliceDataset, index: int, epochs: int) -> list[list[str]]:

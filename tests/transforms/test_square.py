@@ -28,9 +28,6 @@ def test_padding_is_equal_on_both_sides_and_comes_off(height, width):
     assert torch.equal(grid.crop(padded), image)
     mask = torch.rand(height, width) > 0.5
     assert grid.pad(mask).dtype == torch.bool
-    assert grid.area_fraction(mask).item() == pytest.approx(
-        int(mask.sum()) / max(height, width) ** 2
-    )
 
 
 @pytest.mark.parametrize(
@@ -123,5 +120,5 @@ def test_a_crop_keeps_its_scale_in_a_larger_square():
         SquareGrid(9, 5, 8, min_side=8) != SquareGrid(9, 5, 8)
         and SquareGrid(9, 5, 8, min_side=8).side == 9
     )
-    with pytest.raises(ValueError, match="expected min_side of at least 1, got 0"):
+    with pytest.raises(ValueError, match="expected min_side of at least 1, received 0"):
         SquareGrid(3, 5, 8, min_side=0)
