@@ -13,11 +13,14 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform
 from monai.transforms.utils import allow_missing_keys_mode, convert_applied_interp_mode
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from boltzmed.geometry import describe_grid, is_same_grid
 from boltzmed.transforms.packed_masks import PackedMasks
 from boltzmed.transforms.slices import SlicePlan
+
+_SLICE_TOLERANCE = 0.01
+"""Slices count as the same up to this fraction of the gap between two of them."""
 
 
 def is_on_grid(image: MetaTensor, grid: MetaTensor) -> bool:
@@ -59,11 +62,30 @@ def _describe(volume: MetaTensor) -> str:
     return describe_grid(tuple(volume.shape[1:]), np.asarray(volume.affine))
 
 
+def _are_same_slices(
+    plan: SlicePlan, affine_ras: ArrayLike, other_plan: SlicePlan, other_affine_ras: ArrayLike
+) -> bool:
+    """Whether slice k of two cuts lies in the same plane of the patient, for every k."""
+    if plan.count != other_plan.count:
+        return False
+    slices_affine = plan.slices_affine(affine_ras)
+    other_affine = other_plan.slices_affine(other_affine_ras)
+    normal = np.cross(other_affine[:3, 1], other_affine[:3, 2])
+    normal /= np.linalg.norm(normal)
+    # How far a step to the next slice, row and column, and the first voxel, lie along the normal.
+    heights_mm = normal @ slices_affine[:3]
+    other_heights_mm = normal @ other_affine[:3]
+    # Differences of steps add up along the slices.
+    extents = np.array([plan.count, *plan.slice_shape, 1])
+    differences_mm = np.abs(heights_mm - other_heights_mm) * extents
+    return bool(differences_mm.sum() <= _SLICE_TOLERANCE * abs(other_heights_mm[0]))
+
+
 class RestoreGridd(MapTransform):
     """Bring masks to the study's grid by inverting what preprocessing did, nearest neighbour.
 
     Where preprocessing kept the grid, masks pass as they are. Presence has a value a slice: where
-    the number of slices changed, it is left out.
+    slices are not the study's own any more, it is left out.
 
     Args:
         keys: of the :class:`PackedMasks`.
@@ -111,7 +133,7 @@ class RestoreGridd(MapTransform):
             slices = plan.cut(self._invert(masks, prompt, image, grid, case))
             bits[prompt] = np.packbits(slices > 0, axis=-1)
             probabilities.append([(values[values > 0] - 1).astype(np.uint8) for values in slices])
-        same_slices = plan.count == masks.plan.count
+        same_slices = _are_same_slices(masks.plan, image.affine, plan, grid.affine)
         return replace(
             masks,
             plan=plan,
