@@ -1,6 +1,4 @@
-"""What an evaluation leaves behind: tables of all cases, of those that could be read, of those
-before an error.
-"""
+"""What a run leaves behind: folders of masks, or tables of an evaluation; and after an error."""
 
 from __future__ import annotations
 
@@ -9,19 +7,29 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from monai.engines import SupervisedEvaluator
+from monai.transforms import Compose, Transform
 from torch.utils.data import DataLoader
 
 import boltzmed.evaluation.transform
 from boltzmed.data.studies import ReadableStudies
 from boltzmed.engines.batches import segment_readable, take_study
-from boltzmed.errors import InputError
+from boltzmed.errors import InputError, OutputError
 from boltzmed.evaluation.transform import ScoreMasksd
-from boltzmed.outputs import ResultsWriter
+from boltzmed.outputs import ResultsWriter, StudyOutputs
 from boltzmed.results import read_results
+from boltzmed.transforms.saving import SaveMasksd, StudyFolders
 from tests.reports.test_evaluation import LESION, VOLUME
+from tests.transforms.drawn_masks import (
+    make_image,
+    make_prompt,
+    make_study,
+    pack_masks,
+    place_affine,
+)
 
 
 class Studies(torch.utils.data.Dataset):
@@ -96,3 +104,73 @@ def test_what_was_scored_before_an_error_is_kept(
     ]
     evaluate(3, {})
     assert list_files(tmp_path) == ["left_out.csv", "lesions.csv", "results.csv"]
+
+
+class Fails(Transform):
+    """Raises an error, as a transform of a user's may."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __call__(self, data: Any) -> Any:
+        raise self.error
+
+
+class TestStudyOutputs:
+    SHAPE = (6, 5, 3)
+
+    def run(self, output: Path, *others: Transform, study: Path = Path("study.nii.gz")) -> Any:
+        """Segment one study by a network that finds nothing; return what became of it."""
+        affine = place_affine((-1, -1, 1))
+        image = make_image(self.SHAPE, affine)
+        nothing = np.zeros((1, *self.SHAPE), np.uint8)
+        folders = StudyFolders(output)
+        item = {"image": image, "study": make_study(image), "prompts": [make_prompt("liver")]}
+        engine = SupervisedEvaluator(
+            device=torch.device("cpu"),
+            val_data_loader=DataLoader(OneStudy(study, item), collate_fn=take_study),
+            network=torch.nn.Linear(1, 1),
+            inferer=lambda *_, **__: pack_masks(nothing, nothing, affine),
+            prepare_batch=lambda batch, *_, **__: (batch["image"], None, (), {}),
+            postprocessing=Compose([SaveMasksd(folders=folders), *others], log_stats=False),
+            val_handlers=[StudyOutputs(folders)],
+            decollate=False,
+        )
+        engine.logger.setLevel("CRITICAL")
+        engine.run()
+        folders.finish("study")
+        return engine.state.output
+
+    def test_time_and_device_are_handed_on(self, tmp_path):
+        output = self.run(tmp_path / "out")
+        assert output["device"] == "cpu" and 0 <= output["infer_seconds"] < 60
+        assert output["inferred_at"] > 0
+        assert list_files(tmp_path) == ["study"]
+
+    @pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt()])
+    def test_an_error_after_masks_were_written_leaves_nothing_of_them(self, tmp_path, error):
+        with pytest.raises((RuntimeError, KeyboardInterrupt)):
+            self.run(tmp_path / "out", Fails(error))
+        assert list_files(tmp_path) == []
+
+    def test_what_cannot_be_written_is_told_before_the_work(self, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "study").write_text("mine")
+        seen: list[Any] = []
+        with pytest.raises(OutputError, match=r"found a file of that name"):
+            self.run(tmp_path / "out", seen.append)  # type: ignore[arg-type]
+        assert not seen and (tmp_path / "out" / "study").read_text() == "mine"
+
+
+class OneStudy(torch.utils.data.Dataset):
+    """A study that was read already."""
+
+    def __init__(self, study: Path, item: dict[str, Any]) -> None:
+        self.studies = [study]
+        self.item = item
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.item

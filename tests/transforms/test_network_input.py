@@ -68,7 +68,7 @@ class TestInputSize:
     def test_what_is_no_size_is_told_by_card(self, wrong):
         with pytest.raises(
             ValueError,
-            match=r"^input_sizes: a: expected \{image_size: 128\}, perhaps with min_side, .*received",
+            match=r"^input_sizes: a: expected \{image_size: 128\}, perhaps with min_side, .*receiv",
         ):
             read_input_sizes({"a": wrong})
 

@@ -1,4 +1,4 @@
-"""Masks of an image that preprocessing moved come back on the study's own grid, where they belong."""
+"""Masks of an image that preprocessing moved come back on the study's grid, where they belong."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ class TestRefusals:
     def test_a_change_that_nobody_can_undo_is_one_line(self):
         image = draw_body()
         _, item = preprocess([Crop(keys="image")], image)
-        with pytest.raises(ValueError, match="^study: expected preprocessing that keeps") as told:
+        with pytest.raises(ValueError, match=r"^study: expected preprocessing that keeps") as told:
             check_restorable(item["image"], item["study"].grid, "study")
         assert "\n" not in str(told.value) and "invertible transform of MONAI" in str(told.value)
         assert "30" in str(told.value) and "28" in str(told.value)
@@ -241,7 +241,7 @@ class TestRefusals:
         check_restorable(item["image"], item["study"].grid, "study")  # it cannot know
         masks = segment(item["image"])
         with pytest.raises(
-            ValueError, match="^study: expected preprocessing whose inverse"
+            ValueError, match=r"^study: expected preprocessing whose inverse"
         ) as told:
             RestoreGridd(transform=pipeline)({**item, "pred": masks})
         assert "\n" not in str(told.value)
@@ -250,7 +250,7 @@ class TestRefusals:
         image = draw_body()
         _, item = preprocess([ToNumpyd(keys="image")], image)
         with pytest.raises(
-            ValueError, match="^study: expected .* a MetaTensor .*received a ndarray"
+            ValueError, match=r"^study: expected .* a MetaTensor .*received a ndarray"
         ):
             check_restorable(item["image"], item["study"].grid, "study")
 
