@@ -269,7 +269,7 @@ class TestWholeOrNotThere:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(saving, "write_mask", fail)
-        with pytest.raises(OutputError, match="study: expected to write into folder .*No space"):
+        with pytest.raises(OutputError, match=r"study: expected to write into folder .*No space"):
             SaveMasksd(folders=StudyFolders(output))(make_item())
 
     def test_the_next_study_takes_the_place_of_one_that_was_not_finished(self, output):
@@ -333,7 +333,7 @@ class TestCheckedBefore:
     def test_a_file_of_that_name_is_told(self, output, tmp_path):
         output.mkdir()
         (output / "study").write_text("mine")
-        with pytest.raises(OutputError, match="expected a folder for the masks of study.nii"):
+        with pytest.raises(OutputError, match=r"expected a folder for the masks of study\.nii"):
             StudyFolders(output).check({"study": tmp_path / "study.nii"})
 
     def test_masks_are_not_written_among_a_studys_images(self, tmp_path):
