@@ -74,7 +74,24 @@ def test_a_card_runs_nothing(tmp_path: Path) -> None:
     assert not made.exists()
 
 
-@pytest.mark.parametrize("text", ["$print(1)", "@seed", "%inference.yaml"])
-def test_what_a_caller_passes_is_not_evaluated(text: str) -> None:
+@pytest.mark.parametrize("field", ["image_size", "orientation", "channels"])
+@pytest.mark.parametrize("nested", [False, True], ids=["expression", "class"])
+def test_what_a_checkpoint_records_is_not_evaluated(
+    field: str, nested: bool, tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+    recorded: Any = f"$__import__('os').mkdir({str(made)!r})"
+    if nested:
+        recorded = [{"_target_": "os.mkdir", "path": str(made)}]
+    content = {"orientation": "axial", "channels": "repeat", field: recorded}
+    config = {"network_def": {}, "image_size": content.pop("image_size", 512)}
+    torch.save({"model": {}, "config": config, **content}, tmp_path / "weights.pt")
     with pytest.raises(ValueError, match=r"expected a plain value"):
-        read_inference(modality=text)
+        read_inference(checkpoint=tmp_path / "weights.pt").get_parsed_content("inferer")
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("value", ["$print(1)", "@seed", "%inference.yaml", ["$print(1)"]])
+def test_what_a_caller_passes_is_not_evaluated(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected a plain value"):
+        read_inference(cards=value)
