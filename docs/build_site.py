@@ -9,6 +9,7 @@ tools remark, and whatever a page would fetch from elsewhere, is an error.
 from __future__ import annotations
 
 import ast
+import html
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import yaml
 
@@ -26,7 +28,7 @@ BUILD = REPOSITORY / "build" / "docs"
 
 PAGES = (
     *("*.md", "docs/*.md", "docs/*.png", "docs/*.css", "datasets/*.md", "benchmarks/*.md"),
-    *("bundles/*/docs/*", "notebooks/*.ipynb"),
+    *("bundles/*/docs/*", "notebooks/*.ipynb", "LICENSE", "CITATION.cff"),
 )
 """The files of the site, and what they link to."""
 
@@ -73,6 +75,9 @@ def main() -> int:
     fetched = list_fetched(SITE)
     if fetched:
         return fail("pages fetch from elsewhere", fetched)
+    broken = list_broken_links(SITE)
+    if broken:
+        return fail("links lead nowhere", broken)
     print(f"{len(list(SITE.rglob('*.html')))} pages in {SITE.name}/, begin with index.html")
     return 0
 
@@ -184,6 +189,21 @@ def list_fetched(site: Path) -> list[str]:
         for match in FETCHED.finditer(page.read_text(encoding="utf-8")):
             found.append(f"{page.relative_to(site)}: {match[0]}")
     return found
+
+
+def list_broken_links(site: Path) -> list[str]:
+    """List links and pictures within the site that are not there, with the page.
+
+    Zensical checks those between pages, not those to other files.
+    """
+    broken = []
+    for page in sorted(site.rglob("*.html")):
+        for link in re.findall(r"\b(?:href|src)=\"([^\"#?]+)", page.read_text(encoding="utf-8")):
+            if re.match(r"[a-z]+:", link) or link.startswith("/"):
+                continue
+            if not (page.parent / unquote(html.unescape(link))).exists():
+                broken.append(f"{page.relative_to(site)}: {link}")
+    return broken
 
 
 if __name__ == "__main__":
