@@ -176,7 +176,8 @@ def run_zensical(settings: dict[str, Any]) -> list[str]:
         encoding="utf-8",
         check=False,
     )
-    lines = done.stdout.replace(f"{REPOSITORY}/", "").splitlines()
+    plain = re.sub(r"\x1b\[[\d;]*m", "", done.stdout)
+    lines = plain.replace(f"{REPOSITORY}/", "").splitlines()
     if done.returncode:
         return lines
     return [line for line in lines if any(word in line for word in REMARKS)]
