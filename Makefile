@@ -1,11 +1,11 @@
-# make demo, make test, make check: each sets everything up by itself.
+# make demo, make test, make check, make docs: each sets everything up by itself.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 DONE   := $(VENV)/.installed
 NNUNET := .venv-nnunet
 
-.PHONY: demo test test-slow test-training check format clean nnunet-env
+.PHONY: demo test test-slow test-training check format docs clean nnunet-env
 
 demo: $(DONE)
 	$(BIN)/boltzmed demo --output demo_output
@@ -29,12 +29,16 @@ format: $(DONE)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The pages and the API reference, into site/; open site/index.html.
+docs: $(DONE)
+	$(BIN)/python docs/build_site.py
+
 # torch first, by exact version: asked for by another package it may come as a build several gigabytes larger.
 $(DONE): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "boltzmed needs Python 3.11 to 3.13, found %d.%d; run make with PYTHON=/path/to/python" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,dev,docs]"
 	@touch $(DONE)
 
 # nnU-Net to compare with (docs/nnunet.md), apart: it wants an older timm. Beside a CPU build of torch, the registry's
@@ -51,4 +55,4 @@ $(NNUNET)/.installed: benchmarks/nnunet/constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(NNUNET) build dist *.egg-info demo_output
+	rm -rf $(VENV) $(NNUNET) build dist *.egg-info demo_output site

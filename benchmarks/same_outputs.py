@@ -1,4 +1,4 @@
-"""Whether this tree computes what an earlier commit did: ``python -m benchmarks.same_outputs COMMIT``.
+"""Compare outputs with an earlier commit's: ``python -m benchmarks.same_outputs COMMIT``.
 
 The commit is checked out into a temporary folder, and both trees run the same commands in the same
 environment with one thread: phantoms, masks by text (phantom as NIfTI, weights of the default and
@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -138,15 +139,19 @@ def _run_python(tree: Path, *arguments: object) -> str:
 
 
 def compare_folders(before: Path, after: Path) -> int:
-    """Print a line for each output that both trees wrote or one did not; 1 where one differs."""
-    differing = 0
-    names = sorted({*_list_outputs(before), *_list_outputs(after)})
-    for name in names:
-        present = (before / name).exists() and (after / name).exists()
-        equal = present and digest_output(before / name) == digest_output(after / name)
-        print("equal  " if equal else "DIFFERS", name)
-        differing += not equal
-    print(f"{len(names) - differing} of {len(names)} outputs are equal")
+    """Print what differs, and how much of each folder is equal; 1 where something differs."""
+    equal: Counter[str] = Counter()
+    differing: Counter[str] = Counter()
+    for name in sorted({*_list_outputs(before), *_list_outputs(after)}):
+        folder = name.partition("/")[0]
+        paths = (before / name, after / name)
+        if all(path.exists() for path in paths) and len(set(map(digest_output, paths))) == 1:
+            equal[folder] += 1
+        else:
+            differing[folder] += 1
+            print(f"DIFFERS {name}")
+    for folder in sorted({*equal, *differing}):
+        print(f"{folder:16} {equal[folder]:4} equal, {differing[folder]} differ")
     return 1 if differing else 0
 
 

@@ -343,14 +343,27 @@ def _trained_as(bundle: Path, checkpoint: Path) -> dict[str, Any]:
     )
     found = {"size": next(fitting, None), "plane": recorded.get("orientation")}
     found |= {name: recorded.get(name) for name in ("image_size", "channels")}
-    return {name: value for name, value in found.items() if value is not None}
+    # A stranger's file: MONAI would evaluate what it records as an expression.
+    return {name: _protect(name, value) for name, value in found.items() if value is not None}
 
 
 def _protect(name: str, value: Any) -> Any:
-    if isinstance(value, Path):
-        return value
+    """Return a value in which MONAI has nothing to evaluate or to build, however deep.
+
+    Raises:
+        ValueError: it has.
+    """
     if isinstance(value, str) and value.startswith(("$", "@", "%")):
         raise ValueError(
             f"{name}: expected a plain value, received {value!r}; it may not begin with $, @ or %"
         )
+    entries: list[Any] = []
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            raise ValueError(f"{name}: expected a plain value, received one with a _target_")
+        entries = [*value.keys(), *value.values()]
+    elif isinstance(value, list | tuple):
+        entries = list(value)
+    for entry in entries:
+        _protect(name, entry)
     return value
