@@ -109,7 +109,7 @@ def test_what_moves_whole_voxels_is_undone_exactly(name, plane, affine):
     assert restored.plan.shape == SHAPE and restored.plan.plane == plane
     for prompt in range(2):  # every voxel keeps its probability
         before, after = (
-            np.sort(packed.probability_volume(prompt).ravel())[-masks.volume(prompt).sum() :]
+            np.sort(packed.probability_volume(prompt).ravel())[-int(masks.volume(prompt).sum()) :]
             for packed in (masks, restored)
         )
         assert np.array_equal(before, after)

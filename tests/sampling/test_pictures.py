@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boltzmed.reports.sampling import LayerShares, SampledSlice, draw_sampling, write_sampling_sheet
+from boltzmed.sampling.pictures import LayerShares, SampledSlice, draw_sampling, write_sampling_page
 
 
 def make_slice(image, layers, index=0, prediction=None, reference=None):
@@ -79,7 +79,7 @@ def test_a_sheet_has_a_row_a_slice_and_nothing_from_outside(tmp_path):
     mask = np.zeros((512, 512), bool)
     mask[100:300, 100:300] = True
     slices = (make_slice(image, [seen], index, mask, mask) for index in (0, 5, 10))
-    write_sampling_sheet(slices, tmp_path / "sheet.html", title="<b>liver</b> & more")
+    write_sampling_page(slices, tmp_path / "sheet.html", title="<b>liver</b> & more")
     page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
     assert re.findall(r"<figcaption>(.*?)</figcaption>", page) == ["slice 0", "slice 5", "slice 10"]
     assert "<title>&lt;b&gt;liver&lt;/b&gt; &amp; more</title>" in page
@@ -105,7 +105,7 @@ def test_a_sheet_has_a_row_a_slice_and_nothing_from_outside(tmp_path):
 def test_a_sheet_says_what_lies_on_the_left(tmp_path, plane, sentence):
     mask = np.ones((8, 8), bool)
     slices = [make_slice(np.zeros((8, 8)), [np.ones((4, 4), bool)], 0, mask, mask)]
-    write_sampling_sheet(slices, tmp_path / "sheet.html", title="liver", plane=plane)
+    write_sampling_page(slices, tmp_path / "sheet.html", title="liver", plane=plane)
     page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
     assert f"The patient's {sentence}. " in page if sentence else "on the left" not in page
 
