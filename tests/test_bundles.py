@@ -905,22 +905,52 @@ def test_the_joint_checkpoint_outlines_real_crops(
     assert np.mean(found) > least, found
 
 
-def test_metadata_is_valid(tmp_path: Path) -> None:
-    schema = shutil.copy(Path(__file__).parent / "data" / "metadata_schema.json", tmp_path)
-    done = run_monai(
-        "verify_metadata", "--meta_file", str(CONFIGS / "metadata.json"), "--filepath", schema
-    )
-    assert (
-        done.returncode == 0 and "metadata is verified with no error" in done.stdout + done.stderr
-    )
+NO_NETWORK = """import socket
+
+def refuse(*_, **__):
+    raise OSError("this process has no network")
+
+for name in ("connect", "connect_ex", "sendto"):
+    setattr(socket.socket, name, refuse)
+socket.create_connection = socket.getaddrinfo = refuse
+"""
+
+
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that are started open no connection."""
+    (tmp_path / "offline").mkdir()
+    (tmp_path / "offline" / "sitecustomize.py").write_text(NO_NETWORK)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'offline'}{os.pathsep}{REPOSITORY}")
+    done = run_program("-c", "import urllib.request as r; r.urlopen('http://localhost:9')")
+    assert "this process has no network" in done.stderr
+
+
+def test_metadata_is_valid_by_the_bundles_own_schema_without_a_network(
+    tmp_path: Path, no_network: None
+) -> None:
+    schema = BUNDLE / "docs" / "metadata_schema.json"
+    before = schema.read_bytes()
+    command = re.search(r"python -m monai\.bundle (verify_metadata .*?)\n```", read_guide(), re.S)
+    assert command, "the guide tells how"
+    arguments = command[1].replace("\\\n", " ").split()
+    done = run_monai(*arguments, folder=REPOSITORY)
+    printed = done.stdout + done.stderr
+    assert done.returncode == 0 and "metadata is verified with no error" in printed, printed
+    assert schema.read_bytes() == before
 
     metadata = json.loads((CONFIGS / "metadata.json").read_text())
     del metadata["network_data_format"]["outputs"]["pred"]["num_channels"]
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
     done = run_monai(
-        "verify_metadata", "--meta_file", str(tmp_path / "metadata.json"), "--filepath", schema
+        "verify_metadata", "--meta_file", str(tmp_path / "metadata.json"), "--filepath", str(schema)
     )
     assert done.returncode != 0 and "'num_channels' is a required property" in done.stderr
+
+
+def read_guide() -> str:
+    """The bundle's own README."""
+    return (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8")
 
 
 PROMPTED = (
