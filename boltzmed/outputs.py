@@ -111,7 +111,7 @@ class StudyWriter:
         image: MetaTensor = study["image"]
         case = str(image.meta["case"])
         with whole_folder(
-            self.output_dir / case, replaced=_list_written(self.output_dir / case)
+            self.output_dir / case, replaced=_list_written(self.output_dir / case), last=RUN_FILE
         ) as folder:
             self._write(folder, study, masks, case, inferred, engine)
 
