@@ -173,11 +173,11 @@ def write_phantoms(
     folder, seeds = Path(output), [int(seed) for seed in seeds]
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(
-            f"seeds: expected at least one and no repeats, got {len(seeds)} with {len(set(seeds))}"
+            f"seeds: expected at least one and no repeats, received {len(seeds)} with {len(set(seeds))}"
             " distinct"
         )
     if workers < 1:
-        raise ValueError(f"workers: expected 1 or more, got {workers}")
+        raise ValueError(f"workers: expected 1 or more, received {workers}")
     settings = {
         "matrix": matrix,
         "slice_spacing_mm": slice_spacing_mm,
@@ -250,14 +250,14 @@ def _check(
     seed: int, matrix: int | None, slice_spacing_mm: float | None, in_plane_spacing_mm: float | None
 ) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed: expected a non-negative integer, got {seed!r}")
+        raise ValueError(f"seed: expected a non-negative integer, received {seed!r}")
     for name, value, low, high in (
         ("matrix", matrix, 32, 1024),
         ("slice_spacing_mm", slice_spacing_mm, 0.5, 10.0),
         ("in_plane_spacing_mm", in_plane_spacing_mm, 0.3, 8.0),
     ):
         if value is not None and not low <= value <= high:
-            raise ValueError(f"{name}: expected {low} to {high}, got {value!r}")
+            raise ValueError(f"{name}: expected {low} to {high}, received {value!r}")
 
 
 def _draw_pose(rng: np.random.Generator) -> tuple[NDArray, NDArray, NDArray]:

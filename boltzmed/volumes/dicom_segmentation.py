@@ -112,11 +112,11 @@ def write_segmentation(
         OutputError: the folder is read-only or full, or what was read back differs.
     """
     if not segments:
-        raise ValueError(f"{Path(path).name}: expected at least one segment, got none")
+        raise ValueError(f"{Path(path).name}: expected at least one segment, received none")
     for segment in segments:
         if not segment.label.strip():
             raise ValueError(
-                f"{Path(path).name}: expected a label for every segment, got an empty one"
+                f"{Path(path).name}: expected a label for every segment, received an empty one"
             )
     with silent_headers():
         headers = read_source_headers(source)
@@ -148,12 +148,12 @@ def _check_references(headers: list[Dataset], case: str) -> None:
     ]
     if missing:
         raise InputError(
-            f"{case}: expected UIDs that a DICOM segmentation can refer to, got images with an"
+            f"{case}: expected UIDs that a DICOM segmentation can refer to, received images with an"
             f" empty or missing {', '.join(missing)}; write the masks as NIfTI"
         )
     if len({str(header.SOPInstanceUID) for header in headers}) < len(headers):
         raise InputError(
-            f"{case}: expected one SOPInstanceUID per image, got images that share one; write the"
+            f"{case}: expected one SOPInstanceUID per image, received images that share one; write the"
             " masks as NIfTI"
         )
 
@@ -214,7 +214,7 @@ def _build_template(
     except malformed as error:
         # The reason may quote a header value: its type has to do, in a traceback, too.
         raise InputError(
-            f"{case}: expected headers that a DICOM segmentation can take over, got some that are"
+            f"{case}: expected headers that a DICOM segmentation can take over, received some that are"
             f" malformed ({type(error).__name__}); write the masks as NIfTI"
         ) from None
     template.SegmentSequence = descriptions
@@ -326,7 +326,7 @@ def _load_mask(segment: Segment, shape: tuple[int, int, int]) -> NDArray[np.bool
     if mask.shape != shape or mask.dtype not in (np.dtype(np.uint8), np.dtype(bool)):
         raise ValueError(
             f"segment {segment.label!r}: expected a uint8 or bool mask of the source's shape"
-            f" {shape}, got {mask.dtype} {mask.shape}; bring it back to the image's grid first"
+            f" {shape}, received {mask.dtype} {mask.shape}; bring it back to the image's grid first"
         )
     return mask != 0
 
@@ -365,5 +365,5 @@ def _compare(path: Path, segments: Iterable[Segment], headers: list[Dataset], na
         if not np.array_equal(stored.transpose(2, 1, 0) != 0, _load_mask(segment, shape)):
             raise OutputError(
                 f"{name}: expected segment {number} ({segment.label!r}) to read back as written,"
-                " got other voxels; the file was not kept, write the masks as NIfTI"
+                " received other voxels; the file was not kept, write the masks as NIfTI"
             )

@@ -107,7 +107,7 @@ def test_cut_off_pixels_are_refused(series: Path) -> None:
 
 def test_missing_pixels_are_refused(series: Path, edit) -> None:
     edit(series / "slice_0004.dcm", PixelData=None)
-    with pytest.raises(InputError, match=r"^slice_0004\.dcm: expected pixel data, got none"):
+    with pytest.raises(InputError, match=r"^slice_0004\.dcm: expected pixel data, received none"):
         read_volume(series)
 
 
