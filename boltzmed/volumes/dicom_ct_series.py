@@ -21,6 +21,7 @@ from boltzmed.geometry import ImagePlane, check_affine, image_plane, shear_degre
 _RESCALE_INTERCEPT_HU = -1024  # what scanners write; stored values are HU + 1024
 _LARGEST_SHEAR_DEGREES = 0.05  # half of what reading a series tolerates
 _DATE = "20000101"
+_TIME = "120000"
 
 
 def write_ct_series(
@@ -105,19 +106,49 @@ def _slice_dataset(
     content: str,
     index: int,
 ) -> Dataset:
-    """One CT image; ``stored`` is (rows, columns)."""
+    """Return one CT image.
 
-    def uid(*what: str) -> str:
-        return generate_uid(entropy_srcs=["boltzmed phantom", str(seed), content, *what])
+    Args:
+        stored: (rows, columns) stored values.
+        plane: where the slice lies.
+        slice_gap_mm: distance of neighbouring slices.
+        seed: the phantom's.
+        content: digest of the whole volume, from which the UIDs follow.
+        index: the slice's, from 0.
+    """
+
+    def make_uid(*parts: str) -> str:
+        return generate_uid(entropy_srcs=["boltzmed phantom", str(seed), content, *parts])
 
     dataset = Dataset()
+    _add_patient_and_study(dataset, seed)
+    dataset.StudyInstanceUID = make_uid("study")
+    dataset.SeriesInstanceUID = make_uid("series")
+    dataset.FrameOfReferenceUID = make_uid("frame of reference")
+    dataset.SOPInstanceUID = make_uid("instance", str(index))
+    dataset.InstanceNumber = index + 1
+    dataset.SliceThickness = DSfloat(slice_gap_mm, auto_format=True)
+    dataset.SpacingBetweenSlices = DSfloat(slice_gap_mm, auto_format=True)
+    dataset.ImagePositionPatient = _decimals(plane.position_lps)
+    dataset.ImageOrientationPatient = _decimals(
+        np.concatenate([plane.along_row_lps, plane.along_column_lps])
+    )
+    dataset.PixelSpacing = _decimals(np.array([plane.row_gap_mm, plane.column_gap_mm]))
+    _add_pixels(dataset, stored)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return dataset
+
+
+def _add_patient_and_study(dataset: Dataset, seed: int) -> None:
+    """Add what all slices share: a fictitious patient, study, series and scanner."""
     dataset.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
     dataset.SOPClassUID = CTImageStorage
-    dataset.SOPInstanceUID = uid("instance", str(index))
-    dataset.StudyDate = dataset.SeriesDate = dataset.AcquisitionDate = dataset.ContentDate = _DATE
-    dataset.StudyTime = dataset.SeriesTime = dataset.AcquisitionTime = dataset.ContentTime = (
-        "120000"
-    )
+    for event in ("Study", "Series", "Acquisition", "Content"):
+        setattr(dataset, f"{event}Date", _DATE)
+        setattr(dataset, f"{event}Time", _TIME)
     dataset.AccessionNumber = ""
     dataset.Modality = "CT"
     dataset.Manufacturer = "boltzmed"
@@ -131,26 +162,20 @@ def _slice_dataset(
     dataset.PatientSex = ""
     dataset.PatientPosition = "HFS"
     dataset.BodyPartExamined = "CHESTABDOMEN"
-    dataset.SliceThickness = DSfloat(slice_gap_mm, auto_format=True)
-    dataset.SpacingBetweenSlices = DSfloat(slice_gap_mm, auto_format=True)
     dataset.KVP = ""
-    dataset.StudyInstanceUID = uid("study")
-    dataset.SeriesInstanceUID = uid("series")
-    dataset.FrameOfReferenceUID = uid("frame of reference")
     dataset.PositionReferenceIndicator = ""
     dataset.StudyID = "1"
     dataset.SeriesNumber = 1
     dataset.AcquisitionNumber = 1
-    dataset.InstanceNumber = index + 1
-    dataset.ImagePositionPatient = _decimals(plane.position_lps)
-    dataset.ImageOrientationPatient = _decimals(
-        np.concatenate([plane.along_row_lps, plane.along_column_lps])
-    )
-    dataset.PixelSpacing = _decimals(np.array([plane.row_gap_mm, plane.column_gap_mm]))
+
+
+def _add_pixels(dataset: Dataset, stored: NDArray[np.int16]) -> None:
+    """Add the stored values (rows, columns) and how they become HU (PS3.3 C.7.6.3, C.8.2.1)."""
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.Rows, dataset.Columns = stored.shape
-    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.BitsAllocated = 16
+    dataset.BitsStored = 16
     dataset.HighBit = 15
     dataset.PixelRepresentation = 1
     dataset.RescaleIntercept = _RESCALE_INTERCEPT_HU
@@ -158,13 +183,8 @@ def _slice_dataset(
     dataset.RescaleType = "HU"
     dataset.PixelData = np.ascontiguousarray(stored, dtype="<i2").tobytes()
     dataset["PixelData"].VR = "OW"
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    return dataset
 
 
 def _decimals(values: NDArray[np.float64]) -> list[DSfloat]:
-    """Decimal strings of at most 16 characters (VR DS). Adding 0 turns -0 into 0."""
+    """Return decimal strings of at most 16 characters (VR DS). Adding 0 turns -0 into 0."""
     return [DSfloat(float(value) + 0.0, auto_format=True) for value in values]

@@ -284,8 +284,8 @@ def _check_tilt(
     if angle > TILT_TOLERANCE_DEGREES and drift > TILT_TOLERANCE_MM:
         raise InputError(
             f"{file.file_name}: expected slices stacked along their normal, received a gantry tilt"
-            f" of {angle:.1f} degrees ({sideways:.2f} mm sideways per slice, {drift:.1f} mm in all);"
-            " resample the series to an upright NIfTI first"
+            f" of {angle:.1f} degrees ({sideways:.2f} mm sideways per slice, {drift:.1f} mm in"
+            " all); resample the series to an upright NIfTI first"
         )
 
 

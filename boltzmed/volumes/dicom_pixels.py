@@ -145,8 +145,8 @@ def _decode_by_gdcm(dataset: Dataset, syntax: UID) -> NDArray[Any]:
         reader = sitk.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(str(path))
-        slices: NDArray[Any] = sitk.GetArrayFromImage(reader.Execute())
-        return slices[0]
+        stored: NDArray[Any] = sitk.GetArrayFromImage(reader.Execute())[0]
+        return stored
 
 
 def _rescale(stored: NDArray[Any], dataset: Dataset, file_name: str) -> NDArray[np.float32]:
