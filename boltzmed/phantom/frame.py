@@ -94,7 +94,8 @@ class Frame:
         margin = margin_mm + 1.3 * self.warp_limit_mm
         ranges = []
         for axis in range(3):
-            lo, hi = corners[:, axis].min() - margin, corners[:, axis].max() + margin
+            lo = corners[:, axis].min() - margin
+            hi = corners[:, axis].max() + margin
             first, last = np.searchsorted(self.axes_mm[axis], (lo, hi))
             if first >= last:
                 return None

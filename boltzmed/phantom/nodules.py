@@ -69,7 +69,8 @@ def draw_relief(rng: np.random.Generator, roughness: float) -> NDArray[np.float6
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     waves = np.column_stack([axes, rng.normal(0, 1, len(orders)).clip(-2, 2) * size, orders])
     n = np.arange(600) + 0.5
-    polar, turn = np.arccos(1 - 2 * n / 600), np.pi * (1 + 5**0.5) * n
+    polar = np.arccos(1 - 2 * n / 600)
+    turn = np.pi * (1 + 5**0.5) * n
     sphere = np.stack(
         [np.cos(turn) * np.sin(polar), np.sin(turn) * np.sin(polar), np.cos(polar)], 1
     )
@@ -217,7 +218,8 @@ def draw_mimics(
             c = rim[int(rng.choice(np.argsort(-rim[:, 1])[: len(rim) // 2 + 1]))]
             wide = bumps(rng, 2.0, 18.0)
             radii = (rng.uniform(12, 30), rng.uniform(12, 26), rng.uniform(10, 26))
-            blob, thick = ellipsoid(tuple(c), radii), rng.uniform(2.5, 7.0)
+            blob = ellipsoid(tuple(c), radii)
+            thick = rng.uniform(2.5, 7.0)
 
             def deep(
                 x: FloatArray,
@@ -274,7 +276,8 @@ def paint_nodule(
         return part.reshape(size).mean(axis=(1, 3, 5))
 
     where = np.s_[k0:k1, j0:j1, i0:i1]
-    below, hu = canvas.labels[where], canvas.hu[where]
+    below = canvas.labels[where]
+    hu = canvas.hu[where]
     allowed = np.isin(below, list(labels))
     cover = coverage(1.0) * allowed
     texture = canvas.texture[where]

@@ -289,7 +289,8 @@ def _capsule(
     ``sub_z`` repeats every slice at these offsets, side by side along the first axis.
     """
     radius = max(radius_a, radius_b)
-    low, high = np.minimum(a, b), np.maximum(a, b)
+    low = np.minimum(a, b)
+    high = np.maximum(a, b)
     half = 0.0 if sub_z is None else float(np.abs(sub_z).max())
     spans = []
     for axis, reach in zip(range(3), (radius, radius, radius / flatten + half), strict=True):

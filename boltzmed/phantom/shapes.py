@@ -89,7 +89,8 @@ def tabulate(
     """A curve over z read from a table of 0.3 mm steps, below any voxel: much faster than
     evaluating it.
     """
-    start, step = float(z_mm[0]), 0.3
+    start = float(z_mm[0])
+    step = 0.3
     table = curve(np.minimum(np.arange(start, z_mm[-1] + step, step), z_mm[-1])).astype(np.float32)
 
     def read(z: Any) -> Any:
@@ -107,7 +108,8 @@ def bumps(rng: np.random.Generator, amplitude_mm: float, wavelength_mm: float) -
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     k = direction * (2 * np.pi / (wavelength_mm * rng.uniform(0.7, 1.6, (4, 1))))
     phase = rng.uniform(0, 2 * np.pi, 4)
-    k32, phase32 = k.astype(np.float32), phase.astype(np.float32)
+    k32 = k.astype(np.float32)
+    phase32 = phase.astype(np.float32)
 
     def shape(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
         total = np.zeros_like(x)
@@ -152,7 +154,8 @@ def tube(curve: NDArray[np.float64], radius_mm: float, taper: float = 1.0) -> Sh
     radii = np.linspace(radius_mm, radius_mm * taper, len(curve))
 
     chain = list(zip(curve[:-1], curve[1:], radii[:-1], radii[1:], strict=True))
-    low, high = curve.min(axis=0) - FAR_MM, curve.max(axis=0) + FAR_MM
+    low = curve.min(axis=0) - FAR_MM
+    high = curve.max(axis=0) + FAR_MM
 
     def shape(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
         near = (

@@ -18,8 +18,10 @@ def paint_skeleton(
     canvas: Canvas, anatomy: Anatomy, rng: np.random.Generator, hu: dict[str, float]
 ) -> None:
     """Paints shoulder girdle, sternum, ribs and spine; ``hu`` names "cortex bone" and "marrow"."""
-    a, u = anatomy, rng.uniform
-    cortex, marrow = hu["cortex bone"], hu["marrow"]
+    a = anatomy
+    u = rng.uniform
+    cortex = hu["cortex bone"]
+    marrow = hu["marrow"]
     for sign in (-1, 1):
         blade = (sign * u(92, 104), 84 + u(-5, 6), 140 + u(-8, 8))
         tilt = rotation(u(-12, 0), 0, sign * u(52, 66))
@@ -103,7 +105,8 @@ def _paint_ribs(canvas: Canvas, a: Anatomy, rng: np.random.Generator, hu: dict[s
             z = level - drop * np.sin(np.minimum(angle, 0.72) / 0.72 * np.pi / 2) ** 1.5
             # Past the bony end, the cartilage climbs to the sternum.
             z = z + np.maximum(angle - 0.72, 0) * (20 + 22 * max(0, number - 3))
-            half_x, half_y = a.cavity_x(z) + 5.0, a.cavity_y(z) + 5.0
+            half_x = a.cavity_x(z) + 5.0
+            half_y = a.cavity_y(z) + 5.0
             phi = angle * np.pi
             x = a.spine_x(z) * 0.3 + sign * half_x * np.abs(np.sin(phi)) ** 0.87
             y = a.cavity_middle(z) + half_y * np.sign(np.cos(phi)) * np.abs(np.cos(phi)) ** 0.87
@@ -116,7 +119,10 @@ def _paint_ribs(canvas: Canvas, a: Anatomy, rng: np.random.Generator, hu: dict[s
     soft: list[Layer] = [(0.0, u(90, 170), BODY)]
     hard: list[Layer] = [(0.0, hu["cortex bone"], RIB), (1.6, hu["marrow"], RIB)]
     for group, layers in ((cartilage, soft), (bone, hard)):
-        points, radii, segments, offset = [], [], [], 0
+        points = []
+        radii = []
+        segments = []
+        offset = 0
         for curve, radius in group:
             if len(curve) < 2:
                 continue

@@ -170,7 +170,8 @@ def write_phantoms(
         ValueError: no seeds, a repeated seed, an argument outside its range, or a folder that
             cannot be written.
     """
-    folder, seeds = Path(output), [int(seed) for seed in seeds]
+    folder = Path(output)
+    seeds = [int(seed) for seed in seeds]
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(
             f"seeds: expected at least one and no repeats, received {len(seeds)} with {len(set(seeds))}"
@@ -283,7 +284,9 @@ def _draw_grid(
     in_plane_spacing_mm: float | None,
 ) -> tuple[tuple[NDArray, NDArray, NDArray], tuple[float, float, float]]:
     """Voxel centres (scanner LPS mm) and spacing."""
-    plane, slices, view = streams["plane"], streams["slices"], streams["view"]
+    plane = streams["plane"]
+    slices = streams["slices"]
+    view = streams["view"]
     field_mm = float(plane.uniform(330, 440))
     drawn_matrix = int(plane.choice([384, 448, 512], p=[0.15, 0.15, 0.7]))
     size = drawn_matrix if matrix is None else int(matrix)
@@ -309,11 +312,13 @@ def _fill_lungs(
     canvas: Canvas, anatomy: Anatomy, torso: Torso, streams: dict[str, np.random.Generator]
 ) -> list[Nodule]:
     """Grows the vessels and places the nodules; returns those that reached the volume."""
-    vessels, draw = streams["vessels"], streams["nodules"]
+    vessels = streams["vessels"]
+    draw = streams["nodules"]
     found: list[Nodule] = []
     for side, label in LUNGS.items():
         sign = -1 if side == "right" else 1
-        lung, box = anatomy.shapes[f"{side} lung"], anatomy.boxes[f"{side} lung"]
+        lung = anatomy.shapes[f"{side} lung"]
+        box = anatomy.boxes[f"{side} lung"]
         hilum = anatomy.points[f"{side} hilum"]
         trees = []
         for root in (hilum, np.array(beside(hilum, sign * 4, -4, -18))):

@@ -54,7 +54,9 @@ class Torso:
     """Paints one anatomy onto a canvas; every HU offset is drawn from ``rng``."""
 
     def __init__(self, canvas: Canvas, anatomy: Anatomy, rng: np.random.Generator):
-        self.canvas, self.anatomy, self.rng = canvas, anatomy, rng
+        self.canvas = canvas
+        self.anatomy = anatomy
+        self.rng = rng
         self.phase = str(rng.choice(list(PHASES), p=[0.3, 0.2, 0.35, 0.15]))
         self.hu = {name: float(rng.uniform(*span)) for name, span in PHASES[self.phase].items()}
         self.hu |= {
@@ -84,14 +86,18 @@ class Torso:
         step_mm: float = 4.0,
         over: tuple[int, ...] | None = None,
     ) -> None:
-        shape, box = self.anatomy.shapes[name], self.anatomy.boxes[name]
+        shape = self.anatomy.shapes[name]
+        box = self.anatomy.boxes[name]
         self.canvas.paint(shape, box, layers, texture_hu, step_mm, over)
 
     def _paint_wall(self) -> None:
-        a, u, hu = self.anatomy, self.rng.uniform, self.hu
+        a = self.anatomy
+        u = self.rng.uniform
+        hu = self.hu
         if self.rng.random() < 0.8:
             # A curved couch top: a dense shell around light foam.
-            drop, bend = a.back_y + u(2, 12), u(300, 700)
+            drop = a.back_y + u(2, 12)
+            bend = u(300, 700)
 
             def couch(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
                 rise = drop - x * x / np.float32(2 * bend)
@@ -124,7 +130,8 @@ class Torso:
             )
         # Fat planes between the layers of the trunk's muscles.
         muscle = a.shapes["muscle"]
-        deep, wave = (5.0, 9.5), bumps(self.rng, 3.0, 70.0)
+        deep = (5.0, 9.5)
+        wave = bumps(self.rng, 3.0, 70.0)
 
         def sheets(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
             depth = muscle(x, y, z) + wave(x, y, z)
@@ -139,17 +146,17 @@ class Torso:
             for _ in range(self.rng.integers(4, 8)):
                 spot = (sign * u(95, 150), u(-45, 75), u(120, 250))
                 turn = rotation(u(-30, 30), u(-30, 30), u(0, 180))
-                blob, ripple = (
-                    ellipsoid(spot, (u(15, 40), u(3, 9), u(15, 45)), turn),
-                    bumps(self.rng, 2.5, 30.0),
-                )
+                blob = ellipsoid(spot, (u(15, 40), u(3, 9), u(15, 45)), turn)
+                ripple = bumps(self.rng, 2.5, 30.0)
                 streak = inside(muscle, 4, plus(blob, ripple), 3)
                 self.canvas.paint(
                     streak, around(spot, 50), [(0, hu["fat"] + u(0, 25), BODY)], 12.0, 3.0
                 )
 
     def _paint_gut(self) -> None:
-        u, hu, rng = self.rng.uniform, self.hu, self.rng
+        u = self.rng.uniform
+        hu = self.hu
+        rng = self.rng
         wall = hu["soft"] + 0.5 * hu["uptake"]
         oral = u(120, 260) if rng.random() < 0.15 else u(0, 35)
         for _ in range(rng.integers(24, 40)):
@@ -162,7 +169,8 @@ class Torso:
             if rng.random() < 0.25:
                 layers.append((u(4, 7), -920.0, BODY))
             self.canvas.paint_tube(knots, u(9, 14), layers, 8.0)
-        x, y = u(84, 96), u(5, 30)
+        x = u(84, 96)
+        y = u(5, 30)
         colon = (
             [(-x, y, -320), (-x - 3, y - 5, -220), (-x + 4, y - 12, -150)],
             [
@@ -176,7 +184,8 @@ class Torso:
         )
         for part in colon:
             radii = u(13, 22) * (1 + 0.18 * rng.standard_normal(9)).clip(0.65, 1.4)
-            stool, gas = u(-80, 45), u(5.0, 12.0)
+            stool = u(-80, 45)
+            gas = u(5.0, 12.0)
             layers = [(0, wall, BODY), (2.5, stool, BODY)]
             if rng.random() < 0.7:
                 layers.append((gas, -930.0, BODY))
@@ -200,7 +209,8 @@ class Torso:
             self._shape("stomach gas", [(0, -940.0, BODY)], 0.0)
 
     def _paint_lungs(self) -> None:
-        a, u = self.anatomy, self.rng.uniform
+        a = self.anatomy
+        u = self.rng.uniform
         self._shape("diaphragm", [(0, self.hu["muscle"], BODY)], 6.0, 3.0, over=(BODY,))
         grain = u(15, 40)
         for side, label in LUNGS.items():
@@ -217,12 +227,19 @@ class Torso:
         self.hilum_mm = {side: a.points[f"{side} hilum"] for side in LUNGS}
 
     def _paint_mediastinum(self) -> None:
-        a, u, hu, rng = self.anatomy, self.rng.uniform, self.hu, self.rng
-        soft, vein, artery = hu["soft"] + 0.5 * hu["uptake"], hu["vein"], hu["lung vessel"]
-        right, left = self.hilum_mm["right"], self.hilum_mm["left"]
+        a = self.anatomy
+        u = self.rng.uniform
+        hu = self.hu
+        rng = self.rng
+        soft = hu["soft"] + 0.5 * hu["uptake"]
+        vein = hu["vein"]
+        artery = hu["lung vessel"]
+        right = self.hilum_mm["right"]
+        left = self.hilum_mm["left"]
         c = a.heart_centre
         over = (BODY,)
-        sx, sy = a.spine_x, a.spine_y
+        sx = a.spine_x
+        sy = a.spine_y
         gullet = [
             (sx(z) + dx, sy(z) - dy, z)
             for z, dx, dy in ((270, 0, 22), (120, 4, 24), (40, 6, 30), (-25, 16, 42))
@@ -309,7 +326,10 @@ class Torso:
             )
 
     def _paint_organs(self) -> None:
-        a, u, hu, rng = self.anatomy, self.rng.uniform, self.hu, self.rng
+        a = self.anatomy
+        u = self.rng.uniform
+        hu = self.hu
+        rng = self.rng
         bladder = (-38 + u(-8, 8), -52 + u(-8, 8), -98 + u(-8, 8))
         self._shape("liver", [(0, hu["liver"], 7)], 6.0, 3.0)
         self._paint_liver_contents()
@@ -366,8 +386,12 @@ class Torso:
             self._shape(name, [(0, value, None)], 6.0, 3.0, over=(5,))
 
     def _paint_liver_contents(self) -> None:
-        a, u, hu, rng = self.anatomy, self.rng.uniform, self.hu, self.rng
-        liver, box = a.shapes["liver"], a.boxes["liver"]
+        a = self.anatomy
+        u = self.rng.uniform
+        hu = self.hu
+        rng = self.rng
+        liver = a.shapes["liver"]
+        box = a.boxes["liver"]
         for root, hu_vessel, tip in (
             ((-24, -4, -62), hu["portal"], 0.9),
             ((-20, 12, -8), hu["vein"], 1.0),

@@ -78,11 +78,14 @@ def grow_tree(
         for point in curve:
             step = point - points[previous]
             size = float(np.linalg.norm(step))
-            points[count], parents[count] = point, previous
-            heading[count], path[count] = step / max(size, 1e-6), path[previous] + size
+            points[count] = point
+            parents[count] = previous
+            heading[count] = step / max(size, 1e-6)
+            path[count] = path[previous] + size
             previous = count
             count += 1
-    parents, points = parents[:count], points[:count]
+    parents = parents[:count]
+    points = points[:count]
     flow = np.zeros(count)
     flow[np.setdiff1d(np.arange(count), parents)] = 1.0
     for node in range(count - 1, 0, -1):
