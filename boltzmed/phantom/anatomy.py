@@ -1,9 +1,13 @@
 """The torso's organs as implicit shapes, drawn at random from a seed.
 
-Body frame: LPS mm before pose and size: x to the patient's left, y to posterior, z to superior, the
-origin in the midline at the height of the right diaphragm's dome. Sizes are those of an adult;
-every number below carries a random part, and none ever changes sides: liver right, spleen and
-stomach left, heart apex left, aorta left of the spine.
+They stand in body coordinates, LPS mm before pose and size: x to the patient's left, y to
+posterior, z to superior, the origin in the midline at the height of the right diaphragm's dome.
+Sizes are those of an adult; every number below has a random part (``u(low, high)`` draws it
+uniformly), and none ever changes sides: liver right, spleen and stomach left, heart apex left,
+aorta left of the spine.
+
+The order of the draws is part of the phantom: a draw that is added, removed or moved changes every
+phantom of every seed.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from numpy.typing import NDArray
 from boltzmed.phantom.shapes import (
     Box,
     FloatArray,
+    Point,
     Shape,
     around,
     beside,
@@ -36,7 +41,15 @@ from boltzmed.phantom.shapes import (
 
 @dataclass
 class Anatomy:
-    """One person's shapes (body mm, negative inside) and the curves that other parts follow."""
+    """One person's shapes (body mm, negative inside) and the curves that other parts follow.
+
+    Attributes:
+        rng: of all draws.
+        shapes: by the organ's name.
+        boxes: outside which a shape is surely absent, by the same names.
+        points: places and curves (n, 3) by name.
+        low_mm, high_mm: the range of z that a scan covers, before size.
+    """
 
     rng: np.random.Generator
     shapes: dict[str, Shape] = field(default_factory=dict)
@@ -55,7 +68,7 @@ class Anatomy:
         self._draw_gut()
 
     def add(self, name: str, shape: Shape, box: Box) -> None:
-        """Keep a shape and the box (mm) outside which it is surely absent."""
+        """Keep a shape and its box (mm)."""
         self.shapes[name] = shape
         self.boxes[name] = box
 
@@ -76,10 +89,10 @@ class Anatomy:
         def cavity(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
             a = self.cavity_x(z)
             b = self.cavity_y(z)
-            q = (np.abs(x / a) ** power + np.abs((y - self.cavity_middle(z)) / b) ** power) ** (
-                1 / power
-            )
-            return (q - 1) * (a + b) / 2
+            dy = y - self.cavity_middle(z)
+            q = (np.abs(x / a) ** power + np.abs(dy / b) ** power) ** (1 / power)
+            value: FloatArray = (q - 1) * (a + b) / 2
+            return value
 
         muscle = u(11, 19)
         zw = [-320, -240, -100, 0, 90, 140, 180, 220, 270]
@@ -95,19 +108,19 @@ class Anatomy:
 
         def outline(extra: float) -> Shape:
             def shape(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
-                grow: NDArray | float = extra
+                grow: NDArray[np.floating] | float = extra
                 if extra:
                     below = 1 / (1 + np.exp((z + 20) / 40))
                     grow = extra + belly * below * np.clip(-y / 100 + 0.3, 0, 1) * (extra / fat)
                 a = wx(z) + grow
                 b = wy(z) + grow
                 q = (np.abs(x / a) ** 2.5 + np.abs((y - wm(z)) / b) ** 2.5) ** 0.4
-                return ((q - 1) * (a + b) / 2 + rough(x, y, z)).astype(np.float32)
+                value: FloatArray = ((q - 1) * (a + b) / 2 + rough(x, y, z)).astype(np.float32)
+                return value
 
             return shape
 
         box: Box = ((-260, -200, -330), (260, 200, 330))
-        self.fat_mm = fat
         self.add("body", outline(fat), box)
         self.add("muscle", outline(0.0), box)
         self.add("cavity", cavity, ((-170, -120, -330), (170, 135, 236)))
@@ -144,13 +157,14 @@ class Anatomy:
             r = size(z) * (1 + 0.07 * np.cos(2 * np.pi * phase(z)).astype(np.float32))
             dx = x - self.spine_x(z)
             dy = y - self.spine_y(z)
-            return np.sqrt((dx / 1.18) ** 2 + (dy / 0.95) ** 2) - r
+            value: FloatArray = np.sqrt((dx / 1.18) ** 2 + (dy / 0.95) ** 2) - r
+            return value
 
         def disc(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
             p = phase(z)
-            return np.maximum(
-                body(x, y, z) + 0.5, (np.minimum(p, 1 - p) - np.float32(gap / 2)) * 28
-            )
+            edge = (np.minimum(p, 1 - p) - np.float32(gap / 2)) * 28
+            value: FloatArray = np.maximum(body(x, y, z) + 0.5, edge)
+            return value
 
         def arch(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
             r = size(z)
@@ -171,7 +185,8 @@ class Anatomy:
         def canal(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
             dx = x - self.spine_x(z)
             dy = y - self.spine_y(z) - 0.95 * size(z)
-            return np.sqrt((dx / 1.1) ** 2 + (dy - 9) ** 2) - 8.5
+            value: FloatArray = np.sqrt((dx / 1.1) ** 2 + (dy - 9) ** 2) - 8.5
+            return value
 
         self.add("vertebra", body, ((-42, 10, -330), (42, 95, 260)))
         self.add("disc", disc, ((-42, 10, -330), (42, 95, 260)))
@@ -193,7 +208,7 @@ class Anatomy:
         rough = bumps(self.rng, 1.8, 70.0)
         self.add("heart", plus(outer, rough), around(centre, 75 * size))
 
-        def inside(along: float, across: float, up: float) -> tuple:
+        def inside(along: float, across: float, up: float) -> Point:
             return tuple(np.array(centre) + tilt @ (np.array([along, across, up]) * size))
 
         # side = long axis x up points to the front and right, so the right ventricle lies there.
@@ -206,7 +221,6 @@ class Anatomy:
             axes = tuple(v * size * u(0.9, 1.1) for v in r)
             self.add(name, ellipsoid(spot, axes, tilt), around(spot, max(axes) + 4))
         self.heart_centre = np.array(centre)
-        self.heart_tilt = tilt
 
         root = beside(self.heart_centre, -19, 4, 30)
         top = u(118, 134)
@@ -226,9 +240,8 @@ class Anatomy:
             (sx(-250) + 11, sy(-250) - 38, -250),
         ]
         self.points["aorta"] = dense_curve(np.array(knots, float), 11.0)
-        self.aorta_radius = u(11.0, 14.5)
-        self.shapes["aorta"] = tube(self.points["aorta"], self.aorta_radius, taper=0.72)
-        self.boxes["aorta"] = box_of(self.points["aorta"], 20)
+        aorta = tube(self.points["aorta"], u(11.0, 14.5), taper=0.72)
+        self.add("aorta", aorta, box_of(self.points["aorta"], 20))
 
     def _draw_lungs(self) -> None:
         u = self.rng.uniform
@@ -239,22 +252,22 @@ class Anatomy:
         middle = u(-24, -14)
 
         def diaphragm(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
-            """Height above the diaphragm (positive above): two domes and the heart's bed, falling
-            to the ribs.
-            """
+            """Height above the diaphragm: two domes and the heart's bed, falling to the ribs."""
             right = dome["right"] - fall["right"] * (((x + 68) / 95) ** 2 + ((y + 12) / 88) ** 2)
             left = dome["left"] - fall["left"] * (((x - 74) / 95) ** 2 + ((y + 12) / 88) ** 2)
             tendon = middle - 55 * (((x - 6) / 62) ** 2 + ((y + 34) / 75) ** 2)
             height = -smooth_min(-right.astype(np.float32), -left.astype(np.float32), 25)
             height = -smooth_min(-height, -tendon.astype(np.float32), 20)
-            return (z - np.maximum(height, -115) + 0.10 * np.clip(y, 0, 90)).astype(np.float32)
+            value: FloatArray = z - np.maximum(height, -115) + 0.10 * np.clip(y, 0, 90)
+            return value.astype(np.float32)
 
         self.diaphragm = diaphragm
         cavity = self.shapes["cavity"]
         heart = self.shapes["heart"]
 
         def sheet(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
-            return np.maximum(np.abs(diaphragm(x, y, z) + 2.2) - 2.2, cavity(x, y, z))
+            value: FloatArray = np.maximum(np.abs(diaphragm(x, y, z) + 2.2) - 2.2, cavity(x, y, z))
+            return value
 
         self.add("diaphragm", sheet, ((-150, -110, -130), (150, 125, 25)))
         spine = self.shapes["vertebra"]
