@@ -255,7 +255,7 @@ def _draw_plug(rng: np.random.Generator, node: NDArray[np.float64]) -> Mimic:
 def _draw_strip(
     rng: np.random.Generator, lung: Shape, rim: NDArray[np.float64], hu: float
 ) -> Mimic:
-    """Draw a strip of collapsed lung, mostly at the back, where the lung's own weight lies on it."""
+    """Draw a strip of collapsed lung, mostly at the back, where the lung's weight lies on it."""
     rearmost = np.argsort(-rim[:, 1])[: len(rim) // 2 + 1]
     centre = tuple(rim[int(rng.choice(rearmost))])
     ripple = bumps(rng, 2.0, 18.0)
