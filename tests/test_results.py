@@ -253,7 +253,9 @@ def test_unreadable_files_are_refused(tmp_path):
 
 
 def test_nothing_half_written_stays(tmp_path):
-    with pytest.raises(ValueError, match=r"expected to write into folder .*, received No such file"):
+    with pytest.raises(
+        ValueError, match=r"expected to write into folder .*, received No such file"
+    ):
         write_results(tmp_path / "absent" / "results.csv", [SLICE])
 
     def rows():

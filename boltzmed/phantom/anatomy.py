@@ -136,14 +136,7 @@ class Anatomy:
         self.spine_x = profile(z, curve_x)
         self.spine_y = profile(z, curve_y)
         size = profile(z, list(np.array([25, 24, 23, 20, 17.5, 15.5, 14, 12.5]) * u(0.92, 1.08)))
-        # Vertebral levels, top down: the height of vertebra plus disc grows towards the lumbar
-        # spine.
-        levels = [262.0 + u(-8, 8)]
-        while levels[-1] > -340:
-            levels.append(
-                levels[-1] - np.interp(levels[-1], [-330, -100, 0, 250], [37, 34, 27, 20])
-            )
-        self.levels = np.array(levels[::-1])
+        self.levels = _list_levels(top_mm=262.0 + u(-8, 8))
         number = np.arange(len(self.levels), dtype=float)
         gap = u(0.12, 0.2)
         muscle = self.shapes["muscle"]
@@ -393,3 +386,13 @@ class Anatomy:
             lambda x, y, z: np.maximum(stomach(x, y, z) + 4, y - level),
             around(c, 72),
         )
+
+
+def _list_levels(top_mm: float) -> NDArray[np.float64]:
+    """Return where the vertebrae meet, z in mm, ascending."""
+    levels = [top_mm]
+    while levels[-1] > -340:
+        # Vertebra and disc together grow in height towards the lumbar spine.
+        height = np.interp(levels[-1], [-330, -100, 0, 250], [37, 34, 27, 20])
+        levels.append(float(levels[-1] - height))
+    return np.array(levels[::-1])

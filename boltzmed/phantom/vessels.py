@@ -90,16 +90,22 @@ def grow_tree(
             path[count] = path[previous] + size
             previous = count
             count += 1
-    parents = parents[:count]
-    points = points[:count]
-    # Murray's law, with r^n of a tip as the unit of flow.
+    radii = _taper(rng, parents[:count], tip_radius_mm)
+    return Tree(points[:count], radii, parents[:count])
+
+
+def _taper(
+    rng: np.random.Generator, parents: NDArray[np.int64], tip_radius_mm: float
+) -> NDArray[np.float64]:
+    """Return the nodes' radii (n,) by Murray's law, r^n of a tip being the unit of flow."""
+    count = len(parents)
     flow = np.zeros(count)
     flow[np.setdiff1d(np.arange(count), parents)] = 1.0
-    for node in range(count - 1, 0, -1):
+    for node in range(count - 1, 0, -1):  # a parent's index is lower than its children's
         flow[parents[node]] += flow[node]
-    radii = np.minimum(
-        tip_radius_mm * np.maximum(flow, 1) ** (1 / MURRAY_EXPONENT), RADIUS_LIMIT_MM
-    )
+    thickness = tip_radius_mm * np.maximum(flow, 1) ** (1 / MURRAY_EXPONENT)
+    radii: NDArray[np.float64] = np.minimum(thickness, RADIUS_LIMIT_MM)
     # Ends taper further: the last stretch before a tip thins out.
-    radii[flow <= 1] *= rng.uniform(0.75, 1.0, int((flow <= 1).sum()))
-    return Tree(points, radii, parents)
+    is_end = flow <= 1
+    radii[is_end] *= rng.uniform(0.75, 1.0, int(is_end.sum()))
+    return radii

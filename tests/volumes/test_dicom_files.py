@@ -50,7 +50,9 @@ def test_other_files_are_passed_over(series: Path, hu: np.ndarray) -> None:
     np.testing.assert_array_equal(np.asarray(read_volume(series)[0]), hu)
     for path in series.glob("slice*"):
         path.unlink()
-    with pytest.raises(InputError, match=r"^study: .*received only 1 Encapsulated PDF \(report\.dcm\)"):
+    with pytest.raises(
+        InputError, match=r"^study: .*received only 1 Encapsulated PDF \(report\.dcm\)"
+    ):
         read_volume(series)
 
 

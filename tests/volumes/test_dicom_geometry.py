@@ -32,21 +32,24 @@ def test_missing_slices(series: Path) -> None:
     (series / "slice_0003.dcm").unlink()
     refuse(
         series,
-        r"^slice_0004\.dcm: expected a slice gap of 2\.5 mm, received 5 mm behind slice_0002\.dcm \(a"
+        r"^slice_0004\.dcm: expected a slice gap of 2\.5 mm, received 5 mm behind slice_0002\.dcm"
+        r" \(a"
         r" slice is",
     )
     (series / "slice_0002.dcm").unlink()
     shutil.copy(series / "slice_0005.dcm", series / "slice_0006.dcm")
     move(series / "slice_0006.dcm", 0, 0, 2.5)
     refuse(
-        series, r"^slice_0004\.dcm: .*received 7\.5 mm behind slice_0001\.dcm \(2 slices are missing\)"
+        series,
+        r"^slice_0004\.dcm: .*received 7\.5 mm behind slice_0001\.dcm \(2 slices are missing\)",
     )
 
 
 def test_uneven_spacing(series: Path) -> None:
     move(series / "slice_0005.dcm", 0, 0, 0.7)
     refuse(
-        series, r"^slice_0005\.dcm: expected a slice gap of 2\.5 mm, received 3\.2 mm .*uneven spacing"
+        series,
+        r"^slice_0005\.dcm: expected a slice gap of 2\.5 mm, received 3\.2 mm .*uneven spacing",
     )
 
 
@@ -93,7 +96,8 @@ def test_another_orientation_or_a_localizer(series: Path, edit) -> None:
     edit(series / "slice_0004.dcm", ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
     refuse(
         series,
-        r"^slice_0004\.dcm: expected one orientation, received 1 of 5 slices turned .*90\.0 degrees",
+        r"^slice_0004\.dcm: expected one orientation, received 1 of 5 slices turned "
+        r".*90\.0 degrees",
     )
     edit(series / "slice_0004.dcm", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     refuse(series, r"^slice_0004\.dcm: .*received a localizer among them")
@@ -101,7 +105,10 @@ def test_another_orientation_or_a_localizer(series: Path, edit) -> None:
 
 def test_another_matrix_or_pixel_spacing(series: Path, edit) -> None:
     edit(series / "slice_0001.dcm", PixelSpacing=[0.8, 0.9])
-    refuse(series, r"^slice_0001\.dcm: expected pixels of 0\.7 x 0\.8 mm .* received 0\.9 x 0\.8 mm")
+    refuse(
+        series,
+        r"^slice_0001\.dcm: expected pixels of 0\.7 x 0\.8 mm .* received 0\.9 x 0\.8 mm",
+    )
     edit(series / "slice_0001.dcm", Rows=3, Columns=14)
     refuse(series, r"^slice_0001\.dcm: expected 7 x 6 pixels .* received 14 x 3")
 
@@ -109,7 +116,10 @@ def test_another_matrix_or_pixel_spacing(series: Path, edit) -> None:
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"ImagePositionPatient": None}, "expected 3 numbers in ImagePositionPatient, received none"),
+        (
+            {"ImagePositionPatient": None},
+            "expected 3 numbers in ImagePositionPatient, received none",
+        ),
         (
             {"ImageOrientationPatient": [1, 0, 0]},
             "expected 6 numbers in ImageOrientationPatient, received others",

@@ -258,7 +258,10 @@ REFUSED = [
         r"IM-0001-0001\.dcm: .*gantry tilt of 14\.0 degrees \(1\.21 mm",
     ),
     ("dicom2nifti/failing/notavolume/001", r"002\.dcm: .*where 001\.dcm lies already \(61\.50 mm"),
-    ("dicom2nifti/failing/sliceorientation/001", r"expected one orientation, received 2 of 4 .*degrees"),
+    (
+        "dicom2nifti/failing/sliceorientation/001",
+        r"expected one orientation, received 2 of 4 .*degrees",
+    ),
     (
         "dicom2nifti/hyperfine/anatomical",
         r"001\.dcm: .*multi-frame object \(Enhanced MR .* 8 frames\)",

@@ -176,7 +176,8 @@ def test_voxels_that_are_not_finite_are_counted(tmp_path: Path) -> None:
     voxels = np.zeros((3, 4, 5), np.float32)
     voxels[1, 2, 3], voxels[0, 0, 4] = np.nan, np.inf
     with pytest.raises(
-        InputError, match=r"^a\.nii: .*received 2 that are NaN or infinite, the first at \(1, 2, 3\)"
+        InputError,
+        match=r"^a\.nii: .*received 2 that are NaN or infinite, the first at \(1, 2, 3\)",
     ):
         read_volume(save(tmp_path / "a.nii", voxels))
 
@@ -184,7 +185,10 @@ def test_voxels_that_are_not_finite_are_counted(tmp_path: Path) -> None:
 def test_other_kinds_of_image_are_refused(tmp_path: Path) -> None:
     colours = np.zeros((2, 2, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     cases = [
-        (np.zeros((2, 3, 4, 5), np.int16), r"expected one 3D volume, received shape \(2, 3, 4, 5\)"),
+        (
+            np.zeros((2, 3, 4, 5), np.int16),
+            r"expected one 3D volume, received shape \(2, 3, 4, 5\)",
+        ),
         (colours, "received colour voxels"),
         (np.zeros((2, 2, 2), np.complex64), "received complex"),
     ]

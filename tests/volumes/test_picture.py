@@ -55,7 +55,9 @@ def test_broken_files_are_refused(tmp_path: Path):
     flipped[len(content) // 2] ^= 255
     for broken in (b"", b"text", content[:20], content[: len(content) // 2], bytes(flipped)):
         (tmp_path / "a.png").write_bytes(broken)
-        with pytest.raises(InputError, match=r"^a.png: expected a whole picture, received") as raised:
+        with pytest.raises(
+            InputError, match=r"^a.png: expected a whole picture, received"
+        ) as raised:
             read_picture(tmp_path / "a.png")
         assert str(tmp_path) not in str(raised.value)
     with pytest.raises(InputError, match=r"^none.png: expected a whole picture"):

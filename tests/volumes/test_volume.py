@@ -39,7 +39,8 @@ def test_paths_that_are_no_study(
 
 def test_one_dicom_file_is_no_series(series: Path) -> None:
     with pytest.raises(
-        InputError, match=r"^slice_0001\.dcm: expected a whole DICOM series, received one DICOM file"
+        InputError,
+        match=r"^slice_0001\.dcm: expected a whole DICOM series, received one DICOM file",
     ):
         read_volume(series / "slice_0001.dcm")
 
