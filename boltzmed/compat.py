@@ -1,5 +1,4 @@
-"""Lets torchvision be imported beside a torch it was not built for; import this module before timm
-or open_clip.
+"""Lets torchvision load beside a torch it was not built for; import it before timm or open_clip.
 
 The registry's torchvision carries operators compiled for CUDA. Beside a CPU build of torch they
 don't load, and ``import torchvision`` ends with "operator torchvision::nms does not exist" while it
@@ -7,6 +6,8 @@ registers their meta kernels. timm and open_clip import torchvision at their top
 uses its compiled operators, so an empty stand-in for the module that registers them is enough.
 Where the builds match, the first import succeeds and nothing is changed.
 """
+
+from __future__ import annotations
 
 import importlib
 import sys
@@ -27,10 +28,10 @@ def import_torchvision() -> types.ModuleType:
     except RuntimeError as error:
         if "torchvision::" not in str(error) or "does not exist" not in str(error):
             raise
-    for name in [
-        name for name in sys.modules if name == "torchvision" or name.startswith("torchvision.")
-    ]:
-        del sys.modules[name]
+    # What the failed import left half-loaded would be taken for loaded.
+    for name in list(sys.modules):
+        if name == "torchvision" or name.startswith("torchvision."):
+            del sys.modules[name]
     sys.modules[_REGISTRATION] = types.ModuleType(_REGISTRATION)
     return importlib.import_module("torchvision")
 

@@ -1,5 +1,6 @@
-"""The two kinds of wrong input and output, in one line each: what was expected, what was received,
-where, what to do.
+"""The two kinds of wrong input and output, each told in one line.
+
+The line says in which file or folder, what was expected, what was received, and what to do.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ class OutputError(InputError):
 
 
 def one_line(error: BaseException, path: str | os.PathLike[str] | None = None) -> str:
-    """The reason an underlying library gave, on one line and without the exception's type.
+    """Return the reason that a library gave, on one line and without the exception's type.
 
     Args:
-        path: of the file; its own name stands where the library says it, since folders may be
-            called after persons.
+        error: what the library raised.
+        path: the file in question; where the reason quotes it, its name stands alone, since
+            folders may be called after persons.
     """
-    text = str(error) if path is None else str(error).replace(os.fspath(path), Path(path).name)
+    text = str(error)
+    if path is not None:
+        text = text.replace(os.fspath(path), Path(path).name)
     return " ".join(text.split()) or type(error).__name__
 
 

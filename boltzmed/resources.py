@@ -1,8 +1,8 @@
 """Where the package's own YAML resources lie: the bundles and the dataset cards.
 
-A wheel carries `bundles/` and `datasets/` inside the package (`package_dir` in setup.cfg); an
-editable install and a plain checkout have them beside it. Everything that opens one of them asks
-here.
+A wheel carries ``bundles/`` and ``datasets/`` inside the package (``package_dir`` in setup.cfg); an
+editable install and a plain checkout have them beside it. Whatever opens one of them finds it by
+`resource_folder`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ RESOURCE_KINDS = ("bundles", "datasets")
 
 
 def resource_folder(kind: str) -> Path:
-    """Finds a folder of resources, first inside the installed package, then beside the checkout.
+    """Return a folder of resources: that in the installed package, else that of the checkout.
 
     Args:
         kind: "bundles" or "datasets".
@@ -26,13 +26,13 @@ def resource_folder(kind: str) -> Path:
     """
     if kind not in RESOURCE_KINDS:
         raise ValueError(
-            f"resource folder: expected one of {', '.join(RESOURCE_KINDS)}, got {kind!r}"
+            f"resource folder: expected one of {', '.join(RESOURCE_KINDS)}, received {kind!r}"
         )
     package = Path(__file__).resolve().parent
     for folder in (package / kind, package.parent / kind):
         if folder.is_dir():
             return folder
     raise ValueError(
-        f"{kind}: neither the installed package nor its checkout has this folder; reinstall"
-        " boltzmed"
+        f"{kind}: expected this folder in the installed package or beside its checkout, received"
+        " neither; reinstall boltzmed"
     )

@@ -12,15 +12,15 @@ import csv
 import gzip
 import io
 import math
-import os
 import re
-import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from boltzmed.files import whole_file
 
 LEVELS = ("slice", "volume")
 AXES = ("axial", "coronal", "sagittal", "array")
@@ -262,14 +262,8 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any
     content = "".join(lines).encode("utf-8")
     if path.suffix == ".gz":
         content = gzip.compress(content, mtime=0)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with whole_file(path, make_folders=False) as temporary:
+        temporary.write_bytes(content)
 
 
 def read_results(path: str | Path) -> list[CaseResult]:

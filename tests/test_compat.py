@@ -1,4 +1,4 @@
-"""torchvision loads beside any torch, and nothing that imports it comes before `boltzmed.compat`."""
+"""torchvision loads beside any torch, and nothing imports it before `boltzmed.compat`."""
 
 import ast
 import os
@@ -34,7 +34,7 @@ def run_python(code: str, first_on_path: Path | None = None) -> subprocess.Compl
 
 
 def write_torchvision(folder: Path, registration: str) -> Path:
-    """A torchvision of three files: importing it imports a submodule, then registers its operators."""
+    """A torchvision of three files, which imports a submodule, then registers its operators."""
     package = folder / "torchvision"
     package.mkdir()
     (package / "__init__.py").write_text(

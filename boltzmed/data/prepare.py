@@ -12,7 +12,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import re
 import shutil
 import signal
 import threading
@@ -20,13 +19,11 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from boltzmed.cards import PROTOCOLS, DatasetCard, card_path, load_card
@@ -36,7 +33,7 @@ from boltzmed.data.layouts import list_source_cases, read_source_case
 from boltzmed.data.layouts.case import SourceCase
 from boltzmed.data.splits import Membership, assign_parts, count_parts
 from boltzmed.errors import InputError, OutputError
-from boltzmed.files import check_writable, whole_file
+from boltzmed.files import check_writable, final_name, locked_folder, whole_file
 from boltzmed.transforms.slices import PLANES
 
 MANIFEST, INDEX, CASES = "manifest.json", "index.csv", "cases"
@@ -121,7 +118,7 @@ def prepare_cache(
     found = list_source_cases(source, facts)
     members = assign_parts(found, facts)
     check_writable(cache)
-    with _only_run(cache):
+    with locked_folder(cache, command="boltzmed prepare", wait_s=_LOCK_WAIT_S):
         _check_cache(cache, facts, plane, {case.case for case in found})
         (cache / MANIFEST).unlink(missing_ok=True)
         recipe = _Recipe(card_file, source, cache / CASES, plane, _recipe_checksum(facts, plane))
@@ -301,25 +298,8 @@ def _case_files(cache: Path) -> list[Path]:
 def _remove_temporaries(cache: Path) -> None:
     """What a killed run left half-written; see `whole_file`."""
     for file in (*cache.glob(".*"), *(cache / CASES).glob(".*")):
-        if re.match(r"\.[0-9a-f]{12}\.", file.name):
+        if final_name(file.name) is not None:
             file.unlink(missing_ok=True)
-
-
-@contextmanager
-def _only_run(cache: Path) -> Iterator[None]:
-    """Holds the cache for this process; a lock ends with its process, however that ends."""
-    cache.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(cache / ".lock", timeout=_LOCK_WAIT_S)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(
-            f"{cache}: another `boltzmed prepare` is at work on it; wait for it"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _write_tables(

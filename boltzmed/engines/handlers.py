@@ -18,8 +18,10 @@ from monai.engines import IterationEvents
 from monai.handlers import CheckpointLoader, EarlyStopHandler
 from torch import Tensor
 
-_TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}|\.[0-9a-f]{12}\.model\.pt")
-"""Names of files in writing: Ignite's of checkpoints, `save_checkpoint`'s of the best weights."""
+from boltzmed.files import final_name
+
+_IGNITE_TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}")
+"""Names of checkpoints that Ignite is writing, which it takes from `tempfile`."""
 
 
 class FiniteLoss:
@@ -122,7 +124,10 @@ class TrainingCheckpoints:
         """
         found = []
         for path in self.folder.glob("*"):
-            if path.is_file() and _TEMPORARY.fullmatch(path.name):
+            is_temporary = (
+                _IGNITE_TEMPORARY.fullmatch(path.name) or final_name(path.name) == "model.pt"
+            )
+            if path.is_file() and is_temporary:
                 with path.open("rb") as file:
                     if file.read(2) in (b"", b"PK"):
                         found.append(path)

@@ -7,13 +7,10 @@ not taken.
 
 from __future__ import annotations
 
-import os
 import re
-import uuid
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from boltzmed.files import whole_file
 from boltzmed.networks.published_keys import SAM2, SEEM, UPSTREAM, Published
 
 CHECKPOINT_VERSION = 1
@@ -189,20 +187,10 @@ def save_checkpoint(
         "tokenizer": tokenizer,
         "version": CHECKPOINT_VERSION,
     }
-    temporary = target.with_name(f".{uuid.uuid4().hex[:12]}.{target.name}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-        os.replace(temporary, target)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"{target.name}: expected to write into folder {target.parent}, got"
-            f" {_first_line(error)}; free space there or choose another folder"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    # torch's archive writer raises RuntimeError on a full disk.
+    failures = (OSError, RuntimeError)
+    with whole_file(target, write_errors=failures) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def load_checkpoint(
@@ -290,10 +278,6 @@ def read_config(path: str | Path) -> dict[str, Any]:
         **content["config"],
         **{name: content[name] for name in ("orientation", "channels") if name in content},
     }
-
-
-def _first_line(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
 
 
 def _plain(value: Any, label: str) -> Any:

@@ -1,9 +1,13 @@
 """The torso's organs as implicit shapes, drawn at random from a seed.
 
-Body frame: LPS mm before pose and size: x to the patient's left, y to posterior, z to superior, the
-origin in the midline at the height of the right diaphragm's dome. Sizes are those of an adult;
-every number below carries a random part, and none ever changes sides: liver right, spleen and
-stomach left, heart apex left, aorta left of the spine.
+They stand in body coordinates, LPS mm before pose and size: x to the patient's left, y to
+posterior, z to superior, the origin in the midline at the height of the right diaphragm's dome.
+Sizes are those of an adult; every number below has a random part (``u(low, high)`` draws it
+uniformly), and none ever changes sides: liver right, spleen and stomach left, heart apex left,
+aorta left of the spine.
+
+The order of the draws is part of the phantom: a draw that is added, removed or moved changes every
+phantom of every seed.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from numpy.typing import NDArray
 from boltzmed.phantom.shapes import (
     Box,
     FloatArray,
+    Point,
     Shape,
     around,
     beside,
@@ -36,7 +41,15 @@ from boltzmed.phantom.shapes import (
 
 @dataclass
 class Anatomy:
-    """One person's shapes (body mm, negative inside) and the curves that other parts follow."""
+    """One person's shapes (body mm, negative inside) and the curves that other parts follow.
+
+    Attributes:
+        rng: of all draws.
+        shapes: by the organ's name.
+        boxes: outside which a shape is surely absent, by the same names.
+        points: places and curves (n, 3) by name.
+        low_mm, high_mm: the range of z that a scan covers, before size.
+    """
 
     rng: np.random.Generator
     shapes: dict[str, Shape] = field(default_factory=dict)
@@ -55,53 +68,59 @@ class Anatomy:
         self._draw_gut()
 
     def add(self, name: str, shape: Shape, box: Box) -> None:
-        """Keep a shape and the box (mm) outside which it is surely absent."""
+        """Keep a shape and its box (mm)."""
         self.shapes[name] = shape
         self.boxes[name] = box
 
     def _draw_wall(self) -> None:
         """Skin, fat, muscle and the cavity: superelliptic cross-sections whose size follows z."""
         u = self.rng.uniform
-        width, depth = u(0.93, 1.07), u(0.92, 1.08)
+        width = u(0.93, 1.07)
+        depth = u(0.92, 1.08)
         z = [-300, -240, -150, -60, 0, 60, 110, 150, 185, 207, 222, 232]
         half_x = np.array([124, 126, 130, 136, 138, 135, 126, 109, 83, 60, 36, 8]) * width
         half_y = np.array([72, 76, 84, 91, 93, 89, 82, 69, 52, 37, 22, 5]) * depth
         middle = np.array([-12, -10, -6, -1, 0, 2, 5, 9, 15, 18, 20, 20]) + u(-2, 2)
-        self.cavity_x, self.cavity_y = profile(z, half_x), profile(z, half_y)
+        self.cavity_x = profile(z, half_x)
+        self.cavity_y = profile(z, half_y)
         self.cavity_middle = profile(z, middle)
         power = u(2.25, 2.7)
 
         def cavity(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
-            a, b = self.cavity_x(z), self.cavity_y(z)
-            q = (np.abs(x / a) ** power + np.abs((y - self.cavity_middle(z)) / b) ** power) ** (
-                1 / power
-            )
-            return (q - 1) * (a + b) / 2
+            a = self.cavity_x(z)
+            b = self.cavity_y(z)
+            dy = y - self.cavity_middle(z)
+            q = (np.abs(x / a) ** power + np.abs(dy / b) ** power) ** (1 / power)
+            value: FloatArray = (q - 1) * (a + b) / 2
+            return value
 
         muscle = u(11, 19)
         zw = [-320, -240, -100, 0, 90, 140, 180, 220, 270]
         wall_x = np.array([136, 137, 139, 139, 141, 152, 162, 165, 150]) * width + muscle
         wall_y = np.array([84, 87, 92, 94, 91, 86, 78, 68, 62]) * depth + muscle + 3
         wall_middle = np.array([-4, -4, 2, 5, 6, 8, 13, 18, 20]) + u(-2, 2)
-        wx, wy, wm = profile(zw, wall_x), profile(zw, wall_y), profile(zw, wall_middle)
+        wx = profile(zw, wall_x)
+        wy = profile(zw, wall_y)
+        wm = profile(zw, wall_middle)
         fat = float(np.exp(u(np.log(7), np.log(30))))
         belly = u(0.0, 0.9) * fat
         rough = bumps(self.rng, 3.0, 140.0)
 
         def outline(extra: float) -> Shape:
             def shape(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
-                grow: NDArray | float = extra
+                grow: NDArray[np.floating] | float = extra
                 if extra:
                     below = 1 / (1 + np.exp((z + 20) / 40))
                     grow = extra + belly * below * np.clip(-y / 100 + 0.3, 0, 1) * (extra / fat)
-                a, b = wx(z) + grow, wy(z) + grow
+                a = wx(z) + grow
+                b = wy(z) + grow
                 q = (np.abs(x / a) ** 2.5 + np.abs((y - wm(z)) / b) ** 2.5) ** 0.4
-                return ((q - 1) * (a + b) / 2 + rough(x, y, z)).astype(np.float32)
+                value: FloatArray = ((q - 1) * (a + b) / 2 + rough(x, y, z)).astype(np.float32)
+                return value
 
             return shape
 
         box: Box = ((-260, -200, -330), (260, 200, 330))
-        self.fat_mm = fat
         self.add("body", outline(fat), box)
         self.add("muscle", outline(0.0), box)
         self.add("cavity", cavity, ((-170, -120, -330), (170, 135, 236)))
@@ -114,18 +133,13 @@ class Anatomy:
         curve_y = np.array([50, 46, 46, 54, 63, 64, 56, 44]) + u(-3, 3) + self.rng.normal(0, 1.5, 8)
         curve_x = np.cumsum(self.rng.normal(0, 2.0, 8))
         curve_x -= curve_x.mean()
-        self.spine_x, self.spine_y = profile(z, curve_x), profile(z, curve_y)
+        self.spine_x = profile(z, curve_x)
+        self.spine_y = profile(z, curve_y)
         size = profile(z, list(np.array([25, 24, 23, 20, 17.5, 15.5, 14, 12.5]) * u(0.92, 1.08)))
-        # Vertebral levels, top down: the height of vertebra plus disc grows towards the lumbar
-        # spine.
-        levels = [262.0 + u(-8, 8)]
-        while levels[-1] > -340:
-            levels.append(
-                levels[-1] - np.interp(levels[-1], [-330, -100, 0, 250], [37, 34, 27, 20])
-            )
-        self.levels = np.array(levels[::-1])
+        self.levels = _list_levels(top_mm=262.0 + u(-8, 8))
         number = np.arange(len(self.levels), dtype=float)
-        gap, muscle = u(0.12, 0.2), self.shapes["muscle"]
+        gap = u(0.12, 0.2)
+        muscle = self.shapes["muscle"]
 
         height = tabulate(self.levels, lambda z: np.interp(z, self.levels, number))
 
@@ -134,18 +148,21 @@ class Anatomy:
 
         def body(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
             r = size(z) * (1 + 0.07 * np.cos(2 * np.pi * phase(z)).astype(np.float32))
-            dx, dy = x - self.spine_x(z), y - self.spine_y(z)
-            return np.sqrt((dx / 1.18) ** 2 + (dy / 0.95) ** 2) - r
+            dx = x - self.spine_x(z)
+            dy = y - self.spine_y(z)
+            value: FloatArray = np.sqrt((dx / 1.18) ** 2 + (dy / 0.95) ** 2) - r
+            return value
 
         def disc(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
             p = phase(z)
-            return np.maximum(
-                body(x, y, z) + 0.5, (np.minimum(p, 1 - p) - np.float32(gap / 2)) * 28
-            )
+            edge = (np.minimum(p, 1 - p) - np.float32(gap / 2)) * 28
+            value: FloatArray = np.maximum(body(x, y, z) + 0.5, edge)
+            return value
 
         def arch(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
             r = size(z)
-            dx, dy = x - self.spine_x(z), y - self.spine_y(z) - 0.95 * r
+            dx = x - self.spine_x(z)
+            dy = y - self.spine_y(z) - 0.95 * r
             ring = np.abs(np.sqrt((dx / 1.1) ** 2 + (dy - 9) ** 2) - 12.5) - 3.2
             p = phase(z) - 0.5
             process = np.maximum(np.abs(dx) - 3.2 + 0.02 * dy, np.abs(dy - 34) - 16)
@@ -159,8 +176,10 @@ class Anatomy:
             return smooth_max(out, muscle(x, y, z) + 3, 3).astype(np.float32)
 
         def canal(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
-            dx, dy = x - self.spine_x(z), y - self.spine_y(z) - 0.95 * size(z)
-            return np.sqrt((dx / 1.1) ** 2 + (dy - 9) ** 2) - 8.5
+            dx = x - self.spine_x(z)
+            dy = y - self.spine_y(z) - 0.95 * size(z)
+            value: FloatArray = np.sqrt((dx / 1.1) ** 2 + (dy - 9) ** 2) - 8.5
+            return value
 
         self.add("vertebra", body, ((-42, 10, -330), (42, 95, 260)))
         self.add("disc", disc, ((-42, 10, -330), (42, 95, 260)))
@@ -178,10 +197,11 @@ class Anatomy:
         side /= np.linalg.norm(side)
         tilt = np.stack([long_axis, side, np.cross(long_axis, side)], axis=1)
         radii = (64 * size, 46 * size, 45 * size)
-        outer, rough = ellipsoid(centre, radii, tilt), bumps(self.rng, 1.8, 70.0)
+        outer = ellipsoid(centre, radii, tilt)
+        rough = bumps(self.rng, 1.8, 70.0)
         self.add("heart", plus(outer, rough), around(centre, 75 * size))
 
-        def inside(along: float, across: float, up: float) -> tuple:
+        def inside(along: float, across: float, up: float) -> Point:
             return tuple(np.array(centre) + tilt @ (np.array([along, across, up]) * size))
 
         # side = long axis x up points to the front and right, so the right ventricle lies there.
@@ -193,11 +213,12 @@ class Anatomy:
         ):
             axes = tuple(v * size * u(0.9, 1.1) for v in r)
             self.add(name, ellipsoid(spot, axes, tilt), around(spot, max(axes) + 4))
-        self.heart_centre, self.heart_tilt = np.array(centre), tilt
+        self.heart_centre = np.array(centre)
 
         root = beside(self.heart_centre, -19, 4, 30)
         top = u(118, 134)
-        sx, sy = self.spine_x, self.spine_y
+        sx = self.spine_x
+        sy = self.spine_y
         lateral = u(21, 27)
         knots = [
             root,
@@ -212,36 +233,38 @@ class Anatomy:
             (sx(-250) + 11, sy(-250) - 38, -250),
         ]
         self.points["aorta"] = dense_curve(np.array(knots, float), 11.0)
-        self.aorta_radius = u(11.0, 14.5)
-        self.shapes["aorta"] = tube(self.points["aorta"], self.aorta_radius, taper=0.72)
-        self.boxes["aorta"] = box_of(self.points["aorta"], 20)
+        aorta = tube(self.points["aorta"], u(11.0, 14.5), taper=0.72)
+        self.add("aorta", aorta, box_of(self.points["aorta"], 20))
 
     def _draw_lungs(self) -> None:
         u = self.rng.uniform
         dome = {"right": u(-6, 8), "left": u(-20, -8)}
         fall = {side: u(62, 85) for side in dome}
         half = (u(8, 11), u(20, 27))
-        recess, middle = u(2.0, 4.0), u(-24, -14)
+        recess = u(2.0, 4.0)
+        middle = u(-24, -14)
 
         def diaphragm(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
-            """Height above the diaphragm (positive above): two domes and the heart's bed, falling
-            to the ribs.
-            """
+            """Height above the diaphragm: two domes and the heart's bed, falling to the ribs."""
             right = dome["right"] - fall["right"] * (((x + 68) / 95) ** 2 + ((y + 12) / 88) ** 2)
             left = dome["left"] - fall["left"] * (((x - 74) / 95) ** 2 + ((y + 12) / 88) ** 2)
             tendon = middle - 55 * (((x - 6) / 62) ** 2 + ((y + 34) / 75) ** 2)
             height = -smooth_min(-right.astype(np.float32), -left.astype(np.float32), 25)
             height = -smooth_min(-height, -tendon.astype(np.float32), 20)
-            return (z - np.maximum(height, -115) + 0.10 * np.clip(y, 0, 90)).astype(np.float32)
+            value: FloatArray = z - np.maximum(height, -115) + 0.10 * np.clip(y, 0, 90)
+            return value.astype(np.float32)
 
         self.diaphragm = diaphragm
-        cavity, heart = self.shapes["cavity"], self.shapes["heart"]
+        cavity = self.shapes["cavity"]
+        heart = self.shapes["heart"]
 
         def sheet(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
-            return np.maximum(np.abs(diaphragm(x, y, z) + 2.2) - 2.2, cavity(x, y, z))
+            value: FloatArray = np.maximum(np.abs(diaphragm(x, y, z) + 2.2) - 2.2, cavity(x, y, z))
+            return value
 
         self.add("diaphragm", sheet, ((-150, -110, -130), (150, 125, 25)))
-        spine, aorta = self.shapes["vertebra"], self.shapes["aorta"]
+        spine = self.shapes["vertebra"]
+        aorta = self.shapes["aorta"]
         rough = bumps(self.rng, 2.0, 60.0)
 
         def lung(sign: int) -> Shape:
@@ -274,7 +297,8 @@ class Anatomy:
 
     def _draw_liver_and_spleen(self) -> None:
         u = self.rng.uniform
-        cavity, diaphragm = self.shapes["cavity"], self.diaphragm
+        cavity = self.shapes["cavity"]
+        diaphragm = self.diaphragm
         size = u(0.9, 1.08)
         right = ellipsoid(
             (-70 + u(-5, 5), -4, -52), (88 * size, 98, 92 * size), rotation(0, u(5, 18), 0)
@@ -284,9 +308,12 @@ class Anatomy:
             (82 * size, 46, 42 * size),
             rotation(0, u(-4, 14), u(-8, 8)),
         )
-        slope, rise, edge = u(0.28, 0.5), u(0.1, 0.35), u(-135, -112)
+        slope = u(0.28, 0.5)
+        rise = u(0.1, 0.35)
+        edge = u(-135, -112)
         rough = bumps(self.rng, 2.5, 60.0)
-        spine, heart = self.shapes["vertebra"], self.shapes["heart"]
+        spine = self.shapes["vertebra"]
+        heart = self.shapes["heart"]
 
         def liver(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
             out = smooth_min(right(x, y, z), left(x, y, z), 18)
@@ -320,12 +347,14 @@ class Anatomy:
         u = self.rng.uniform
         left_z = -112 + u(-8, 8)
         for name, sign, z in (("right", -1, left_z - u(14, 26)), ("left", 1, left_z)):
-            y0, x0 = float(self.spine_y(z)), float(self.spine_x(z))
+            y0 = float(self.spine_y(z))
+            x0 = float(self.spine_x(z))
             c = np.array([x0 + sign * u(56, 64), y0 + u(2, 9), z])
             # Upper poles lean to the spine and back, the hilum faces inwards and to the front.
             tilt = rotation(u(5, 14), sign * u(6, 14), sign * u(10, 35))
             radii = (u(24, 29), u(21, 26), u(50, 60))
-            outer, rough = ellipsoid(tuple(c), radii, tilt), bumps(self.rng, 1.6, 35.0)
+            outer = ellipsoid(tuple(c), radii, tilt)
+            rough = bumps(self.rng, 1.6, 35.0)
             hollow = tilt @ np.array([-sign * 21.0, 0, 0])
             sinus = ellipsoid(tuple(c + hollow), (19, 9, 21), tilt)
             deep = ellipsoid(tuple(c), (radii[0] * 0.68, radii[1] * 0.66, radii[2] * 0.82), tilt)
@@ -342,7 +371,9 @@ class Anatomy:
         out = ellipsoid(
             c, (u(32, 46), u(28, 42), u(38, 58)), rotation(u(-20, 20), u(-35, -5), u(-20, 20))
         )
-        rough, cavity, diaphragm = bumps(self.rng, 4.0, 50.0), self.shapes["cavity"], self.diaphragm
+        rough = bumps(self.rng, 4.0, 50.0)
+        cavity = self.shapes["cavity"]
+        diaphragm = self.diaphragm
 
         def stomach(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
             value = smooth_max(out(x, y, z) + rough(x, y, z), cavity(x, y, z) + 5, 5)
@@ -355,3 +386,13 @@ class Anatomy:
             lambda x, y, z: np.maximum(stomach(x, y, z) + 4, y - level),
             around(c, 72),
         )
+
+
+def _list_levels(top_mm: float) -> NDArray[np.float64]:
+    """Return where the vertebrae meet, z in mm, ascending."""
+    levels = [top_mm]
+    while levels[-1] > -340:
+        # Vertebra and disc together grow in height towards the lumbar spine.
+        height = np.interp(levels[-1], [-330, -100, 0, 250], [37, 34, 27, 20])
+        levels.append(float(levels[-1] - height))
+    return np.array(levels[::-1])

@@ -1,13 +1,14 @@
 """Where a phantom lies: voxel centres, and the map between scanner and body coordinates.
 
-scanner: LPS millimetres (x to the patient's left, y to posterior, z to superior), axis-aligned with
-the voxels. body: the same axes before pose, size and the smooth warp; every shape is described
-there.
+Scanner coordinates are LPS millimetres (x to the patient's left, y to posterior, z to superior),
+axis-aligned with the voxels. Body coordinates have the same axes before pose, size and the smooth
+warp; every shape is described in them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,25 +17,35 @@ from scipy import ndimage
 from boltzmed.phantom.shapes import Box, FloatArray
 
 WARP_STEP_MM = 16.0
+"""Of the grid that holds the warp, between the nodes of which it is interpolated."""
+
 WARP_HALF_EXTENT_MM = (320.0, 320.0, 400.0)
 
 
+Axes = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+"""Coordinates along x, y, z, mm, ascending."""
+
+
 class Frame:
-    """Voxel centres of the acquisition and the map between scanner and body coordinates."""
+    """Voxel centres of the acquisition and the map between scanner and body coordinates.
+
+    Args:
+        axes_mm: voxel centres along x, y, z, scanner mm.
+        spacing_mm: voxel size along x, y, z.
+        rotation: (3, 3), body to scanner.
+        scale: (3,), size factors along the body's axes.
+        waves: (n, 7), rows of displacement (3, mm), wave vector (3, rad/mm) and phase (rad), summed
+            as sines.
+    """
 
     def __init__(
         self,
-        axes_mm: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+        axes_mm: Axes,
         spacing_mm: tuple[float, float, float],
         rotation: NDArray[np.float64],
         scale: NDArray[np.float64],
         waves: NDArray[np.float64],
-    ):
-        """Args: axes_mm: voxel-centre coordinates along x, y, z, scanner mm, ascending. spacing_mm:
-        voxel size along x, y, z. rotation: (3, 3), body to scanner. scale: (3,), body size factors
-        along the body axes. waves: (n, 7), rows of displacement (3, mm), wave vector (3, rad/mm)
-        and phase (rad), summed as sines.
-        """
+    ) -> None:
         self.axes_mm = axes_mm
         self.spacing_mm = spacing_mm
         self.to_scanner = rotation * scale[None, :]
@@ -48,17 +59,16 @@ class Frame:
         self.warp_limit_mm = float(np.abs(self.warp).max())
 
     def body_grid(
-        self, x_mm: NDArray, y_mm: NDArray, z_mm: NDArray
+        self, x_mm: NDArray[np.float64], y_mm: NDArray[np.float64], z_mm: NDArray[np.float64]
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Body coordinates (each (nz, ny, nx), float32) of the scanner grid spanned by three axes."""
-        weights = [
-            interpolation_weights(axis, -half, WARP_STEP_MM, n)
-            for axis, half, n in zip(
-                (x_mm, y_mm, z_mm), WARP_HALF_EXTENT_MM, self.warp.shape[:0:-1], strict=True
-            )
-        ]
+        """Return the body coordinates, each (nz, ny, nx) float32, of the grid of three axes."""
+        counts = self.warp.shape[:0:-1]  # nodes along x, y, z; the warp is (3, nz, ny, nx)
+        weights = []
+        for axis, half, count in zip((x_mm, y_mm, z_mm), WARP_HALF_EXTENT_MM, counts, strict=True):
+            weights.append(interpolation_weights(axis, -half, WARP_STEP_MM, count))
         out = []
         for c in range(3):
+            # Linear interpolation is separable: along z, then y, then x.
             field = np.tensordot(weights[2], self.warp[c], axes=(1, 0))
             field = np.matmul(weights[1], field)
             field = np.matmul(field, weights[0].T)
@@ -70,31 +80,29 @@ class Frame:
         return out[0], out[1], out[2]
 
     def scanner_from_body(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Scanner mm of body points (n, 3): the warp is small and smooth, so a few fixed-point
-        steps invert it.
+        """Return the scanner mm (n, 3) of body points (n, 3).
+
+        The warp is small and smooth, so a few fixed-point steps invert it.
         """
         scanner = points @ self.to_scanner.T
         for _ in range(5):
-            index = [
-                (scanner[:, axis] + WARP_HALF_EXTENT_MM[axis]) / WARP_STEP_MM for axis in (2, 1, 0)
-            ]
-            shift = np.stack(
-                [ndimage.map_coordinates(w, index, order=1, mode="nearest") for w in self.warp],
-                axis=1,
-            )
-            scanner = (points - shift) @ self.to_scanner.T
+            x, y, z = ((scanner + WARP_HALF_EXTENT_MM) / WARP_STEP_MM).T
+            shifts = []
+            for warp in self.warp:
+                shifts.append(ndimage.map_coordinates(warp, [z, y, x], order=1, mode="nearest"))
+            scanner = (points - np.stack(shifts, axis=1)) @ self.to_scanner.T
         return scanner
 
     def window(self, box: Box, margin_mm: float) -> tuple[tuple[int, int], ...] | None:
-        """Voxel ranges along x, y, z that can meet a body box; None where the field of view misses
-        it.
-        """
-        corners = np.array([[box[(n >> axis) & 1][axis] for axis in range(3)] for n in range(8)])
-        corners = corners @ self.to_scanner.T
+        """Return the voxel ranges along x, y, z that can meet a body box; None where none can."""
+        box_corners = [*product(*zip(*box, strict=True))]
+        corners = np.array(box_corners) @ self.to_scanner.T
+        # The warp moves a body point further than its limit where the body is scaled up.
         margin = margin_mm + 1.3 * self.warp_limit_mm
         ranges = []
         for axis in range(3):
-            lo, hi = corners[:, axis].min() - margin, corners[:, axis].max() + margin
+            lo = corners[:, axis].min() - margin
+            hi = corners[:, axis].max() + margin
             first, last = np.searchsorted(self.axes_mm[axis], (lo, hi))
             if first >= last:
                 return None
@@ -103,10 +111,11 @@ class Frame:
 
 
 def interpolation_weights(
-    positions_mm: NDArray, start_mm: float, step_mm: float, count: int
+    positions_mm: NDArray[np.float64], start_mm: float, step_mm: float, count: int
 ) -> FloatArray:
-    """Dense linear-interpolation matrix (len(positions), count); positions beyond the grid take its
-    end values.
+    """Return the dense matrix (len(positions), count) of linear interpolation on a grid.
+
+    Positions beyond the grid take its end values.
     """
     position = np.clip((np.asarray(positions_mm, np.float64) - start_mm) / step_mm, 0, count - 1)
     low = np.minimum(position.astype(np.int64), count - 2)
@@ -119,8 +128,8 @@ def interpolation_weights(
 
 
 def smooth_noise(rng: np.random.Generator, shape: Sequence[int], sigma: float) -> FloatArray:
-    """Gaussian noise blurred by ``sigma`` grid cells and scaled back to unit variance."""
-    field = ndimage.gaussian_filter(
+    """Draw Gaussian noise, blurred by ``sigma`` grid cells and scaled back to unit variance."""
+    field: FloatArray = ndimage.gaussian_filter(
         rng.standard_normal(tuple(shape), dtype=np.float32), sigma, mode="wrap"
     )
     return field / np.float32(field.std())

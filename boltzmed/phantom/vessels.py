@@ -1,4 +1,4 @@
-"""Branching vessels: trees that fill an organ from a root, with radii that taper by Murray's law."""
+"""Branching vessels: trees that fill an organ from a root, tapering by Murray's law."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from boltzmed.phantom.painting import Tubes
 NODE_STEP_MM = 7.0
 MURRAY_EXPONENT = 2.5
 RADIUS_LIMIT_MM = 7.5
+"""Largest radius near the root."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A branching tree: ``points`` (n, 3) body mm, ``radii`` (n,) mm, ``parents`` (n,), -1 at the
-    root.
+    """A branching tree.
+
+    Attributes:
+        points: (n, 3) body mm.
+        radii: (n,) mm.
+        parents: (n,) index of the node before, -1 at the root.
     """
 
     points: NDArray[np.float64]
@@ -26,12 +31,12 @@ class Tree:
 
     @property
     def segments(self) -> NDArray[np.int64]:
-        """(n - 1, 2): parent and child of every segment."""
+        """Parent and child (n - 1, 2) of every segment."""
         child = np.flatnonzero(self.parents >= 0)
         return np.stack([self.parents[child], child], axis=1)
 
     def tubes(self, hu: float, labels: dict[int, int], texture_hu: float = 0.0) -> Tubes:
-        """The branches as tubes of one HU; ``labels`` maps the label below to the label to write."""
+        """Return the branches as tubes of one HU; ``labels`` as of `Tubes`."""
         return Tubes(self.points, self.radii, self.segments, hu, labels, texture_hu=texture_hu)
 
 
@@ -41,10 +46,11 @@ def grow_tree(
     targets: NDArray[np.float64],
     tip_radius_mm: float,
 ) -> Tree:
-    """Joins every target, nearest the root first, to the node that costs the least new and total
-    length.
+    """Grow a tree from a root (3,) to targets (n, 3), body mm.
 
-    Radii follow Murray's law, r_parent^n = sum r_child^n with n = 2.5, from the tips inwards.
+    Every target, nearest the root first, is joined to the node that costs the least new and total
+    length. Radii follow Murray's law, r_parent^n = sum r_child^n with n = 2.5, from the tips
+    inwards.
     """
     capacity = 64 * (len(targets) + 1)
     points = np.zeros((capacity, 3))
@@ -78,18 +84,28 @@ def grow_tree(
         for point in curve:
             step = point - points[previous]
             size = float(np.linalg.norm(step))
-            points[count], parents[count] = point, previous
-            heading[count], path[count] = step / max(size, 1e-6), path[previous] + size
+            points[count] = point
+            parents[count] = previous
+            heading[count] = step / max(size, 1e-6)
+            path[count] = path[previous] + size
             previous = count
             count += 1
-    parents, points = parents[:count], points[:count]
+    radii = _taper(rng, parents[:count], tip_radius_mm)
+    return Tree(points[:count], radii, parents[:count])
+
+
+def _taper(
+    rng: np.random.Generator, parents: NDArray[np.int64], tip_radius_mm: float
+) -> NDArray[np.float64]:
+    """Return the nodes' radii (n,) by Murray's law, r^n of a tip being the unit of flow."""
+    count = len(parents)
     flow = np.zeros(count)
     flow[np.setdiff1d(np.arange(count), parents)] = 1.0
-    for node in range(count - 1, 0, -1):
+    for node in range(count - 1, 0, -1):  # a parent's index is lower than its children's
         flow[parents[node]] += flow[node]
-    radii = np.minimum(
-        tip_radius_mm * np.maximum(flow, 1) ** (1 / MURRAY_EXPONENT), RADIUS_LIMIT_MM
-    )
+    thickness = tip_radius_mm * np.maximum(flow, 1) ** (1 / MURRAY_EXPONENT)
+    radii: NDArray[np.float64] = np.minimum(thickness, RADIUS_LIMIT_MM)
     # Ends taper further: the last stretch before a tip thins out.
-    radii[flow <= 1] *= rng.uniform(0.75, 1.0, int((flow <= 1).sum()))
-    return Tree(points, radii, parents)
+    is_end = flow <= 1
+    radii[is_end] *= rng.uniform(0.75, 1.0, int(is_end.sum()))
+    return radii

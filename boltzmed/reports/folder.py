@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from boltzmed.errors import OutputError
-from boltzmed.files import check_writable
+from boltzmed.files import check_writable, whole_folder
 
 WRITTEN = "written.json"
 """Command -> the files, of this folder, that its last run wrote; one command's."""
@@ -39,9 +36,9 @@ def whole_report(folder: str | Path, command: str) -> Iterator[Path]:
             f"{folder}: expected a folder of its own for boltzmed {command}, got that of boltzmed"
             f" {others[0]}, which writes files of the same names; choose another output folder"
         )
-    is_new, temporary = not folder.exists(), folder / f".{uuid.uuid4().hex[:12]}"
-    try:
-        temporary.mkdir(parents=True)
+    replaced = lists.get(command, [])
+    # Inside the folder, which may be the current one or a file system of its own.
+    with whole_folder(folder, replaced=replaced, last=WRITTEN, temporary_inside=True) as temporary:
         yield temporary
         written = sorted(
             path.relative_to(temporary).as_posix()
@@ -51,21 +48,6 @@ def whole_report(folder: str | Path, command: str) -> Iterator[Path]:
         (temporary / WRITTEN).write_text(
             json.dumps({command: written}, indent=1) + "\n", encoding="utf-8"
         )
-        for name in (*written, WRITTEN):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(temporary / name, folder / name)
-        for name in set(lists.get(command, [])) - {*written}:
-            (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: expected a folder to write into, got {error.strerror or error}; free space"
-            " there or choose another output folder"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if is_new:
-            with suppress(OSError):
-                folder.rmdir()  # if nothing came of it
 
 
 def _read_lists(folder: Path) -> dict[str, list[str]]:

@@ -82,7 +82,7 @@ class StudyFolders:
         if self._case != case:
             self.discard()
             target = self.output_dir / case
-            opened = whole_folder(target, replaced=_list_written(target))
+            opened = whole_folder(target, replaced=_list_written(target), last=RUN_FILE)
             self._folder = opened.__enter__()
             self._open = opened
             self._case = case

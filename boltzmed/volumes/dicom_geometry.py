@@ -18,36 +18,38 @@ from boltzmed.errors import InputError
 from boltzmed.geometry import ImagePlane, volume_affine_ras
 from boltzmed.volumes.dicom_files import ScannedFile, class_name
 
-# : Largest difference of a direction cosine between slices, and largest cosine between "row" and
-# "column" (0.06°). : Scanners round to six decimals, anonymisers sometimes to three.
 DIRECTION_TOLERANCE = 1e-3
+"""Largest difference of a direction cosine between slices, and largest cosine between row and
+column direction (0.06°). Scanners round to six decimals, anonymisers sometimes to three.
+"""
 
-#: Largest difference of the pixel spacing between slices: 0.05 mm over a row of 512.
 PIXEL_SPACING_TOLERANCE_MM = 1e-4
+"""Largest difference of the pixel spacing between slices: 0.05 mm over a row of 512."""
 
-# : Largest distance of a slice from its place on the evenly spaced grid. Admits positions rounded
-# to 0.1 mm.
 SLICE_POSITION_TOLERANCE_MM = 0.1
+"""Largest distance of a slice from its place on the even grid: positions may be rounded to 0.1."""
 
-#: The same, as a part of the slice gap, for slices so thin that 0.1 mm would hide a missing one.
 SLICE_POSITION_TOLERANCE_GAPS = 0.25
+"""The same, in slice gaps, for slices so thin that 0.1 mm would hide a missing one."""
 
-#: Slices closer than this lie at the same position.
 DUPLICATE_TOLERANCE_MM = 0.01
+"""Slices closer than this lie at the same position."""
 
-# : Tilt of the line of positions against the normal that still counts as rounding; both have to be
-# exceeded.
 TILT_TOLERANCE_DEGREES = 0.1
 TILT_TOLERANCE_MM = 0.1
+"""Tilt of the line of positions against the normal is refused where it exceeds both."""
 
-#: Largest sideways distance of a slice from the straight line of positions.
 SIDEWAYS_TOLERANCE_MM = 0.1
+"""Largest sideways distance of a slice from the straight line of positions."""
 
 
 @dataclass(frozen=True)
 class SliceStack:
-    """Files sorted along the normal (K ascending), and the affine of their stack (I columns, J
-    rows, K slices).
+    """Slices that make one volume (I columns, J rows, K slices).
+
+    Attributes:
+        files: sorted along the normal, K ascending.
+        affine_ras: (4, 4) voxel index to RAS mm.
     """
 
     files: list[ScannedFile]
@@ -71,20 +73,22 @@ def stack_slices(files: list[ScannedFile]) -> SliceStack:
     _check_same_orientation(files, planes)
     _check_same_spacing(files, planes)
     normal = planes[0].normal_lps
-    along = np.array([plane.position_lps @ normal for plane in planes])
-    order = np.argsort(along, kind="stable")
-    files, planes, along = [files[i] for i in order], [planes[i] for i in order], along[order]
-    if len(files) == 1:
-        return SliceStack(
-            files, volume_affine_ras(planes[0], normal * _single_slice_extent_mm(files[0]))
-        )
-    _check_duplicates(files, along)
     positions = np.stack([plane.position_lps for plane in planes])
+    along = np.array([position @ normal for position in positions])  # mm
+    order = np.argsort(along, kind="stable")
+    files = [files[index] for index in order]
+    first_plane = planes[order[0]]
+    if len(files) == 1:
+        step = normal * _single_slice_extent_mm(files[0])
+        return SliceStack(files, volume_affine_ras(first_plane, step))
+    along = along[order]
+    positions = positions[order]
+    _check_duplicates(files, along)
     _check_gaps(files, along)
     step = (positions[-1] - positions[0]) / (len(files) - 1)
     _check_tilt(files[0], step, normal, len(files))
     _check_sideways(files, positions, step)
-    return SliceStack(files, volume_affine_ras(planes[0], step))
+    return SliceStack(files, volume_affine_ras(first_plane, step))
 
 
 def _check_single_frame(file: ScannedFile) -> None:
@@ -93,63 +97,63 @@ def _check_single_frame(file: ScannedFile) -> None:
     kind = class_name(header)
     if frames > 1 or kind.startswith(("Enhanced", "Legacy Converted")):
         raise InputError(
-            f"{file.file_name}: expected single-frame images, got a multi-frame object ({kind},"
-            f" {frames} frames); convert it to NIfTI or to a single-frame series first"
+            f"{file.file_name}: expected single-frame images, received a multi-frame object"
+            f" ({kind}, {frames} frames); convert it to NIfTI or to a single-frame series first"
         )
     samples = int(header.get("SamplesPerPixel") or 1)
     colours = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
     if samples != 1 or not colours.startswith("MONOCHROME"):
         raise InputError(
-            f"{file.file_name}: expected grey values, got colour pixels ({colours}); pick the"
+            f"{file.file_name}: expected grey values, received colour pixels ({colours}); pick the"
             " series of CT or MR images"
         )
 
 
 def _read_plane(file: ScannedFile) -> ImagePlane:
-    header = file.header
-    values: dict[str, NDArray[np.float64]] = {}
-    for keyword, count in (
-        ("ImagePositionPatient", 3),
-        ("ImageOrientationPatient", 6),
-        ("PixelSpacing", 2),
-    ):
-        element = header.get(keyword)
-        try:
-            found = np.array([float(value) for value in element or []])
-        except (TypeError, ValueError):  # a lone number, or an empty component
-            found = np.array([np.nan])
-        if found.shape != (count,) or not np.isfinite(found).all():
-            raise InputError(
-                f"{file.file_name}: expected {count} numbers in {keyword}, got"
-                f" {'none' if not element else 'others'} ({class_name(header)}); pick a series of"
-                " image slices with a position in the patient"
-            )
-        values[keyword] = found
-    row_gap_mm, column_gap_mm = values["PixelSpacing"].tolist()
+    """Return where a slice lies, its directions normalised."""
+    position = _read_numbers(file, "ImagePositionPatient", 3)
+    directions = _read_numbers(file, "ImageOrientationPatient", 6)
+    row_gap_mm, column_gap_mm = _read_numbers(file, "PixelSpacing", 2).tolist()
     if min(row_gap_mm, column_gap_mm) <= 0:
         raise InputError(
-            f"{file.file_name}: expected a positive PixelSpacing, got {row_gap_mm:g} x"
+            f"{file.file_name}: expected a positive PixelSpacing, received {row_gap_mm:g} x"
             f" {column_gap_mm:g} mm; export the series again"
         )
-    along_row, along_column = (
-        values["ImageOrientationPatient"][:3],
-        values["ImageOrientationPatient"][3:],
-    )
-    lengths = float(np.linalg.norm(along_row)), float(np.linalg.norm(along_column))
+    along_row = directions[:3]
+    along_column = directions[3:]
+    row_length = float(np.linalg.norm(along_row))
+    column_length = float(np.linalg.norm(along_column))
     cosine = float(along_row @ along_column)
-    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(cosine)) > DIRECTION_TOLERANCE:
+    if max(abs(row_length - 1), abs(column_length - 1), abs(cosine)) > DIRECTION_TOLERANCE:
         raise InputError(
             f"{file.file_name}: expected two perpendicular unit vectors in ImageOrientationPatient,"
-            f" got lengths {lengths[0]:.4f} and {lengths[1]:.4f}, cosine {cosine:.4f}; export the"
-            " series again"
+            f" received lengths {row_length:.4f} and {column_length:.4f}, cosine {cosine:.4f};"
+            " export the series again"
         )
     return ImagePlane(
-        position_lps=values["ImagePositionPatient"],
-        along_row_lps=along_row / lengths[0],
-        along_column_lps=along_column / lengths[1],
-        row_gap_mm=float(row_gap_mm),
-        column_gap_mm=float(column_gap_mm),
+        position_lps=position,
+        along_row_lps=along_row / row_length,
+        along_column_lps=along_column / column_length,
+        row_gap_mm=row_gap_mm,
+        column_gap_mm=column_gap_mm,
     )
+
+
+def _read_numbers(file: ScannedFile, keyword: str, count: int) -> NDArray[np.float64]:
+    """Return the (count,) finite numbers of an attribute."""
+    element = file.header.get(keyword)
+    try:
+        values = np.array([float(value) for value in element or []])
+    except (TypeError, ValueError):  # a lone number, or an empty component
+        values = np.array([np.nan])
+    if values.shape != (count,) or not np.isfinite(values).all():
+        received = "others" if element else "none"
+        raise InputError(
+            f"{file.file_name}: expected {count} numbers in {keyword}, received {received}"
+            f" ({class_name(file.header)}); pick a series of image slices with a position in the"
+            " patient"
+        )
+    return values
 
 
 def _check_same_size(files: list[ScannedFile]) -> None:
@@ -159,92 +163,93 @@ def _check_same_size(files: list[ScannedFile]) -> None:
         if size != usual:
             raise InputError(
                 f"{file.file_name}: expected {usual[0]} x {usual[1]} pixels as in the other slices,"
-                f" got {size[0]} x {size[1]}; take it out of the series"
+                f" received {size[0]} x {size[1]}; take it out of the series"
             )
 
 
 def _check_localizers(files: list[ScannedFile]) -> None:
-    scouts = [
-        file
-        for file in files
-        if "LOCALIZER" in [str(part) for part in file.header.get("ImageType") or []]
-    ]
+    scouts = []
+    for file in files:
+        if "LOCALIZER" in map(str, file.header.get("ImageType") or []):
+            scouts.append(file)
     if scouts and len(scouts) < len(files):
         more = f" and {len(scouts) - 1} more" if len(scouts) > 1 else ""
         raise InputError(
-            f"{scouts[0].file_name}{more}: expected slices of one volume, got a localizer among"
-            " them; take it out of the series"
+            f"{scouts[0].file_name}{more}: expected slices of one volume, received a localizer"
+            " among them; take it out of the series"
         )
 
 
 def _check_same_orientation(files: list[ScannedFile], planes: list[ImagePlane]) -> None:
-    cosines = np.stack(
-        [np.concatenate([plane.along_row_lps, plane.along_column_lps]) for plane in planes]
-    )
-    usual = cosines[
-        np.argmax(
-            [(np.abs(cosines - row).max(axis=1) <= DIRECTION_TOLERANCE).sum() for row in cosines]
-        )
-    ]
-    odd = np.flatnonzero(np.abs(cosines - usual).max(axis=1) > DIRECTION_TOLERANCE)
+    cosines = np.stack([(*plane.along_row_lps, *plane.along_column_lps) for plane in planes])
+    agreeing = [(_differences(cosines, row) <= DIRECTION_TOLERANCE).sum() for row in cosines]
+    usual = cosines[np.argmax(agreeing)]
+    odd = np.flatnonzero(_differences(cosines, usual) > DIRECTION_TOLERANCE)
     if odd.size:
         usual_normal = np.cross(usual[:3], usual[3:])
         angle = np.degrees(np.arccos(np.clip(planes[odd[0]].normal_lps @ usual_normal, -1, 1)))
         raise InputError(
-            f"{files[odd[0]].file_name}: expected one orientation, got {odd.size} of {len(files)}"
-            f" slices turned against the others (this one by {angle:.1f} degrees); pass each"
-            " orientation in a folder of its own"
+            f"{files[odd[0]].file_name}: expected one orientation, received {odd.size} of"
+            f" {len(files)} slices turned against the others (this one by {angle:.1f} degrees);"
+            " pass each orientation in a folder of its own"
         )
+
+
+def _differences(cosines: NDArray[np.float64], row: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the largest difference of any direction cosine, slice by slice."""
+    largest: NDArray[np.float64] = np.abs(cosines - row).max(axis=1)
+    return largest
 
 
 def _check_same_spacing(files: list[ScannedFile], planes: list[ImagePlane]) -> None:
     gaps = [(round(plane.column_gap_mm, 4), round(plane.row_gap_mm, 4)) for plane in planes]
     usual = _most_frequent(gaps)
     for file, plane in zip(files, planes, strict=True):
-        if (
-            max(abs(plane.column_gap_mm - usual[0]), abs(plane.row_gap_mm - usual[1]))
-            > 2 * PIXEL_SPACING_TOLERANCE_MM
-        ):
+        difference = max(abs(plane.column_gap_mm - usual[0]), abs(plane.row_gap_mm - usual[1]))
+        # Twice, since the usual spacing was rounded by up to half the tolerance.
+        if difference > 2 * PIXEL_SPACING_TOLERANCE_MM:
             raise InputError(
                 f"{file.file_name}: expected pixels of {usual[0]:g} x {usual[1]:g} mm as in the"
-                f" other slices, got {plane.column_gap_mm:g} x {plane.row_gap_mm:g} mm; take it out"
-                " of the series"
+                f" other slices, received {plane.column_gap_mm:g} x {plane.row_gap_mm:g} mm; take"
+                " it out of the series"
             )
 
 
 def _single_slice_extent_mm(file: ScannedFile) -> float:
-    """How thick a lone slice is. Volumes in mm³ hang on it, so it is not invented."""
+    """Return how thick a lone slice is. Volumes in mm³ depend on it, so it is not invented."""
     for keyword in ("SliceThickness", "SpacingBetweenSlices"):
         value = file.header.get(keyword)
-        extent_mm = 0.0 if value in (None, "") else float(value)
+        if value in (None, ""):
+            continue
+        extent_mm = float(value)
         if np.isfinite(extent_mm) and extent_mm > 0:
             return extent_mm
     raise InputError(
-        f"{file.file_name}: expected a slice thickness for a series of one slice, got neither"
+        f"{file.file_name}: expected a slice thickness for a series of one slice, received neither"
         " SliceThickness nor SpacingBetweenSlices; convert it to NIfTI with the right voxel size"
     )
 
 
 def _check_duplicates(files: list[ScannedFile], along: NDArray[np.float64]) -> None:
     same = np.flatnonzero(np.diff(along) < DUPLICATE_TOLERANCE_MM)
-    if same.size:
-        first = int(same[0])
-        copies = files[first].header.get("SOPInstanceUID") == files[first + 1].header.get(
-            "SOPInstanceUID"
-        )
-        copies = copies and bool(files[first].header.get("SOPInstanceUID"))
-        name, other = files[first + 1].file_name, files[first].file_name
-        where = f"{other} of another folder" if name == other else other
-        raise InputError(
-            f"{name}: expected one slice per position, got it where {where} lies already"
-            f" ({along[first]:.2f} mm along the normal; {len(files)} slices at"
-            f" {len(files) - same.size} positions); "
-            + (
-                "remove the copies of the same object"
-                if copies
-                else "keep one time point, echo or reconstruction"
-            )
-        )
+    if not same.size:
+        return
+    index = int(same[0])
+    first = files[index]
+    second = files[index + 1]
+    uid = first.header.get("SOPInstanceUID")
+    is_copy = bool(uid) and uid == second.header.get("SOPInstanceUID")
+    where = first.file_name
+    if second.file_name == first.file_name:
+        where += " of another folder"
+    advice = "keep one time point, echo or reconstruction"
+    if is_copy:
+        advice = "remove the copies of the same object"
+    raise InputError(
+        f"{second.file_name}: expected one slice per position, received it where {where} lies"
+        f" already ({along[index]:.2f} mm along the normal; {len(files)} slices at"
+        f" {len(files) - same.size} positions); {advice}"
+    )
 
 
 def _check_gaps(files: list[ScannedFile], along: NDArray[np.float64]) -> None:
@@ -256,17 +261,16 @@ def _check_gaps(files: list[ScannedFile], along: NDArray[np.float64]) -> None:
         return
     odd = int(np.argmax(np.abs(gaps - usual)))
     missing = round(gaps[odd] / usual) - 1
-    if missing >= 1 and abs(gaps[odd] - (missing + 1) * usual) <= 2 * SLICE_POSITION_TOLERANCE_MM:
-        found = f"{'a slice is' if missing == 1 else f'{missing} slices are'} missing"
+    is_whole_gaps = abs(gaps[odd] - (missing + 1) * usual) <= 2 * SLICE_POSITION_TOLERANCE_MM
+    if missing >= 1 and is_whole_gaps:
+        problem = "a slice is missing" if missing == 1 else f"{missing} slices are missing"
         advice = "add what is missing, or convert the series to an evenly spaced NIfTI"
     else:
-        found, advice = (
-            "uneven spacing",
-            "resample the series to an evenly spaced NIfTI, or pick another reconstruction",
-        )
+        problem = "uneven spacing"
+        advice = "resample the series to an evenly spaced NIfTI, or pick another reconstruction"
     raise InputError(
-        f"{files[odd + 1].file_name}: expected a slice gap of {usual:g} mm, got {gaps[odd]:g} mm"
-        f" behind {files[odd].file_name} ({found}); {advice}"
+        f"{files[odd + 1].file_name}: expected a slice gap of {usual:g} mm, received"
+        f" {gaps[odd]:g} mm behind {files[odd].file_name} ({problem}); {advice}"
     )
 
 
@@ -279,9 +283,9 @@ def _check_tilt(
     drift = sideways * (count - 1)
     if angle > TILT_TOLERANCE_DEGREES and drift > TILT_TOLERANCE_MM:
         raise InputError(
-            f"{file.file_name}: expected slices stacked along their normal, got a gantry tilt of"
-            f" {angle:.1f} degrees ({sideways:.2f} mm sideways per slice, {drift:.1f} mm in all);"
-            " resample the series to an upright NIfTI first"
+            f"{file.file_name}: expected slices stacked along their normal, received a gantry tilt"
+            f" of {angle:.1f} degrees ({sideways:.2f} mm sideways per slice, {drift:.1f} mm in"
+            " all); resample the series to an upright NIfTI first"
         )
 
 
@@ -295,7 +299,7 @@ def _check_sideways(
     worst = int(np.argmax(sideways))
     if sideways[worst] > SIDEWAYS_TOLERANCE_MM:
         raise InputError(
-            f"{files[worst].file_name}: expected slices on one straight line, got one shifted"
+            f"{files[worst].file_name}: expected slices on one straight line, received one shifted"
             f" sideways by {sideways[worst]:.2f} mm; take it out of the series or pass each stack"
             " in a folder of its own"
         )

@@ -1,6 +1,4 @@
-"""Which series a folder holds, told by one file of it: collections of a thousand series are listed
-without a scan.
-"""
+"""Which series a folder holds, read from one file: a thousand series are listed without a scan."""
 
 from __future__ import annotations
 
@@ -9,15 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 
+from boltzmed.volumes.dicom_files import BROKEN_DICOM
 from boltzmed.volumes.silence import silent_headers
+
+_TAGS = ["SeriesInstanceUID", "Modality"]
 
 
 @dataclass(frozen=True)
 class SeriesIdentity:
-    """What one DICOM file says of its series; "" where it says nothing. The UID is for matching,
-    not for messages.
+    """What one DICOM file says of its series; "" where it says nothing.
+
+    Attributes:
+        uid: SeriesInstanceUID, for matching, not for messages.
+        modality: Modality, such as "CT".
     """
 
     uid: str
@@ -25,31 +28,19 @@ class SeriesIdentity:
 
 
 def read_identity(folder: str | os.PathLike[str]) -> SeriesIdentity | None:
-    """The identity of the first DICOM file, by name, that lies in a folder itself; None where none
-    does.
+    """Return the identity of the first DICOM file, by name, in a folder itself; None without one.
 
     Files that are not DICOM (PS3.10 7.1) are passed over, and so is a broken one: reading the
     series names it.
     """
     with silent_headers():
-        for path in sorted(
-            path for path in Path(folder).iterdir() if path.is_file() and path.name[0] != "."
-        ):
+        for path in sorted(Path(folder).iterdir()):
+            if path.name.startswith(".") or not path.is_file():
+                continue
             try:
-                header = dcmread(
-                    path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "Modality"]
-                )
-                return SeriesIdentity(
-                    str(header.get("SeriesInstanceUID") or ""), str(header.get("Modality") or "")
-                )
-            except (
-                InvalidDicomError,
-                OSError,
-                EOFError,
-                ValueError,
-                KeyError,
-                AttributeError,
-                TypeError,
-            ):
+                header = dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+                uid = str(header.get("SeriesInstanceUID") or "")
+                return SeriesIdentity(uid, str(header.get("Modality") or ""))
+            except (*BROKEN_DICOM, OSError):
                 continue
     return None

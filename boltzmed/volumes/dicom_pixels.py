@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, generate_fragmented_frames
-from pydicom.pixels import apply_modality_lut
+from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
@@ -24,27 +24,35 @@ from pydicom.uid import (
 
 from boltzmed.errors import InputError, one_line
 
-#: JPEG syntaxes whose code stream ends with the marker FF D9; a stream without it was cut off.
+# JPEG syntaxes whose code stream ends with the marker FF D9; a stream without it was cut off.
 _JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _END_OF_IMAGE = b"\xff\xd9"
 
-#: What describes the pixel data itself (PS3.3 C.7.6.3), all that a decoder has to know.
+# JPEG processes that may hold twelve bits: extended sequential and full progression (PS3.5 8.2.1).
+_TWELVE_BIT_JPEG = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55")
+
+# What describes the pixel data itself (PS3.3 C.7.6.3), all that a decoder has to know.
 _PIXEL_DESCRIPTION = (
-    *(
-        "Rows",
-        "Columns",
-        "SamplesPerPixel",
-        "BitsAllocated",
-        "BitsStored",
-        "HighBit",
-        "PixelRepresentation",
-    ),
+    *("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit"),
+    "PixelRepresentation",
 )
+
+# Type 1 attributes (PS3.3 C.7.6.3) that some writers leave out, and their usual values.
+_USUAL_DESCRIPTION = {
+    "SamplesPerPixel": 1,
+    "PhotometricInterpretation": "MONOCHROME2",
+    "PixelRepresentation": 0,
+}
+
+
+# What pydicom and its plugins raise on pixels that they cannot decode.
+_UNDECODED = (*(ValueError, RuntimeError, AttributeError, OSError, EOFError, IndexError),)
 
 
 def read_pixels(dataset: Dataset, file_name: str) -> NDArray[np.float32]:
-    """Modality values (rows, columns) float32 of a single-frame object: stored values, rescaled
-    (PS3.3 C.11.1).
+    """Return the modality values (rows, columns) float32 of a single-frame object.
+
+    They are the stored values, rescaled (PS3.3 C.11.1).
 
     pydicom decodes what it can (Pillow and pyjpegls behind it); the rest of the compressed syntaxes
     go through SimpleITK's GDCM. MONOCHROME1 changes how values are shown, not what they are, and is
@@ -57,15 +65,9 @@ def read_pixels(dataset: Dataset, file_name: str) -> NDArray[np.float32]:
     syntax = _transfer_syntax(dataset)
     if "PixelData" not in dataset:
         raise InputError(
-            f"{file_name}: expected pixel data, got none; copy the file again or take it out"
+            f"{file_name}: expected pixel data, received none; copy the file again or take it out"
         )
-    # The header's scan may have met an object without these (PS3.3 Type 1, yet left out by some
-    # writers).
-    for keyword, usual in (
-        ("SamplesPerPixel", 1),
-        ("PhotometricInterpretation", "MONOCHROME2"),
-        ("PixelRepresentation", 0),
-    ):
+    for keyword, usual in _USUAL_DESCRIPTION.items():
         if keyword not in dataset:
             setattr(dataset, keyword, usual)
     if not hasattr(dataset, "file_meta"):
@@ -75,62 +77,53 @@ def read_pixels(dataset: Dataset, file_name: str) -> NDArray[np.float32]:
     expected = (int(dataset.Rows), int(dataset.Columns))
     if stored.shape != expected:
         raise InputError(
-            f"{file_name}: expected {expected} pixels, got {stored.shape}; copy the file again"
+            f"{file_name}: expected {expected} pixels, received {stored.shape}; copy the file again"
         )
     values = _rescale(stored, dataset, file_name)
     if not np.isfinite(values).all():
         raise InputError(
-            f"{file_name}: expected finite values, got NaN or infinity; export the series again"
+            f"{file_name}: expected finite values, received NaN or infinity; export the series"
+            " again"
         )
     return values
 
 
-#: JPEG processes that may hold twelve bits: extended sequential and full progression (PS3.5 8.2.1).
-_TWELVE_BIT_JPEG = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55")
-
-
 def _decode(dataset: Dataset, syntax: UID, file_name: str) -> NDArray[Any]:
+    """Return the stored values, by pydicom where it can, else by GDCM."""
     reason = ""
-    # Twelve-bit JPEG is beyond Pillow, which says so on the terminal; do not ask it.
+    # Twelve-bit JPEG is beyond Pillow, which says so on the terminal: it is not tried.
     if syntax not in _TWELVE_BIT_JPEG or int(dataset.get("BitsAllocated") or 16) == 8:
         try:
             return np.asarray(dataset.pixel_array)
-        except (
-            ValueError,
-            RuntimeError,
-            AttributeError,
-            NotImplementedError,
-            OSError,
-            EOFError,
-            IndexError,
-        ) as error:
+        except _UNDECODED as error:
             reason = one_line(error)
     if not syntax.is_encapsulated:
         raise InputError(
-            f"{file_name}: expected {int(dataset.Rows)} x {int(dataset.Columns)} whole pixels, got"
-            " data that is cut off or does not fit its header; copy the file again"
+            f"{file_name}: expected {int(dataset.Rows)} x {int(dataset.Columns)} whole pixels,"
+            " received data that is cut off or does not fit its header; copy the file again"
         )
     try:
         return _decode_by_gdcm(dataset, syntax)
     except (RuntimeError, ValueError, OSError, AttributeError) as error:
-        detail = (
-            f" ({reason[:160]})"
-            if "missing" not in reason and syntax == JPEGBaseline8Bit and reason
-            else ""
-        )
+        detail = ""
+        # pydicom's reason helps for the syntax that it decodes, unless a plugin is "missing".
+        if reason and syntax == JPEGBaseline8Bit and "missing" not in reason:
+            detail = f" ({reason[:160]})"
         raise InputError(
-            f"{file_name}: expected pixels that pydicom or GDCM can decode, got {syntax.name}"
+            f"{file_name}: expected pixels that pydicom or GDCM can decode, received {syntax.name}"
             f" ({syntax}), cut off or not supported{detail}; copy the file again, or convert it to"
             " Explicit VR Little Endian"
         ) from error
 
 
 def _decode_by_gdcm(dataset: Dataset, syntax: UID) -> NDArray[Any]:
-    """Stored values through SimpleITK: a bare copy of the pixels, so that no header field changes
-    the values.
-    """
-    import SimpleITK as sitk
+    """Return the stored values through SimpleITK.
 
+    It reads a bare copy of the pixels, so that no other header field changes the values.
+    """
+    import SimpleITK
+
+    sitk: Any = SimpleITK  # its functions have no types
     frame = b"".join(next(generate_fragmented_frames(dataset.PixelData, number_of_frames=1)))
     if syntax.startswith(_JPEG_FAMILY) and _END_OF_IMAGE not in frame[-4:]:
         raise ValueError("the compressed stream ends before its end marker")
@@ -152,20 +145,19 @@ def _decode_by_gdcm(dataset: Dataset, syntax: UID) -> NDArray[Any]:
         reader = sitk.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(str(path))
-        return np.asarray(sitk.GetArrayFromImage(reader.Execute()))[0]
+        stored: NDArray[Any] = sitk.GetArrayFromImage(reader.Execute())[0]
+        return stored
 
 
 def _rescale(stored: NDArray[Any], dataset: Dataset, file_name: str) -> NDArray[np.float32]:
     if dataset.get("ModalityLUTSequence"):
         return np.asarray(apply_modality_lut(stored, dataset), dtype=np.float32)
-    slope, intercept = (
-        _number(dataset, "RescaleSlope", 1.0),
-        _number(dataset, "RescaleIntercept", 0.0),
-    )
+    slope = _number(dataset, "RescaleSlope", 1.0)
+    intercept = _number(dataset, "RescaleIntercept", 0.0)
     if not np.isfinite([slope, intercept]).all() or slope == 0:
         raise InputError(
-            f"{file_name}: expected a rescale slope other than 0, got slope {slope:g} and intercept"
-            f" {intercept:g}; export the series again"
+            f"{file_name}: expected a rescale slope other than 0, received slope {slope:g} and"
+            f" intercept {intercept:g}; export the series again"
         )
     return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
 
@@ -179,9 +171,7 @@ def _number(dataset: Dataset, keyword: str, default: float) -> float:
 
 
 def _transfer_syntax(dataset: Dataset) -> UID:
-    """The syntax in the file meta group, or, where that is missing, the one that the data set was
-    parsed by.
-    """
+    """Return the syntax in the file meta group, else the one that the data set was parsed by."""
     meta = getattr(dataset, "file_meta", None)
     if meta is not None and meta.get("TransferSyntaxUID"):
         return UID(str(meta.TransferSyntaxUID))

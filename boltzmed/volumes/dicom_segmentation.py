@@ -12,13 +12,12 @@ import colorsys
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
+from monai.data.meta_tensor import MetaTensor
 from numpy.typing import ArrayLike, NDArray
 from pydicom import Dataset, dcmread
 from pydicom.valuerep import DSfloat
@@ -34,27 +33,43 @@ if TYPE_CHECKING:
 
 
 class CodedTerm(NamedTuple):
-    """A concept of a coding scheme (PS3.3 8): SNOMED CT (scheme SCT) unless said otherwise."""
+    """A concept of a coding scheme (PS3.3 8): SNOMED CT (scheme SCT) unless another is named."""
 
     value: str
     meaning: str
     scheme: str = "SCT"
 
 
-# : What a segment is coded as when its target has no code: some tissue, neither organ nor lesion
-# (CID 7150, CID 7166).
 TISSUE = CodedTerm("85756007", "Tissue")
+"""Code of a segment whose target has none: neither organ nor lesion (CID 7150, CID 7166)."""
 
+# Type 2 attributes (PS3.5 7.4.3) that writers leave out, though the standard asks for them.
 _TYPE_2_ATTRIBUTES = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
 )
 
-# : Those of them whose values have a form, which writers miss; an empty one is allowed and says
-# nothing wrong.
+# Those of them whose values have a format, which some writers break; empty is allowed.
 _MAY_BE_EMPTIED = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime")
 
+# UIDs of an image by which a segmentation refers to it.
+_REFERENCES = (
+    *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"),
+    "FrameOfReferenceUID",
+)
+
+# What pydicom and highdicom raise on malformed header values.
+_MALFORMED = (ValueError, TypeError, AttributeError, KeyError)
+
 Mask = ArrayLike | torch.Tensor
+
+
+class Algorithm(NamedTuple):
+    """What made the masks, as the segmentation records it."""
+
+    name: str
+    version: str
+    software_version: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,7 @@ class Segment:
         label: the prompt. Up to 64 characters become the segment's label, all of it its
             description.
         mask: (I, J, K) bool or uint8 (not 0 is inside) on the source's grid, or a callable that
-            gives it. It is asked for twice, for writing and for comparing, and never kept.
+            returns it. It is called twice, for writing and for comparing, and its mask never kept.
         category: CID 7150, such as ``CodedTerm("123037004", "Anatomical Structure")``.
         property_type: what the segment shows, such as ``CodedTerm("64033007", "Kidney")``.
         modifier: its side, such as ``CodedTerm("7771000", "Left")``.
@@ -101,29 +116,31 @@ def write_segmentation(
 
     Args:
         segments: at least one.
-        source: the volume as `read_volume` gave it from a DICOM series.
+        source: the volume as `read_volume` returned it from a DICOM series.
         path: the file to write.
+        algorithm_name, algorithm_version: what made the masks.
+        software_version: of the program around the algorithm.
+        series_description: what viewers list the series as; up to 64 characters are kept.
 
     Raises:
-        ValueError: no segment, an empty label, or a mask of another shape or dtype than the
-            source's grid asks for.
+        ValueError: no segment, an empty label, or a mask of another shape or dtype than those of
+            the source's grid.
         InputError: the source is not from DICOM, has changed, or lacks the UIDs that a segmentation
             refers to.
         OutputError: the folder is read-only or full, or what was read back differs.
     """
     if not segments:
-        raise ValueError(f"{Path(path).name}: expected at least one segment, got none")
+        raise ValueError(f"{Path(path).name}: expected at least one segment, received none")
     for segment in segments:
         if not segment.label.strip():
             raise ValueError(
-                f"{Path(path).name}: expected a label for every segment, got an empty one"
+                f"{Path(path).name}: expected a label for every segment, received an empty one"
             )
     with silent_headers():
         headers = read_source_headers(source)
         _check_references(headers, str(source.meta.get("case")))
-        dataset = _build_template(
-            segments, headers, source, (algorithm_name, algorithm_version, software_version)
-        )
+        algorithm = Algorithm(algorithm_name, algorithm_version, software_version)
+        dataset = _build_template(segments, headers, source, algorithm)
         dataset.SeriesDescription = series_description[:64]
         _add_frames(dataset, segments, [str(header.SOPInstanceUID) for header in headers])
         with whole_file(path) as temporary:
@@ -134,27 +151,20 @@ def write_segmentation(
 
 
 def _check_references(headers: list[Dataset], case: str) -> None:
-    """Every UID that the segmentation refers to has to be there, and the images' own to be unique."""
-    missing = [
-        keyword
-        for keyword in (
-            "StudyInstanceUID",
-            "SeriesInstanceUID",
-            "SOPInstanceUID",
-            "SOPClassUID",
-            "FrameOfReferenceUID",
-        )
-        if any(not header.get(keyword) for header in headers)
-    ]
+    """Check that the images have every UID the segmentation refers to, each its own."""
+    missing = []
+    for keyword in _REFERENCES:
+        if not all(header.get(keyword) for header in headers):
+            missing.append(keyword)
     if missing:
         raise InputError(
-            f"{case}: expected UIDs that a DICOM segmentation can refer to, got images with an"
+            f"{case}: expected UIDs that a DICOM segmentation can refer to, received images with an"
             f" empty or missing {', '.join(missing)}; write the masks as NIfTI"
         )
     if len({str(header.SOPInstanceUID) for header in headers}) < len(headers):
         raise InputError(
-            f"{case}: expected one SOPInstanceUID per image, got images that share one; write the"
-            " masks as NIfTI"
+            f"{case}: expected one SOPInstanceUID per image, received images that share one; write"
+            " the masks as NIfTI"
         )
 
 
@@ -162,78 +172,86 @@ def _build_template(
     segments: Sequence[Segment],
     headers: list[Dataset],
     source: MetaTensor,
-    algorithm: tuple[str, str, str],
+    algorithm: Algorithm,
 ) -> Segmentation:
-    """A segmentation of all descriptions and no masks: one empty frame per slice, in highdicom's
-    order.
-    """
-    import highdicom as hd
-    from highdicom.seg import Segmentation
+    """Return a segmentation of all descriptions and no masks.
 
-    case = str(source.meta.get("case"))
-    first, slice_gap_mm = headers[0], float(spacing_mm(source.affine)[2])
-    descriptions = [
-        _describe(segment, number, len(segments), algorithm)
-        for number, segment in enumerate(segments, start=1)
-    ]
-    for header in headers:
-        # Type 2 attributes (PS3.5 7.4.3) that writers leave out: empty says the same.
-        for keyword in _TYPE_2_ATTRIBUTES:
-            header.setdefault(keyword, "")
-        # highdicom takes the source's word for the slice gap, which is optional there and often
-        # stale.
-        header.SpacingBetweenSlices = DSfloat(slice_gap_mm, auto_format=True)
-        if not header.get("SliceThickness"):
-            header.SliceThickness = header.SpacingBetweenSlices
-    make = partial(
-        Segmentation,
-        source_images=headers,
-        pixel_array=np.zeros((len(headers), int(first.Rows), int(first.Columns)), dtype=np.uint8),
-        segmentation_type="BINARY",
-        segment_descriptions=descriptions[:1],
-        series_instance_uid=hd.UID(),
-        sop_instance_uid=hd.UID(),
-        instance_number=1,
-        manufacturer="boltzmed",
-        manufacturer_model_name=algorithm[0],
-        software_versions=algorithm[2],
-        device_serial_number="1",
-        content_label="SEGMENTATION",
-        omit_empty_frames=False,
-        specific_character_set="ISO_IR 192",  # UTF-8 holds any patient's name and any prompt
-    )
-    malformed = (ValueError, TypeError, AttributeError, KeyError)
+    It has one empty frame per slice, in highdicom's order.
+    """
+    _complete_headers(headers, float(spacing_mm(source.affine)[2]))
+    descriptions = []
+    for number, segment in enumerate(segments, start=1):
+        descriptions.append(_describe(segment, number, len(segments), algorithm))
     try:
         try:
-            template = make(series_number=_series_number(first))
-        except malformed:
+            template = _make_segmentation(headers, descriptions[:1], algorithm)
+        except _MALFORMED:
             for header in headers:
                 for keyword in _MAY_BE_EMPTIED:
                     setattr(header, keyword, "")
-            template = make(series_number=_series_number(first))
-    except malformed as error:
+            template = _make_segmentation(headers, descriptions[:1], algorithm)
+    except _MALFORMED as error:
         # The reason may quote a header value: its type has to do, in a traceback, too.
         raise InputError(
-            f"{case}: expected headers that a DICOM segmentation can take over, got some that are"
-            f" malformed ({type(error).__name__}); write the masks as NIfTI"
+            f"{source.meta.get('case')}: expected headers that a DICOM segmentation can take over,"
+            f" received some that are malformed ({type(error).__name__}); write the masks as NIfTI"
         ) from None
     template.SegmentSequence = descriptions
-    # True of the template, not of frames that are left out or repeated for each segment.
+    # True of the template, not of frames that are omitted or repeated for each segment.
     template.pop("DimensionOrganizationType", None)
     template.SharedFunctionalGroupsSequence[0].pop("SegmentIdentificationSequence", None)
     return template
 
 
+def _complete_headers(headers: list[Dataset], slice_gap_mm: float) -> None:
+    """Add to the images' headers what highdicom requires of them."""
+    for header in headers:
+        for keyword in _TYPE_2_ATTRIBUTES:
+            header.setdefault(keyword, "")  # an empty value means the same as none
+        # highdicom takes over the source's slice gap, which is optional there and often stale.
+        header.SpacingBetweenSlices = DSfloat(slice_gap_mm, auto_format=True)
+        if not header.get("SliceThickness"):
+            header.SliceThickness = header.SpacingBetweenSlices
+
+
+def _make_segmentation(
+    headers: list[Dataset], descriptions: list[SegmentDescription], algorithm: Algorithm
+) -> Segmentation:
+    """Return highdicom's segmentation of one empty segment."""
+    import highdicom as hd
+    from highdicom.seg import Segmentation
+
+    first = headers[0]
+    return Segmentation(
+        source_images=headers,
+        pixel_array=np.zeros((len(headers), int(first.Rows), int(first.Columns)), dtype=np.uint8),
+        segmentation_type="BINARY",
+        segment_descriptions=descriptions,
+        series_instance_uid=hd.UID(),
+        series_number=_series_number(first),
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="boltzmed",
+        manufacturer_model_name=algorithm.name,
+        software_versions=algorithm.software_version,
+        device_serial_number="1",
+        content_label="SEGMENTATION",
+        omit_empty_frames=False,
+        specific_character_set="ISO_IR 192",  # UTF-8 holds any patient's name and any prompt
+    )
+
+
 def _describe(
-    segment: Segment, number: int, count: int, algorithm: tuple[str, str, str]
+    segment: Segment, number: int, count: int, algorithm: Algorithm
 ) -> SegmentDescription:
+    """Return the description of segment ``number`` of ``count``, in a colour of its own."""
     import highdicom as hd
     from highdicom.seg import SegmentDescription
     from pydicom.sr.codedict import codes
 
     # A backslash separates values in DICOM text.
     label = " ".join(segment.label.replace("\\", "/").split())
-    red, green, blue = colorsys.hsv_to_rgb((number - 1) / count, 0.75, 0.95)
+    colour = colorsys.hsv_to_rgb((number - 1) / count, 0.75, 0.95)
     description = SegmentDescription(
         segment_number=number,
         segment_label=label[:64].strip(),
@@ -241,20 +259,17 @@ def _describe(
         segmented_property_type=_code(segment.property_type),
         algorithm_type="AUTOMATIC",
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=algorithm[0][:64],
+            name=algorithm.name[:64],
             family=codes.cid7162.ArtificialIntelligence,
-            version=algorithm[1][:64],
+            version=algorithm.version[:64],
         ),
         anatomic_regions=None if segment.region is None else [_code(segment.region)],
-        display_color=hd.color.CIELabColor.from_rgb(
-            round(255 * red), round(255 * green), round(255 * blue)
-        ),
+        display_color=hd.color.CIELabColor.from_rgb(*(round(255 * part) for part in colour)),
     )
     description.SegmentDescription = label[:1024]
     if segment.modifier is not None:
-        description.SegmentedPropertyTypeCodeSequence[
-            0
-        ].SegmentedPropertyTypeModifierCodeSequence = [_code(segment.modifier)]
+        property_type = description.SegmentedPropertyTypeCodeSequence[0]
+        property_type.SegmentedPropertyTypeModifierCodeSequence = [_code(segment.modifier)]
     return description
 
 
@@ -267,22 +282,25 @@ def _code(term: CodedTerm) -> Any:
 
 
 def _series_number(header: Dataset) -> int:
-    """The source's number with two digits more, so that viewers list the segmentation behind it."""
+    """Return the source's number with 99 behind it: viewers list the segmentation after it."""
     number = int(header.get("SeriesNumber") or 0)
+    # The value is an integer string of at most 12 characters (VR IS).
     return 100 * number + 99 if 0 <= number < 10**6 else 99
 
 
 def _add_frames(dataset: Dataset, segments: Sequence[Segment], source_uids: list[str]) -> None:
-    """Replace the template's frames by those of the masks, segment by segment, each in the
-    template's slice order.
+    """Replace the template's frames by those of the masks.
+
+    They run segment by segment, each in the template's slice order.
     """
     slice_of = {uid: index for index, uid in enumerate(source_uids)}
     groups = list(dataset.PerFrameFunctionalGroupsSequence)
     order = [slice_of[_source_uid(group)] for group in groups]
-    shape = int(dataset.Columns), int(dataset.Rows), len(source_uids)
+    shape = (int(dataset.Columns), int(dataset.Rows), len(source_uids))
     frames: list[Dataset] = []
     packer = _BitPacker()
-    union, overlap = np.zeros(shape, dtype=bool), False
+    union = np.zeros(shape, dtype=bool)
+    overlap = False
     for number, segment in enumerate(segments, start=1):
         mask = _load_mask(segment, shape)
         for group, index in zip(groups, order, strict=True):
@@ -293,7 +311,7 @@ def _add_frames(dataset: Dataset, segments: Sequence[Segment], source_uids: list
             union[:, :, index] |= inside
             frames.append(_frame_group(group, number))
             packer.add(inside.T)
-    if not frames:
+    if not frames:  # an image cannot have none
         for group in groups:
             frames.append(_frame_group(group, 1))
             packer.add(np.zeros((shape[1], shape[0]), dtype=bool))
@@ -304,11 +322,16 @@ def _add_frames(dataset: Dataset, segments: Sequence[Segment], source_uids: list
 
 
 def _frame_group(template: Dataset, segment_number: int) -> Dataset:
-    """The template's group for another segment; position and derivation are shared, not copied."""
-    content, identification, group = Dataset(), Dataset(), Dataset()
+    """Return the template's group for another segment.
+
+    Position and derivation are shared, not copied.
+    """
     position = template.FrameContentSequence[0].DimensionIndexValues[-1]
+    content = Dataset()
     content.DimensionIndexValues = [segment_number, int(position)]
+    identification = Dataset()
     identification.ReferencedSegmentNumber = segment_number
+    group = Dataset()
     group.DerivationImageSequence = template.DerivationImageSequence
     group.FrameContentSequence = [content]
     group.PlanePositionSequence = template.PlanePositionSequence
@@ -322,18 +345,21 @@ def _source_uid(group: Dataset) -> str:
 
 def _load_mask(segment: Segment, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
     loaded: Any = segment.mask() if callable(segment.mask) else segment.mask
-    mask = np.asarray(loaded.detach().cpu() if isinstance(loaded, torch.Tensor) else loaded)
+    if isinstance(loaded, torch.Tensor):
+        loaded = loaded.detach().cpu()
+    mask: NDArray[Any] = np.asarray(loaded)
     if mask.shape != shape or mask.dtype not in (np.dtype(np.uint8), np.dtype(bool)):
         raise ValueError(
             f"segment {segment.label!r}: expected a uint8 or bool mask of the source's shape"
-            f" {shape}, got {mask.dtype} {mask.shape}; bring it back to the image's grid first"
+            f" {shape}, received {mask.dtype} {mask.shape}; bring it back to the image's grid first"
         )
-    return mask != 0
+    return np.asarray(mask != 0)
 
 
 class _BitPacker:
-    """Frames of one bit per pixel, end to end without padding, first pixel in the lowest bit (PS3.5
-    8.1.1).
+    """Frames of one bit per pixel, end to end without padding (PS3.5 8.1.1).
+
+    The first pixel is in the lowest bit.
     """
 
     def __init__(self) -> None:
@@ -356,7 +382,7 @@ def _compare(path: Path, segments: Iterable[Segment], headers: list[Dataset], na
     from highdicom.seg import Segmentation
 
     uids = [str(header.SOPInstanceUID) for header in headers]
-    shape = int(headers[0].Columns), int(headers[0].Rows), len(headers)
+    shape = (int(headers[0].Columns), int(headers[0].Rows), len(headers))
     written = Segmentation.from_dataset(dcmread(path), copy=False)
     for number, segment in enumerate(segments, start=1):
         stored = written.get_pixels_by_source_instance(
@@ -365,5 +391,5 @@ def _compare(path: Path, segments: Iterable[Segment], headers: list[Dataset], na
         if not np.array_equal(stored.transpose(2, 1, 0) != 0, _load_mask(segment, shape)):
             raise OutputError(
                 f"{name}: expected segment {number} ({segment.label!r}) to read back as written,"
-                " got other voxels; the file was not kept, write the masks as NIfTI"
+                " received other voxels; the file was not kept, write the masks as NIfTI"
             )

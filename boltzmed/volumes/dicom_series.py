@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from monai.data import MetaTensor
+from monai.data.meta_tensor import MetaTensor
 from pydicom import Dataset
 
 from boltzmed.errors import InputError
@@ -15,17 +15,16 @@ from boltzmed.volumes.dicom_geometry import SliceStack, stack_slices
 from boltzmed.volumes.dicom_pixels import read_pixels
 from boltzmed.volumes.nifti import as_volume, case_name
 
-#: Modalities that the network knows windows for.
 MODALITIES = ("CT", "MR")
+"""Modalities that dataset cards have intensity windows for."""
 
 
 def read_dicom_series(path: str | os.PathLike[str], *, series_uid: str | None = None) -> MetaTensor:
-    """Read a DICOM series as (1, I, J, K) float32: I along the rows (columns), J down the columns
-    (rows), K slices.
+    """Read a DICOM series as (1, I, J, K) float32.
 
-    Slices ascend along the normal (row direction x column direction), whatever their names or
-    numbers. Values are rescaled slice by slice. See `boltzmed.volumes.dicom_geometry` for what
-    makes a regular volume.
+    I is the pixel's column, J its row, K the slice. Slices ascend along the normal (row direction x
+    column direction), whatever their names or numbers. Values are rescaled slice by slice. See
+    `boltzmed.volumes.dicom_geometry` for what makes a regular volume.
 
     Meta: ``filename_or_obj``, ``case``, ``modality`` ("CT", "MR" or None), ``source_format``
     ("dicom" or "dicom-zip") and ``source``: where `write_segmentation` finds the headers again. The
@@ -57,8 +56,7 @@ def read_dicom_series(path: str | os.PathLike[str], *, series_uid: str | None = 
 
 
 def read_source_headers(volume: MetaTensor) -> list[Dataset]:
-    """The full headers (no pixels) of the slices a volume was read from, in the order of its K
-    axis.
+    """Return the full headers (no pixels) of the slices a volume was read from, along its K axis.
 
     Raises:
         InputError: the volume is not from DICOM, or its series is no longer what was read.
@@ -67,7 +65,7 @@ def read_source_headers(volume: MetaTensor) -> list[Dataset]:
     case = volume.meta.get("case", "volume")
     if not source:
         raise InputError(
-            f"{case}: expected a volume read from a DICOM series, got one from"
+            f"{case}: expected a volume read from a DICOM series, received one from"
             f" {volume.meta.get('source_format')}; write its masks as NIfTI"
         )
     with DicomFolder(str(source["path"])) as folder:
@@ -75,7 +73,7 @@ def read_source_headers(volume: MetaTensor) -> list[Dataset]:
         stack = stack_slices(files)
         if not _is_same_stack(stack, volume):
             raise InputError(
-                f"{case}: expected the series that was read, got a changed one; read the study"
+                f"{case}: expected the series that was read, received a changed one; read the study"
                 " again"
             )
         return [folder.read(file.name, pixels=False) for file in stack.files]
@@ -90,11 +88,14 @@ def _is_same_stack(stack: SliceStack, volume: MetaTensor) -> bool:
 
 
 def _modality(files: list[ScannedFile], case: str) -> str | None:
-    """What the headers say; None where they say nothing, "other", or two things."""
-    stated = {str(file.header.get("Modality") or "OT") for file in files} - {"OT"}
-    if others := sorted(stated - set(MODALITIES)):
-        named = others[0] if others[0].isalpha() and len(others[0]) <= 4 else "another one"
+    """Return the modality in the headers; None where they say nothing, "other", or two things."""
+    header_modalities = {str(file.header.get("Modality") or "OT") for file in files} - {"OT"}
+    if others := sorted(header_modalities - set(MODALITIES)):
+        # What is no code of the standard may be anything, a name too: it is not quoted.
+        is_code = others[0].isalpha() and len(others[0]) <= 4
+        received = others[0] if is_code else "another one"
         raise InputError(
-            f"{case}: expected images of modality CT or MR, got {named}; pick another series"
+            f"{case}: expected images of modality CT or MR, received {received}; pick another"
+            " series"
         )
-    return stated.pop() if len(stated) == 1 else None
+    return header_modalities.pop() if len(header_modalities) == 1 else None

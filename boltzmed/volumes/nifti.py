@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import io
 import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
 import torch
-from monai.data import MetaTensor
+from monai.data.meta_tensor import MetaTensor
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import ArrayLike, NDArray
@@ -24,16 +23,16 @@ from boltzmed.geometry import check_affine
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
-# : Header fields that place the voxels. They are carried over bit by bit, so that a mask lies
-# exactly on its image.
+# Header fields that place the voxels. They are carried over bit by bit, so that a mask lies exactly
+# on its image.
 _GEOMETRY_FIELDS = (
     *("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
 _GZIP_MAGIC = b"\x1f\x8b"
 _SCANNER_ANATOMICAL = 1  # NIFTI_XFORM_SCANNER_ANAT: what DICOM positions are
-# : What nibabel raises on bytes that are not what they should be; a header may promise more voxels
-# than memory holds.
+# What nibabel raises on damaged bytes; a header may promise more voxels than memory holds.
+# BadGzipFile is an OSError.
 _BROKEN = (EOFError, zlib.error, OSError, ValueError, MemoryError, ImageFileError, HeaderDataError)
 _AFFINE_TOLERANCE_MM = 1e-3  # an affine that moved by less than this is the file's own, rounded
 
@@ -44,40 +43,24 @@ def read_nifti(path: str | os.PathLike[str], *, channel: int | None = None) -> M
     The file's scale is applied. The affine is the sform if it has a code, else the qform if it has
     one, else nibabel's default (voxel sizes, centred, codes 0 are kept). A file of shape (I, J) or
     (I, J, K, 1) is a volume, too. K runs slowest in memory, as in the file, so axial slices of most
-    files are contiguous. ``channel`` picks one of a file of shape (I, J, K, C), which is refused
-    without it.
+    files are contiguous.
 
     Meta: ``filename_or_obj``, ``case``, ``modality`` (None: NIfTI does not say), ``source_format``
     "nifti", ``stored_dtype``, and ``nifti_geometry``, the header fields that `write_mask` copies.
+
+    Args:
+        path: the file, compressed or not, whatever its suffix.
+        channel: which one of a file of shape (I, J, K, C), which is refused without it.
 
     Raises:
         InputError: no NIfTI, truncated or damaged, not one scalar volume, NaN or infinite voxels,
             no usable affine.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            compressed = file.read(2) == _GZIP_MAGIC
-        with gzip.open(path, "rb") if compressed else open(path, "rb") as stream:
-            image = _parse(cast(io.IOBase, stream), path.name)
-            _check_header(image, path.name, channel)
-            voxels = np.asarray(image.dataobj, dtype=np.float32)
-            # Reading on to the end makes gzip compare its checksum: a flipped bit is an error, not
-            # a voxel.
-            while stream.read(1 << 20):
-                pass
-    except InputError:
-        raise
-    except (*_BROKEN, gzip.BadGzipFile) as error:
-        reason = one_line(error, path)
-        raise InputError(
-            f"{path.name}: expected a whole NIfTI file, got one that is truncated or damaged"
-            f" ({reason}); copy or convert it again"
-        ) from error
+    image, voxels = _load(path, channel)
     if channel is not None and voxels.ndim == 4:
-        voxels = voxels[..., channel].copy(
-            order="K"
-        )  # a view would keep the other channels in memory
+        # A view would keep the other channels in memory.
+        voxels = voxels[..., channel].copy(order="K")
     shape = (*voxels.shape, 1, 1, 1)[:3]
     voxels = voxels.reshape(shape, order="F")
     check_voxels(voxels, path.name)
@@ -87,31 +70,29 @@ def read_nifti(path: str | os.PathLike[str], *, channel: int | None = None) -> M
         raise InputError(
             f"{path.name}: {error}; correct its sform or qform, or convert it again"
         ) from error
-    header = image.header
-    geometry = {
-        name: np.array(header[name]).astype(header[name].dtype.newbyteorder("="))
-        for name in _GEOMETRY_FIELDS
-    }
-    geometry["shape"] = np.array(image.shape if channel is None else shape)
-    geometry["version"] = np.array(2 if isinstance(image, nib.Nifti2Image) else 1)
+    geometry = _copy_geometry(image)
+    if channel is not None:
+        geometry["shape"] = np.array(shape)
     meta = {
         "filename_or_obj": str(path),
         "case": case_name(path),
         "modality": None,
         "source_format": "nifti",
-        "stored_dtype": header.get_data_dtype().name,
+        "stored_dtype": image.header.get_data_dtype().name,
         "nifti_geometry": geometry,
     }
     return as_volume(voxels, affine_ras, meta)
 
 
 def map_nifti(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Open a NIfTI file for reading parts of it: (voxels (I, J, K), affine_ras), in the file's own
-    order and type.
+    """Open a NIfTI file for reading parts of it, in the file's own order and type.
 
     Uncompressed voxels are memory-mapped, so that a slice is read without the rest; compressed ones
     are read whole. Their values are not checked: for files that this package wrote, or that
     `read_volume` accepted once.
+
+    Returns:
+        The voxels (I, J, K) and the affine to RAS mm.
 
     Raises:
         InputError: no NIfTI file, a truncated one, or one that does not hold a single volume.
@@ -120,15 +101,15 @@ def map_nifti(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.fl
         image: Any = nib.load(path)
         if len(image.shape) < 3 or max(image.shape[3:], default=1) > 1:
             raise InputError(
-                f"{Path(path).name}: expected one volume (I, J, K), got shape {image.shape}; split"
-                " it into volumes"
+                f"{Path(path).name}: expected one volume (I, J, K), received shape {image.shape};"
+                " split it into volumes"
             )
         voxels = np.asanyarray(image.dataobj)
         return voxels.reshape(image.shape[:3]), np.asarray(image.affine, dtype=np.float64)
     except _BROKEN as error:
         raise InputError(
-            f"{Path(path).name}: expected a whole NIfTI file, got {one_line(error, path)}; copy or"
-            " convert it again"
+            f"{Path(path).name}: expected a whole NIfTI file, received {one_line(error, path)};"
+            " copy or convert it again"
         ) from error
 
 
@@ -139,8 +120,8 @@ def write_mask(
 
     Args:
         mask: (I, J, K) bool or uint8, in the array order of ``like``.
-        like: the volume (1, I, J, K) as `read_volume` gave it; its file's shape, affine and
-            sform/qform codes are repeated (a DICOM volume gives code 1, scanner coordinates, for
+        like: the volume (1, I, J, K) as `read_volume` returned it; its file's shape, affine and
+            sform/qform codes are repeated (a DICOM volume has code 1, scanner coordinates, for
             both). Units are written as mm.
         path: ends in .nii or .nii.gz; an older file is replaced, only once the new one is complete.
 
@@ -148,25 +129,28 @@ def write_mask(
         ValueError: another dtype, or another shape than ``like``'s.
         OutputError: the folder is read-only or full.
     """
-    voxels = np.asarray(mask.detach().cpu() if isinstance(mask, torch.Tensor) else mask)
+    if isinstance(mask, torch.Tensor):
+        mask = mask.detach().cpu()
+    voxels = np.asarray(mask)
     if voxels.dtype not in (np.dtype(np.uint8), np.dtype(bool)):
         raise ValueError(
-            f"{Path(path).name}: expected a mask of uint8 or bool, got {voxels.dtype}; threshold it"
-            " first"
+            f"{Path(path).name}: expected a mask of uint8 or bool, received {voxels.dtype};"
+            " threshold it first"
         )
     if voxels.shape != tuple(like.shape[1:]):
         raise ValueError(
-            f"{Path(path).name}: expected a mask of the image's shape {tuple(like.shape[1:])}, got"
-            f" {voxels.shape}; bring it back to the image's grid first"
+            f"{Path(path).name}: expected a mask of the image's shape {tuple(like.shape[1:])},"
+            f" received {voxels.shape}; bring it back to the image's grid first"
         )
     affine_ras = np.asarray(like.affine, dtype=np.float64)
-    geometry = like.meta.get("nifti_geometry")
+    geometry = like.meta.get("nifti_geometry") or {}  # a DICOM volume has none
     return _write(voxels.astype(np.uint8, copy=False), affine_ras, path, geometry)
 
 
 def write_image(voxels: ArrayLike, affine_ras: ArrayLike, path: str | os.PathLike[str]) -> Path:
-    """Write an image (I, J, K) of any real dtype (int16 for CT) with its affine as sform and qform,
-    code 1, in mm.
+    """Write an image (I, J, K) of any real dtype (int16 for CT).
+
+    Its affine is written as sform and qform, code 1 (scanner coordinates), in mm.
 
     Raises:
         ValueError: not three axes, or an affine that places no voxels.
@@ -175,14 +159,16 @@ def write_image(voxels: ArrayLike, affine_ras: ArrayLike, path: str | os.PathLik
     array = np.asarray(voxels)
     if array.ndim != 3:
         raise ValueError(
-            f"{Path(path).name}: expected an image of three axes, got shape {array.shape}"
+            f"{Path(path).name}: expected an image of three axes, received shape {array.shape}"
         )
-    return _write(array, check_affine(affine_ras), path, None)
+    return _write(array, check_affine(affine_ras), path, {})
 
 
 def case_name(path: str | os.PathLike[str]) -> str:
-    """A study's name: the file's or folder's own, without .nii, .nii.gz or .zip."""
-    name = Path(path).resolve().name if Path(path).name in ("", "..") else Path(path).name
+    """Return a study's name: that of its file or folder, without .nii, .nii.gz or .zip."""
+    name = Path(path).name
+    if name in ("", ".."):
+        name = Path(path).resolve().name
     for suffix in (*NIFTI_SUFFIXES, ".zip"):
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
@@ -192,24 +178,21 @@ def case_name(path: str | os.PathLike[str]) -> str:
 def check_voxels(voxels: NDArray[np.float32], name: str) -> None:
     """Refuse NaN and infinite voxels, slice by slice to spare memory."""
     for index in range(voxels.shape[-1]):
-        finite = np.isfinite(voxels[..., index])
-        if not finite.all():
-            count = sum(
-                int((~np.isfinite(voxels[..., k])).sum()) for k in range(index, voxels.shape[-1])
-            )
-            first = (*(int(axis[0]) for axis in np.nonzero(~finite)), index)
+        is_finite = np.isfinite(voxels[..., index])
+        if not is_finite.all():
+            count = voxels.size - int(np.isfinite(voxels).sum())
+            row, column = map(int, np.argwhere(~is_finite)[0])
             raise InputError(
-                f"{name}: expected finite voxels, got {count} that are NaN or infinite, the first"
-                f" at {first}; replace them by a value (air is -1000 HU) and try again"
+                f"{name}: expected finite voxels, received {count} that are NaN or infinite, the"
+                f" first at {(row, column, index)}; replace them by a value (air is -1000 HU) and"
+                " try again"
             )
 
 
 def as_volume(
     voxels: NDArray[np.float32], affine_ras: NDArray[np.float64], meta: dict[str, Any]
 ) -> MetaTensor:
-    """Wrap voxels (I, J, K) as (1, I, J, K) with the keys that MONAI's inverses and writers look
-    for.
-    """
+    """Wrap voxels (I, J, K) as (1, I, J, K) with the keys that MONAI's inverses and writers use."""
     affine = torch.as_tensor(affine_ras, dtype=torch.float64)
     meta = {
         **meta,
@@ -222,46 +205,92 @@ def as_volume(
     return MetaTensor(torch.from_numpy(voxels)[None], affine=affine, meta=meta)
 
 
-def _parse(stream: io.IOBase, name: str) -> nib.Nifti1Image | nib.Nifti2Image:
+def _load(path: Path, channel: int | None) -> tuple[Any, NDArray[np.float32]]:
+    """Return nibabel's image and its scaled voxels, all channels, once the file is read to its end.
+
+    Images are ``Any``, since most of nibabel has no types.
+    """
+    try:
+        with open(path, "rb") as file:
+            is_compressed = file.read(2) == _GZIP_MAGIC
+        with gzip.open(path, "rb") if is_compressed else open(path, "rb") as stream:
+            image = _parse(stream, path.name)
+            _check_header(image, path.name, channel)
+            voxels = np.asarray(image.dataobj, dtype=np.float32)
+            # Reading on to the end makes gzip compare its checksum: a flipped bit is an error, not
+            # a voxel.
+            while stream.read(1 << 20):
+                pass
+    except InputError:
+        raise
+    except _BROKEN as error:
+        reason = one_line(error, path)
+        raise InputError(
+            f"{path.name}: expected a whole NIfTI file, received one that is truncated or damaged"
+            f" ({reason}); copy or convert it again"
+        ) from error
+    return image, voxels
+
+
+def _copy_geometry(image: Any) -> dict[str, NDArray[Any]]:
+    """Return the header fields that place the voxels, in the machine's byte order."""
+    header = image.header
+    geometry: dict[str, NDArray[Any]] = {}
+    for name in _GEOMETRY_FIELDS:
+        native = header[name].dtype.newbyteorder("=")
+        geometry[name] = np.array(header[name]).astype(native)
+    geometry["shape"] = np.array(image.shape)
+    geometry["version"] = np.array(2 if isinstance(image, nib.Nifti2Image) else 1)
+    return geometry
+
+
+def _parse(stream: IO[bytes] | gzip.GzipFile, name: str) -> Any:
     start = stream.read(540)
     stream.seek(0)
-    for kind in (nib.Nifti1Image, nib.Nifti2Image):
+    kinds: tuple[Any, ...] = (nib.Nifti1Image, nib.Nifti2Image)
+    for kind in kinds:
         if kind.header_class.may_contain_header(start):
             return kind.from_stream(stream)
     raise InputError(
-        f"{name}: expected a NIfTI file (.nii or .nii.gz), got something else; check the file or"
-        " its name"
+        f"{name}: expected a NIfTI file (.nii or .nii.gz), received something else; check the file"
+        " or its name"
     )
 
 
-def _check_header(image: nib.Nifti1Image | nib.Nifti2Image, name: str, channel: int | None) -> None:
-    shape, dtype = image.shape, image.get_data_dtype()
+def _check_header(image: Any, name: str, channel: int | None) -> None:
+    """Refuse what is not one scalar volume in mm, before its voxels are read."""
+    shape = image.shape
+    dtype = image.get_data_dtype()
     if dtype.fields is not None:
         raise InputError(
-            f"{name}: expected grey values, got colour voxels; convert it to a scalar image"
+            f"{name}: expected grey values, received colour voxels; convert it to a scalar image"
         )
     if dtype.kind == "c":
         raise InputError(
-            f"{name}: expected real voxels, got complex ones; take the magnitude first"
+            f"{name}: expected real voxels, received complex ones; take the magnitude first"
         )
-    if len(shape) < 2 or any(size < 1 for size in shape):
+    if len(shape) < 2 or min(shape) < 1:
         raise InputError(
-            f"{name}: expected a volume of at least one voxel along each axis, got shape {shape}"
+            f"{name}: expected a volume of at least one voxel along each axis, received shape"
+            f" {shape}; convert it again"
         )
     channels = shape[3] if len(shape) == 4 else 1
     if channel is not None and not 0 <= channel < channels:
         raise InputError(
-            f"{name}: expected a channel from 0 to {channels - 1}, got {channel}; choose another"
+            f"{name}: expected a channel from 0 to {channels - 1}, received {channel}; choose"
+            " another"
         )
-    if any(size != 1 for size in shape[3 if channel is None else 4 :]):
+    further_axes = shape[3:] if channel is None else shape[4:]
+    if max(further_axes, default=1) > 1:
         raise InputError(
-            f"{name}: expected one 3D volume, got shape {shape}; split it and pass the volume you"
-            " mean (one channel or time point)"
+            f"{name}: expected one 3D volume, received shape {shape}; split it and pass the volume"
+            " you mean (one channel or time point)"
         )
     unit = image.header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):
         raise InputError(
-            f"{name}: expected coordinates in mm, got {unit}; convert its affine and units to mm"
+            f"{name}: expected coordinates in mm, received {unit}; convert its affine and units to"
+            " mm"
         )
 
 
@@ -269,41 +298,43 @@ def _write(
     voxels: NDArray[Any],
     affine_ras: NDArray[np.float64],
     path: str | os.PathLike[str],
-    geometry: Mapping[str, Any] | None,
+    geometry: Mapping[str, Any],
 ) -> Path:
+    """Write voxels (I, J, K) with the header fields of another file, or with none of them.
+
+    Where the other file's fields no longer give ``affine_ras``, since the volume was cropped or
+    resampled, the affine is written as sform and qform.
+    """
     path = Path(path)
     if not path.name.lower().endswith(NIFTI_SUFFIXES):
         raise ValueError(
             f"{path.name}: expected a name ending in .nii or .nii.gz; rename the output"
         )
-    fields = {key: np.asarray(value) for key, value in (geometry or {}).items()}
-    kind = nib.Nifti2Image if int(fields.get("version", 1)) == 2 else nib.Nifti1Image
+    version = int(geometry.get("version", 1))
+    kind: Any = nib.Nifti2Image if version == 2 else nib.Nifti1Image
     header = kind.header_class()
     header.set_data_dtype(voxels.dtype)
-    if fields:
-        # The channel axis of the network's world was never the file's: put (I, J, K, 1) and (I, J)
-        # back.
-        shape = tuple(int(size) for size in fields["shape"])
-        if (
-            int(np.prod(shape)) == voxels.size
-            and tuple(s for s in (*shape, 1, 1)[:3]) == voxels.shape
-        ):
-            voxels = voxels.reshape(shape, order="F")
+    if geometry:
+        voxels = _restore_shape(voxels, geometry["shape"])
         header.set_data_shape(voxels.shape)
         for name in _GEOMETRY_FIELDS:
-            header[name] = fields[name]
+            header[name] = np.asarray(geometry[name])
     image = kind(voxels, None, header)
     stored = image.header.get_best_affine()
-    if not fields or not np.allclose(stored, affine_ras, rtol=0, atol=_AFFINE_TOLERANCE_MM):
-        qform_code, sform_code = (
-            (int(fields["qform_code"]), int(fields["sform_code"]))
-            if fields
-            else (_SCANNER_ANATOMICAL,) * 2
-        )
+    if not geometry or not np.allclose(stored, affine_ras, rtol=0, atol=_AFFINE_TOLERANCE_MM):
+        qform_code = int(geometry.get("qform_code", 0)) or _SCANNER_ANATOMICAL
+        sform_code = int(geometry.get("sform_code", 0)) or _SCANNER_ANATOMICAL
         image.header.set_data_shape(voxels.shape)
-        image.set_qform(affine_ras, code=qform_code or _SCANNER_ANATOMICAL)
-        image.set_sform(affine_ras, code=sform_code or _SCANNER_ANATOMICAL)
+        image.set_qform(affine_ras, code=qform_code)
+        image.set_sform(affine_ras, code=sform_code)
     image.header.set_xyzt_units(xyz="mm")
     with whole_file(path) as temporary:
         nib.save(image, temporary)
     return path
+
+
+def _restore_shape(voxels: NDArray[Any], file_shape: ArrayLike) -> NDArray[Any]:
+    """Return voxels (I, J, K) in their file's shape, where that was (I, J) or (I, J, K, 1)."""
+    shape = tuple(map(int, np.asarray(file_shape)))
+    is_same_volume = int(np.prod(shape)) == voxels.size and (*shape, 1, 1)[:3] == voxels.shape
+    return voxels.reshape(shape, order="F") if is_same_volume else voxels

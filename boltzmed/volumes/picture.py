@@ -13,9 +13,12 @@ from PIL import Image
 
 from boltzmed.errors import InputError, one_line
 
-# : What Pillow raises on bytes that are not what they should be, and on a header that promises
-# billions of pixels.
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, MemoryError, zlib.error, struct.error)
+# What Pillow raises on damaged bytes, and on a header that promises billions of pixels.
+_BROKEN = (
+    *(OSError, ValueError, SyntaxError, EOFError, MemoryError, zlib.error, struct.error),
+    Image.DecompressionBombError,
+)
+_CONVERTED = {"1": "L", "P": "RGB"}  # bits become 0 and 255, palettes are resolved
 _GREY_FIRST = ("L", "LA", "RGB", "RGBA")  # modes whose first channel is 8-bit grey or red
 
 
@@ -31,20 +34,17 @@ def read_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     path = Path(path)
     try:
         with Image.open(path) as picture:
-            if picture.mode in ("1", "P"):
-                picture.load()
-                return np.asarray(
-                    picture.convert("L" if picture.mode == "1" else "RGB").getchannel(0)
-                ).copy()
-            if picture.mode in _GREY_FIRST:
-                return np.asarray(picture.getchannel(0)).copy()
             mode = picture.mode
-    except (*_BROKEN, Image.DecompressionBombError) as error:
-        reason = one_line(error, path)
+            if mode in _CONVERTED:
+                picture.load()
+                return np.asarray(picture.convert(_CONVERTED[mode]).getchannel(0)).copy()
+            if mode in _GREY_FIRST:
+                return np.asarray(picture.getchannel(0)).copy()
+    except _BROKEN as error:
         raise InputError(
-            f"{path.name}: expected a whole picture, got one that is truncated or damaged"
-            f" ({reason}); copy it again"
+            f"{path.name}: expected a whole picture, received one that is truncated or damaged"
+            f" ({one_line(error, path)}); copy it again"
         ) from error
     raise InputError(
-        f"{path.name}: expected an 8-bit picture, got mode {mode}; convert it to 8 bits"
+        f"{path.name}: expected an 8-bit picture, received mode {mode}; convert it to 8 bits"
     )

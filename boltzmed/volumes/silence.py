@@ -1,4 +1,4 @@
-"""Keeps header values out of logs and warnings of the libraries that read and write DICOM."""
+"""Keep header values, which identify patients, out of the DICOM libraries' logs and warnings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def silent_headers() -> Iterator[None]:
-    """Keep pydicom's and highdicom's warnings and log lines to themselves: they quote header
-    values.
-    """
+    """Silence pydicom's and highdicom's warnings and log lines: they quote header values."""
     loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

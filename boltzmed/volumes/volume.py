@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from monai.data import MetaTensor
+from monai.data.meta_tensor import MetaTensor
 
 from boltzmed.errors import InputError
 from boltzmed.volumes.dicom_series import MODALITIES, read_dicom_series
@@ -24,7 +24,7 @@ def read_volume(
     Args:
         path: the study. A folder is searched with its subfolders.
         series_uid: which DICOM series, where there are several.
-        modality: "CT" or "MR" where the file does not say; it must not contradict a file that does.
+        modality: "CT" or "MR" where the file does not say; it must agree with a file that does.
         channel: which one, where a NIfTI file holds several (I, J, K, C).
 
     Returns:
@@ -40,39 +40,45 @@ def read_volume(
     path = Path(path)
     if modality is not None and modality not in MODALITIES:
         raise InputError(
-            f"{path.name}: expected modality CT or MR, got {modality!r}; leave it out or correct it"
+            f"{path.name}: expected modality CT or MR, received {modality!r}; leave it out or"
+            " correct it"
         )
     if not path.exists():
         raise InputError(
-            f"{path.name}: expected a file or folder, got a path that does not exist: {path};"
+            f"{path.name}: expected a file or folder, received a path that does not exist: {path};"
             " check it"
         )
-    if path.is_dir() or path.name.lower().endswith(".zip"):
+    volume = _read(path, series_uid, channel)
+    header_modality = volume.meta["modality"]
+    if modality is not None and header_modality not in (None, modality):
+        raise InputError(
+            f"{path.name}: expected modality {modality}, received {header_modality} in its DICOM"
+            " headers; leave the modality out"
+        )
+    volume.meta["modality"] = modality or header_modality
+    return volume
+
+
+def _read(path: Path, series_uid: str | None, channel: int | None) -> MetaTensor:
+    """Read a study by the reader of its format, which its name or first bytes tell."""
+    name = path.name.lower()
+    if path.is_dir() or name.endswith(".zip"):
         if channel is not None:
             raise InputError(
-                f"{path.name}: expected a NIfTI file to pick channel {channel} of, got DICOM; leave"
-                " it out"
+                f"{path.name}: expected a NIfTI file to pick channel {channel} of, received DICOM;"
+                " leave it out"
             )
-        volume = read_dicom_series(path, series_uid=series_uid)
-    elif path.name.lower().endswith(NIFTI_SUFFIXES):
-        volume = read_nifti(path, channel=channel)
-    elif _is_dicom(path):
+        return read_dicom_series(path, series_uid=series_uid)
+    if name.endswith(NIFTI_SUFFIXES):
+        return read_nifti(path, channel=channel)
+    if _is_dicom(path):
         raise InputError(
-            f"{path.name}: expected a whole DICOM series, got one DICOM file; pass its folder"
+            f"{path.name}: expected a whole DICOM series, received one DICOM file; pass its folder"
         )
-    else:
-        raise InputError(
-            f"{path.name}: expected .nii, .nii.gz, or a folder or .zip with a DICOM series, got"
-            " another kind of file; convert it to NIfTI"
-        )
-    stated = volume.meta["modality"]
-    if modality is not None and stated not in (None, modality):
-        raise InputError(
-            f"{path.name}: expected modality {modality}, got {stated} in its DICOM headers; leave"
-            " the modality out"
-        )
-    volume.meta["modality"] = modality or stated
-    return volume
+    raise InputError(
+        f"{path.name}: expected .nii, .nii.gz, or a folder or .zip with a DICOM series, received"
+        " another kind of file; convert it to NIfTI"
+    )
 
 
 def _is_dicom(path: Path) -> bool:

@@ -504,7 +504,7 @@ def _(task: Path) -> None:
     (task / "labelsTr" / "toy_006.nii.gz").unlink()
 
 
-@breaks(7, "toy_007.nii.gz: expected a whole NIfTI file, got one that is truncated or damaged")
+@breaks(7, "toy_007.nii.gz: expected a whole NIfTI file, received one that is truncated or damaged")
 def _(task: Path) -> None:
     file = task / "imagesTr" / "toy_007.nii.gz"
     file.write_bytes(file.read_bytes()[:-100])
@@ -525,7 +525,7 @@ def _(task: Path) -> None:
 
 @breaks(
     9,
-    "toy_009.nii.gz: expected a volume of at least one voxel along each axis, got shape (20, 0, 6)",
+    "toy_009.nii.gz: expected a volume of at least one voxel along each axis, received shape (20, 0, 6)",
 )
 def _(task: Path) -> None:
     file = task / "imagesTr" / "toy_009.nii.gz"
@@ -536,7 +536,7 @@ def _(task: Path) -> None:
 
 @breaks(
     10,
-    "toy_010.nii.gz: expected finite voxels, got 1 that are NaN or infinite, the first at (1,"
+    "toy_010.nii.gz: expected finite voxels, received 1 that are NaN or infinite, the first at (1,"
     " 2, 3)",
 )
 def _(task: Path) -> None:
@@ -553,7 +553,7 @@ def _(task: Path) -> None:
     write_case(task, 11, labels=make_case(11)[1].astype(np.float32) / 2)
 
 
-@breaks(12, "toy_012.nii.gz: expected a NIfTI file (.nii or .nii.gz), got something else")
+@breaks(12, "toy_012.nii.gz: expected a NIfTI file (.nii or .nii.gz), received something else")
 def _(task: Path) -> None:
     (task / "labelsTr" / "toy_012.nii.gz").write_bytes(
         gzip.compress(b"a page that says: not found" * 100)
@@ -653,7 +653,7 @@ class TestBroken:
         monkeypatch.setattr(prepare, "list_source_cases", list_and_lose)
         (line,) = toy.prepare().failed.values()
         assert line.startswith(
-            "case toy_002: toy_002.nii.gz: expected a file or folder, got a path that does not"
+            "case toy_002: toy_002.nii.gz: expected a file or folder, received a path that does not"
             " exist"
         )
 

@@ -185,7 +185,7 @@ def test_a_mask_of_any_one_value(tmp_path, value):
     [
         ((0.5, 1), "whole numbers from 0, received 0.5"),
         ((-1, 1), "received -1"),
-        ((np.nan,), "finite voxels, got 1"),
+        ((np.nan,), "finite voxels, received 1"),
     ],
 )
 def test_values_that_are_no_labels(tmp_path, values, message):

@@ -69,7 +69,8 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(
-            OutputError, match="expected a folder to write into, got a file or a folder inside one"
+            OutputError,
+            match="expected a folder to write into, received a file or a folder inside one",
         ):
             write(place, "a", "one.csv")
 

@@ -23,7 +23,7 @@ def test_several_series_are_listed_and_picked(
     with pytest.raises(InputError) as caught:
         read_volume(series)
     message = str(caught.value)
-    assert message.startswith("study: expected one DICOM series, got 2; pick one by its UID")
+    assert message.startswith("study: expected one DICOM series, received 2; pick one by its UID")
     assert f"{second.uid} (CT, 3 images of 7 x 6, 0.7 x 0.8 mm)" in message and first.uid in message
     assert "Phantom" not in message and "\n" not in message
     np.testing.assert_array_equal(
@@ -31,7 +31,7 @@ def test_several_series_are_listed_and_picked(
     )
     np.testing.assert_array_equal(np.asarray(read_volume(series, series_uid=first.uid)[0]), hu)
     with pytest.raises(
-        InputError, match=r"expected a DICOM series with UID 1\.2\.3, got none; pick one of"
+        InputError, match=r"expected a DICOM series with UID 1\.2\.3, received none; pick one of"
     ):
         read_volume(series, series_uid="1.2.3")
 
@@ -50,15 +50,17 @@ def test_other_files_are_passed_over(series: Path, hu: np.ndarray) -> None:
     np.testing.assert_array_equal(np.asarray(read_volume(series)[0]), hu)
     for path in series.glob("slice*"):
         path.unlink()
-    with pytest.raises(InputError, match=r"^study: .*got only 1 Encapsulated PDF \(report\.dcm\)"):
+    with pytest.raises(
+        InputError, match=r"^study: .*received only 1 Encapsulated PDF \(report\.dcm\)"
+    ):
         read_volume(series)
 
 
 def test_empty_and_foreign_folders(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="got an empty folder"):
+    with pytest.raises(InputError, match="received an empty folder"):
         read_volume(tmp_path)
     (tmp_path / "a.txt").write_text("no image")
-    with pytest.raises(InputError, match="got 1 files that are not DICOM"):
+    with pytest.raises(InputError, match="received 1 files that are not DICOM"):
         read_volume(tmp_path)
 
 
@@ -76,7 +78,7 @@ def test_malformed_number_is_named(series: Path) -> None:
     path = series / "slice_0002.dcm"
     path.write_bytes(path.read_bytes().replace(b"0.8\\0.7", b"0.8\\abc"))
     with pytest.raises(
-        InputError, match=r"^slice_0002\.dcm: expected 2 numbers in PixelSpacing, got others"
+        InputError, match=r"^slice_0002\.dcm: expected 2 numbers in PixelSpacing, received others"
     ):
         read_volume(series)
 

@@ -32,21 +32,24 @@ def test_missing_slices(series: Path) -> None:
     (series / "slice_0003.dcm").unlink()
     refuse(
         series,
-        r"^slice_0004\.dcm: expected a slice gap of 2\.5 mm, got 5 mm behind slice_0002\.dcm \(a"
+        r"^slice_0004\.dcm: expected a slice gap of 2\.5 mm, received 5 mm behind slice_0002\.dcm"
+        r" \(a"
         r" slice is",
     )
     (series / "slice_0002.dcm").unlink()
     shutil.copy(series / "slice_0005.dcm", series / "slice_0006.dcm")
     move(series / "slice_0006.dcm", 0, 0, 2.5)
     refuse(
-        series, r"^slice_0004\.dcm: .*got 7\.5 mm behind slice_0001\.dcm \(2 slices are missing\)"
+        series,
+        r"^slice_0004\.dcm: .*received 7\.5 mm behind slice_0001\.dcm \(2 slices are missing\)",
     )
 
 
 def test_uneven_spacing(series: Path) -> None:
     move(series / "slice_0005.dcm", 0, 0, 0.7)
     refuse(
-        series, r"^slice_0005\.dcm: expected a slice gap of 2\.5 mm, got 3\.2 mm .*uneven spacing"
+        series,
+        r"^slice_0005\.dcm: expected a slice gap of 2\.5 mm, received 3\.2 mm .*uneven spacing",
     )
 
 
@@ -60,7 +63,7 @@ def test_missing_one_of_very_thin_slices(series: Path, edit) -> None:
     for index, path in enumerate(sorted(series.iterdir())):
         position = [0, 0, 0.1 * (index + (index > 2))]
         edit(path, ImagePositionPatient=position)
-    refuse(series, r"^slice_0004\.dcm: expected a slice gap of 0\.1 mm, got 0\.2 mm")
+    refuse(series, r"^slice_0004\.dcm: expected a slice gap of 0\.1 mm, received 0\.2 mm")
 
 
 def test_two_slices_at_one_position(series: Path, edit) -> None:
@@ -93,26 +96,33 @@ def test_another_orientation_or_a_localizer(series: Path, edit) -> None:
     edit(series / "slice_0004.dcm", ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
     refuse(
         series,
-        r"^slice_0004\.dcm: expected one orientation, got 1 of 5 slices turned .*90\.0 degrees",
+        r"^slice_0004\.dcm: expected one orientation, received 1 of 5 slices turned "
+        r".*90\.0 degrees",
     )
     edit(series / "slice_0004.dcm", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    refuse(series, r"^slice_0004\.dcm: .*got a localizer among them")
+    refuse(series, r"^slice_0004\.dcm: .*received a localizer among them")
 
 
 def test_another_matrix_or_pixel_spacing(series: Path, edit) -> None:
     edit(series / "slice_0001.dcm", PixelSpacing=[0.8, 0.9])
-    refuse(series, r"^slice_0001\.dcm: expected pixels of 0\.7 x 0\.8 mm .* got 0\.9 x 0\.8 mm")
+    refuse(
+        series,
+        r"^slice_0001\.dcm: expected pixels of 0\.7 x 0\.8 mm .* received 0\.9 x 0\.8 mm",
+    )
     edit(series / "slice_0001.dcm", Rows=3, Columns=14)
-    refuse(series, r"^slice_0001\.dcm: expected 7 x 6 pixels .* got 14 x 3")
+    refuse(series, r"^slice_0001\.dcm: expected 7 x 6 pixels .* received 14 x 3")
 
 
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"ImagePositionPatient": None}, "expected 3 numbers in ImagePositionPatient, got none"),
+        (
+            {"ImagePositionPatient": None},
+            "expected 3 numbers in ImagePositionPatient, received none",
+        ),
         (
             {"ImageOrientationPatient": [1, 0, 0]},
-            "expected 6 numbers in ImageOrientationPatient, got others",
+            "expected 6 numbers in ImageOrientationPatient, received others",
         ),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "perpendicular"),
         ({"PixelSpacing": None}, "expected 2 numbers in PixelSpacing"),

@@ -16,8 +16,9 @@ from boltzmed.volumes import read_volume
 
 #: Largest difference to the uncompressed slice in HU; lossy files are allowed what they lose.
 SYNTAXES = {
-    "1.2.840.10008.1.2": 0, "1.2.840.10008.1.2.1": 0, "1.2.840.10008.1.2.1.99": 0, "1.2.840.10008.1.2.2": 0,
-    "1.2.840.10008.1.2.5": 0, "1.2.840.10008.1.2.4.57": 0, "1.2.840.10008.1.2.4.70": 0, "1.2.840.10008.1.2.4.80": 0,
+    "1.2.840.10008.1.2": 0, "1.2.840.10008.1.2.1": 0, "1.2.840.10008.1.2.1.99": 0,
+    "1.2.840.10008.1.2.2": 0, "1.2.840.10008.1.2.5": 0, "1.2.840.10008.1.2.4.57": 0,
+    "1.2.840.10008.1.2.4.70": 0, "1.2.840.10008.1.2.4.80": 0,
     "1.2.840.10008.1.2.4.90": 0, "1.2.840.10008.1.2.4.81": 1, "1.2.840.10008.1.2.4.91": 5,
     "1.2.840.10008.1.2.4.50": 65, "1.2.840.10008.1.2.4.51": 36, "1.2.840.10008.1.2.4.53": 36,
     "1.2.840.10008.1.2.4.55": 36,
@@ -107,7 +108,7 @@ def test_cut_off_pixels_are_refused(series: Path) -> None:
 
 def test_missing_pixels_are_refused(series: Path, edit) -> None:
     edit(series / "slice_0004.dcm", PixelData=None)
-    with pytest.raises(InputError, match=r"^slice_0004\.dcm: expected pixel data, got none"):
+    with pytest.raises(InputError, match=r"^slice_0004\.dcm: expected pixel data, received none"):
         read_volume(series)
 
 

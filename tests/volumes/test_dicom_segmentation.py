@@ -289,12 +289,12 @@ def test_what_is_no_segmentation_is_refused(series: Path, tmp_path: Path) -> Non
             write_segmentation(segments, volume, tmp_path / "seg.dcm")
     nifti = read_volume(write_image(mask.astype(np.int16), np.eye(4), tmp_path / "a.nii"))
     with pytest.raises(
-        InputError, match=r"^a: expected a volume read from a DICOM series, got one from nifti"
+        InputError, match=r"^a: expected a volume read from a DICOM series, received one from nifti"
     ):
         write_segmentation([Segment("a", mask)], nifti, tmp_path / "seg.dcm")
     (series / "slice_0005.dcm").unlink()
     with pytest.raises(
-        InputError, match=r"^study: expected the series that was read, got a changed one"
+        InputError, match=r"^study: expected the series that was read, received a changed one"
     ):
         write_segmentation([Segment("a", mask)], volume, tmp_path / "seg.dcm")
     assert not (tmp_path / "seg.dcm").exists()

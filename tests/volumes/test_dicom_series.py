@@ -125,20 +125,20 @@ def test_rescale_is_applied_slice_by_slice(series: Path, hu: np.ndarray, edit) -
 
 
 def test_modality_comes_from_the_header_or_the_caller_but_not_from_both(series: Path, edit) -> None:
-    with pytest.raises(InputError, match="expected modality MR, got CT in its DICOM headers"):
+    with pytest.raises(InputError, match="expected modality MR, received CT in its DICOM headers"):
         read_volume(series, modality="MR")
     for path in series.iterdir():
         edit(path, Modality=None)
     assert read_volume(series).meta["modality"] is None
     assert read_volume(series, modality="MR").meta["modality"] == "MR"
-    for stated, told in (("PT", "got PT"), ("Mustermann", "got another one")):
+    for stated, told in (("PT", "received PT"), ("Mustermann", "received another one")):
         for path in series.iterdir():
             edit(path, Modality=stated)
         with pytest.raises(
             InputError, match=f"expected images of modality CT or MR, {told}; pick another series"
         ):
             read_volume(series, modality="CT")
-    with pytest.raises(InputError, match="expected modality CT or MR, got 'PET'"):
+    with pytest.raises(InputError, match="expected modality CT or MR, received 'PET'"):
         read_volume(series, modality="PET")
 
 
@@ -258,7 +258,10 @@ REFUSED = [
         r"IM-0001-0001\.dcm: .*gantry tilt of 14\.0 degrees \(1\.21 mm",
     ),
     ("dicom2nifti/failing/notavolume/001", r"002\.dcm: .*where 001\.dcm lies already \(61\.50 mm"),
-    ("dicom2nifti/failing/sliceorientation/001", r"expected one orientation, got 2 of 4 .*degrees"),
+    (
+        "dicom2nifti/failing/sliceorientation/001",
+        r"expected one orientation, received 2 of 4 .*degrees",
+    ),
     (
         "dicom2nifti/hyperfine/anatomical",
         r"001\.dcm: .*multi-frame object \(Enhanced MR .* 8 frames\)",
@@ -269,8 +272,8 @@ REFUSED = [
     ),
     ("dcmqi/23x38x3/multiframe", r"mf\.dcm: .*multi-frame object \(Legacy Converted Enhanced CT"),
     ("odd/dupe-positions.zip", r"CT28\.dcm: .*where CT26\.dcm lies already \(-90\.00 mm"),
-    ("dcmqi/23x38x3/seg", r"got only 1 segmentation \(label\.seg\)"),
-    ("lidc_nodules", r"got a folder with NIfTI files; pass one of them, such as LIDC"),
+    ("dcmqi/23x38x3/seg", r"received only 1 segmentation \(label\.seg\)"),
+    ("lidc_nodules", r"received a folder with NIfTI files; pass one of them, such as LIDC"),
 ]
 
 

@@ -176,7 +176,8 @@ def test_voxels_that_are_not_finite_are_counted(tmp_path: Path) -> None:
     voxels = np.zeros((3, 4, 5), np.float32)
     voxels[1, 2, 3], voxels[0, 0, 4] = np.nan, np.inf
     with pytest.raises(
-        InputError, match=r"^a\.nii: .*got 2 that are NaN or infinite, the first at \(1, 2, 3\)"
+        InputError,
+        match=r"^a\.nii: .*received 2 that are NaN or infinite, the first at \(1, 2, 3\)",
     ):
         read_volume(save(tmp_path / "a.nii", voxels))
 
@@ -184,9 +185,12 @@ def test_voxels_that_are_not_finite_are_counted(tmp_path: Path) -> None:
 def test_other_kinds_of_image_are_refused(tmp_path: Path) -> None:
     colours = np.zeros((2, 2, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     cases = [
-        (np.zeros((2, 3, 4, 5), np.int16), r"expected one 3D volume, got shape \(2, 3, 4, 5\)"),
-        (colours, "got colour voxels"),
-        (np.zeros((2, 2, 2), np.complex64), "got complex"),
+        (
+            np.zeros((2, 3, 4, 5), np.int16),
+            r"expected one 3D volume, received shape \(2, 3, 4, 5\)",
+        ),
+        (colours, "received colour voxels"),
+        (np.zeros((2, 2, 2), np.complex64), "received complex"),
     ]
     for voxels, reason in cases:
         with pytest.raises(InputError, match=rf"^a\.nii\.gz: .*{reason}"):
@@ -198,7 +202,7 @@ def test_affines_that_place_nothing_and_other_units_are_refused(tmp_path: Path) 
         path = save_fields(tmp_path / "a.nii", sform_code=1, srow_x=srow, srow_y=[0, 0, 0, 0])
         with pytest.raises(InputError, match=rf"^a\.nii: .*{reason}.*sform"):
             read_volume(path)
-    with pytest.raises(InputError, match=r"^a\.nii: expected coordinates in mm, got micron"):
+    with pytest.raises(InputError, match=r"^a\.nii: expected coordinates in mm, received micron"):
         read_volume(save_fields(tmp_path / "a.nii", xyzt_units=3))
 
 
@@ -237,18 +241,18 @@ def test_flipped_bit_fails_the_checksum(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_text_under_a_niftis_name_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("this is no image\n" * 40)
-    with pytest.raises(InputError, match=r"expected a NIfTI file .* got something else"):
+    with pytest.raises(InputError, match=r"expected a NIfTI file .* received something else"):
         read_volume(tmp_path / name)
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(InputError, match=r"expected a NIfTI file .* got something else"):
+    with pytest.raises(InputError, match=r"expected a NIfTI file .* received something else"):
         read_volume(tmp_path / name)
 
 
 def test_masks_of_another_shape_or_dtype_are_refused(tmp_path: Path) -> None:
     volume = read_volume(save(tmp_path / "a.nii", np.zeros((3, 4, 5), np.int16)))
-    with pytest.raises(ValueError, match=r"m\.nii: .*shape \(3, 4, 5\), got \(3, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"m\.nii: .*shape \(3, 4, 5\), received \(3, 4, 4\)"):
         write_mask(np.zeros((3, 4, 4), np.uint8), volume, tmp_path / "m.nii")
-    with pytest.raises(ValueError, match="uint8 or bool, got float32"):
+    with pytest.raises(ValueError, match="uint8 or bool, received float32"):
         write_mask(np.zeros((3, 4, 5), np.float32), volume, tmp_path / "m.nii")
     with pytest.raises(ValueError, match=r"ending in \.nii"):
         write_mask(np.zeros((3, 4, 5), np.uint8), volume, tmp_path / "m.png")

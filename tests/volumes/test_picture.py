@@ -42,7 +42,7 @@ def test_a_palette_is_resolved(tmp_path: Path):
 
 def test_more_bits_are_refused(tmp_path: Path):
     Image.fromarray(GREY.astype(np.uint16) * 256).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"^a.png: expected an 8-bit picture, got mode I;16"):
+    with pytest.raises(InputError, match=r"^a.png: expected an 8-bit picture, received mode I;16"):
         read_picture(tmp_path / "a.png")
 
 
@@ -55,7 +55,9 @@ def test_broken_files_are_refused(tmp_path: Path):
     flipped[len(content) // 2] ^= 255
     for broken in (b"", b"text", content[:20], content[: len(content) // 2], bytes(flipped)):
         (tmp_path / "a.png").write_bytes(broken)
-        with pytest.raises(InputError, match=r"^a.png: expected a whole picture, got") as raised:
+        with pytest.raises(
+            InputError, match=r"^a.png: expected a whole picture, received"
+        ) as raised:
             read_picture(tmp_path / "a.png")
         assert str(tmp_path) not in str(raised.value)
     with pytest.raises(InputError, match=r"^none.png: expected a whole picture"):

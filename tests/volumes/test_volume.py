@@ -16,12 +16,12 @@ from boltzmed.volumes import read_volume
         (
             "missing.nii.gz",
             None,
-            r"^missing\.nii\.gz: expected a file or folder, got a path that does not exist",
+            r"^missing\.nii\.gz: expected a file or folder, received a path that does not exist",
         ),
         (
             "a.mha",
             b"ObjectType = Image",
-            r"^a\.mha: expected \.nii, \.nii\.gz, or a folder .* got another kind",
+            r"^a\.mha: expected \.nii, \.nii\.gz, or a folder .* received another kind",
         ),
         ("a.zip", b"", r"^a\.zip: expected a zip with a DICOM series"),
     ],
@@ -39,7 +39,8 @@ def test_paths_that_are_no_study(
 
 def test_one_dicom_file_is_no_series(series: Path) -> None:
     with pytest.raises(
-        InputError, match=r"^slice_0001\.dcm: expected a whole DICOM series, got one DICOM file"
+        InputError,
+        match=r"^slice_0001\.dcm: expected a whole DICOM series, received one DICOM file",
     ):
         read_volume(series / "slice_0001.dcm")
 

@@ -167,7 +167,8 @@ def test_one_of_several_channels_is_chosen_by_the_card(
     ):
         list_cases(task, make_card({"reader": "decathlon", "channel": 2}))
     with pytest.raises(
-        InputError, match=r"^case toy_002: toy_002.nii.gz: expected a channel from 0 to 0, got 1"
+        InputError,
+        match=r"^case toy_002: toy_002.nii.gz: expected a channel from 0 to 0, received 1",
     ):
         read_case(list_cases(task, chosen)[1], chosen)
 

@@ -64,7 +64,8 @@ def test_an_image_may_be_a_dicom_series(tmp_path: Path, write_pair, affine_ras, 
     volume = read_label_map(pair_files("a", tmp_path / "series", tmp_path / "l.nii.gz"), card)
     assert np.array_equal(volume.image[0], hu) and np.array_equal(volume.labels, labels)
     with pytest.raises(
-        InputError, match=r"^case a: series: expected a NIfTI file to pick channel 0 of, got DICOM"
+        InputError,
+        match=r"^case a: series: expected a NIfTI file to pick channel 0 of, received DICOM",
     ):
         read_label_map(pair_files("a", tmp_path / "series", tmp_path / "l.nii.gz"), card, channel=0)
 
@@ -137,5 +138,5 @@ def test_the_cards_modality_must_not_contradict_the_file(
     expect_line(
         pair_files("a", tmp_path / "series", tmp_path / "l.nii"),
         card,
-        "expected modality MR, got CT",
+        "expected modality MR, received CT",
     )
