@@ -1,4 +1,4 @@
-"""Dataset cards: what a data set's targets are called, how they are asked for, windowed and split."""
+"""Dataset cards: what a data set's targets are called, prompted by, windowed and split."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from boltzmed.cards.card import (
     DatasetCard,
     PromptTarget,
     Target,
-    Window,
     card_path,
     list_cards,
     load_card,
@@ -16,6 +15,7 @@ from boltzmed.cards.card import (
     normalise_prompt,
     resolve_window,
 )
+from boltzmed.cards.fields import Window
 
 __all__ = [
     "PROTOCOLS",
