@@ -279,7 +279,7 @@ class TestBroken:
     def refuse(
         self,
         path: Path,
-        words: str = "expected a whole case file of a slice cache, got one that does not read",
+        words: str = "expected a whole case file of a slice cache, received one that does not read",
     ):
         with pytest.raises(InputError) as caught:
             CaseFile(path)
@@ -348,4 +348,6 @@ class TestBroken:
     @pytest.mark.parametrize("number", [0, FORMAT + 1, "1", None])
     def test_another_format(self, path, number):
         rewrite(path, format=number)
-        self.refuse(path, f"expected a case file of format {FORMAT}, got {number}; prepare again")
+        self.refuse(
+            path, f"expected a case file of format {FORMAT}, received {number}; prepare again"
+        )

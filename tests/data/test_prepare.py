@@ -736,14 +736,14 @@ class TestRefusals:
         self.refuse(
             toy,
             capsys,
-            "expected a cache of card other, found one of toy; choose another --cache",
+            "expected a cache of card other, received one of toy; choose another --cache",
             card=other,
         )
 
     def test_another_plane(self, toy, capsys):
         toy.prepare()
         self.refuse(
-            toy, capsys, "expected a cache of plane coronal, found one of axial", plane="coronal"
+            toy, capsys, "expected a cache of plane coronal, received one of axial", plane="coronal"
         )
 
     @pytest.mark.parametrize(
@@ -756,7 +756,8 @@ class TestRefusals:
         self.refuse(
             toy,
             capsys,
-            "expected a new folder or a cache, found other files; choose another --cache",
+            "expected a new folder or a cache, received one with other files; choose another"
+            " --cache",
         )
 
     @pytest.mark.parametrize(
