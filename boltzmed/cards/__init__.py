@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from boltzmed.cards.card import (
     PROTOCOLS,
-    Code,
     DatasetCard,
     PromptTarget,
     Target,
@@ -19,7 +18,6 @@ from boltzmed.cards.fields import Window
 
 __all__ = [
     "PROTOCOLS",
-    "Code",
     "DatasetCard",
     "PromptTarget",
     "Target",

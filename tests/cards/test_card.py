@@ -46,17 +46,15 @@ def test_shipped_cards_are_whole(name):
 def test_phantom_card():
     card = load_card("phantom")
     assert list(card.targets) == [
-        *(
-            "right lung",
-            "left lung",
-            "lung nodule",
-            "heart",
-            "aorta",
-            "liver",
-            "spleen",
-            "right kidney",
-            "left kidney",
-        ),
+        "right lung",
+        "left lung",
+        "lung nodule",
+        "heart",
+        "aorta",
+        "liver",
+        "spleen",
+        "right kidney",
+        "left kidney",
         "spine",
     ]
     assert card.target("right lung").labels == (1, 3, 4)
@@ -72,7 +70,12 @@ def test_phantom_card():
             assert all(side in prompt for prompt in (*target.prompts, *target.held_out_prompts))
     assert card.split is not None
     assert [card.split.part_of(seed) for seed in (0, 899_999, 900_000, 910_000, -1, 10**6)] == [
-        *("train", "train", "validation", "test", None, None),
+        "train",
+        "train",
+        "validation",
+        "test",
+        None,
+        None,
     ]
 
 
@@ -308,54 +311,46 @@ def test_template_shows_every_field():
     assert (
         card.cases.number_of("site2_patient017_scan3"),
         card.cases.patient_of("a_patient017_scan3"),
-    ) == (*(17, "patient017"),)
+    ) == (17, "patient017")
     text = (resource_folder("datasets") / "template.yaml").read_text(encoding="utf-8")
     fields = {
-        *(
-            "name",
-            "title",
-            "modality",
-            "licence",
-            "citation",
-            "source",
-            "exhaustive",
-            "protocol",
-            "layout",
-            "reader",
-        ),
-        *(
-            "cases",
-            "number",
-            "patient",
-            "numbers_per_patient",
-            "labels",
-            "windows",
-            "default_window",
-            "targets",
-        ),
-        *(
-            "split",
-            "by",
-            "train",
-            "validation",
-            "test",
-            "subsets",
-            "test_share",
-            "validation_share",
-            "site",
-            "window",
-        ),
-        *(
-            "all_labels",
-            "extra_windows",
-            "prompts",
-            "held_out_prompts",
-            "category",
-            "code",
-            "modifier",
-            "region",
-            "shows",
-        ),
+        "name",
+        "title",
+        "modality",
+        "licence",
+        "citation",
+        "source",
+        "exhaustive",
+        "protocol",
+        "layout",
+        "reader",
+        "cases",
+        "number",
+        "patient",
+        "numbers_per_patient",
+        "labels",
+        "windows",
+        "default_window",
+        "targets",
+        "split",
+        "by",
+        "train",
+        "validation",
+        "test",
+        "subsets",
+        "test_share",
+        "validation_share",
+        "site",
+        "window",
+        "all_labels",
+        "extra_windows",
+        "prompts",
+        "held_out_prompts",
+        "category",
+        "code",
+        "modifier",
+        "region",
+        "shows",
     }
     assert fields <= set(re.findall(r"^\s*(?:# )?(\w+):", text, re.MULTILINE))
 
@@ -511,7 +506,15 @@ def test_parts_of_a_split(tmp_path):
     }
     rule = load_card(write(tmp_path, {**GOOD, "split": {**split, "test_share": 1}})).split
     assert [rule.part_of(number) for number in (0, 1, 5, 6, 7, 8, 9, 11, 12)] == [
-        *(None, "train", "train", None, "test", None, "test", "test", None),
+        None,
+        "train",
+        "train",
+        None,
+        "test",
+        None,
+        "test",
+        "test",
+        None,
     ]
     assert (rule.subsets, rule.test_share, rule.validation_share) == (
         {"validation": "test"},

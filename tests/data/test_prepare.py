@@ -1,6 +1,4 @@
-"""Preparing a cache: what it holds, what it does not redo, what it refuses, and that no
-interruption leaves a trace.
-"""
+"""Preparing a cache: what it holds, keeps and refuses; an interruption leaves no trace."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ def find_shared(name: str) -> Path:
 
 
 def write_card(folder: Path, name: str = "toy", **changes: Any) -> Path:
-    """A CT card of a Decathlon task; numbers to 6 are training, the rest is test, two numbers are
-    one patient.
-    """
+    """A CT card of a Decathlon task: numbers to 6 train, the rest tests, two are a patient's."""
 
     def target(labels: list[int], window: str, *prompts: str, **more: Any) -> dict[str, Any]:
         return {
@@ -1164,20 +1160,15 @@ class TestInterruptions:
 
     @pytest.mark.parametrize(
         "leftover",
-        ["cases/.0123456789ab.toy_001.safetensors", "cases/.0123456789ab.gone.safetensors"],
+        [
+            "cases/.0123456789ab.toy_001.safetensors",
+            "cases/.0123456789ab.gone.safetensors",
+            ".0123456789ab.index.csv",
+            ".0123456789ab.manifest.json",
+            ".0123456789ab.toy.yaml",
+        ],
     )
-    def test_half_written_cases_are_cleared_away(self, toy, leftover):
-        toy.prepare()
-        before = snapshot(toy.cache)
-        (toy.cache / leftover).write_bytes(b"half")
-        toy.prepare()
-        assert snapshot(toy.cache) == before
-
-    @pytest.mark.parametrize(
-        "leftover",
-        [".0123456789ab.index.csv", ".0123456789ab.manifest.json", ".0123456789ab.toy.yaml"],
-    )
-    def test_half_written_tables_are_cleared_away(self, toy, leftover):
+    def test_half_written_files_are_cleared_away(self, toy, leftover):
         toy.prepare()
         before = snapshot(toy.cache)
         (toy.cache / leftover).write_bytes(b"half")

@@ -1,6 +1,4 @@
-"""Outlines whose pixels can be counted by hand, marks that belong together or not, and a published
-annotation file.
-"""
+"""Outlines with pixels counted by hand, marks that belong together or not, a published file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A made-up copy of the publisher's tree: small CTs, and annotation files whose nodules are counted
-by hand.
-"""
+"""A made-up copy of the publisher's tree: small CTs and nodules that are counted by hand."""
 
 from __future__ import annotations
 
