@@ -1,14 +1,12 @@
-"""Dataset cards: what a data set's targets are called, how they are asked for, windowed and split."""
+"""Dataset cards: what a data set's targets are called, prompted by, windowed and split."""
 
 from __future__ import annotations
 
 from boltzmed.cards.card import (
     PROTOCOLS,
-    Code,
     DatasetCard,
     PromptTarget,
     Target,
-    Window,
     card_path,
     list_cards,
     load_card,
@@ -16,10 +14,10 @@ from boltzmed.cards.card import (
     normalise_prompt,
     resolve_window,
 )
+from boltzmed.cards.fields import Window
 
 __all__ = [
     "PROTOCOLS",
-    "Code",
     "DatasetCard",
     "PromptTarget",
     "Target",

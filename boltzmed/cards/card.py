@@ -1,37 +1,40 @@
 """Dataset cards: the facts about a data set that its images do not carry.
 
-A card is a YAML file in `datasets/` (its schema stands in `datasets/README.md`): modality, licence,
-label values and names, the targets one can ask for with their window, phrasings and SNOMED CT
-codes, and how the data are split. `load_card` turns a file into a frozen `DatasetCard`;
-`look_up_prompt` finds what a text prompt means.
+A card is a YAML file in ``datasets/`` (its schema stands in ``datasets/README.md``): modality,
+licence, label values and names, the targets that a prompt can ask for with their window, prompt
+variants and SNOMED CT codes, and how the data are split. ``load_card`` turns a file into a frozen
+``DatasetCard`` and ``look_up_prompt`` returns what a text prompt means. ``fields.py`` reads one
+field, ``rules.py`` tells cases, patients and splits apart.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from boltzmed.cards.fields import CardReader
+from boltzmed.cards.fields import CardReader, Window
 from boltzmed.cards.rules import CaseRule, SplitRule, read_case_rule, read_layout, read_split
 from boltzmed.resources import resource_folder
 
 MODALITIES = ("CT", "MR")
 PROTOCOLS = ("volume", "biomedparse")
-Window = tuple[float, float]
-"""Lowest and highest HU that stay distinguishable; None stands for percentiles of the volume (MR).
-"""
+
+_TARGET_FIELDS = (
+    *("labels", "site", "window", "prompts", "held_out_prompts"),
+    *("category", "code", "modifier", "region"),
+    *("all_labels", "extra_windows", "published_names"),
+)
 
 
 @dataclass(frozen=True)
 class Code:
-    """A coded concept as DICOM writes it (PS3.3, 8.8): scheme, value and meaning, e.g. SCT 64033007
-    Kidney.
-    """
+    """A coded concept of DICOM (PS3.3, 8.8), e.g. scheme SCT, value 64033007, meaning Kidney."""
 
     scheme: str
     value: str
@@ -80,28 +83,27 @@ class Target:
         """The window's name; where it has none its two numbers, or "percentiles"."""
         if self.window_name != "custom":
             return self.window_name
-        return (
-            "percentiles"
-            if self.window is None
-            else ",".join(repr(v).removesuffix(".0") for v in self.window)
-        )
+        if self.window is None:
+            return "percentiles"
+        return ",".join(repr(hu).removesuffix(".0") for hu in self.window)
 
     @property
     def phrasings(self) -> frozenset[str]:
-        """All that means this target, its name included, as `normalise_prompt` writes it."""
+        """All that means this target, its name included, as ``normalise_prompt`` writes it."""
         return frozenset(map(normalise_prompt, (self.name, *self.prompts, *self.held_out_prompts)))
 
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """One data set.
+    """One data set; its attributes are the fields of a card's file.
 
-    Attributes (`datasets/README.md` has all):
-        exhaustive: a target without a mask is truly absent from the image. shows: body regions that
-        its images show besides those of its targets. protocol: which slices count, see
-        `boltzmed.data.index`. layout: how the publisher ships the files: its `reader` in
-        `boltzmed.data.layouts`, and that reader's options. cases: what a case's name says of its
-        number and patient.
+    Attributes (``datasets/README.md`` describes all):
+        exhaustive: whether a target without a mask is truly absent from the image.
+        shows: body regions that its images show besides those of its targets.
+        protocol: which slices count, see ``boltzmed.data.index``.
+        layout: how the publisher ships the files: its ``reader`` in ``boltzmed.data.layouts``, and
+            that reader's options.
+        cases: what a case's name says of its number and patient.
     """
 
     name: str
@@ -122,8 +124,10 @@ class DatasetCard:
     shows: tuple[str, ...] = ()
 
     def target(self, name: str) -> Target:
-        """Returns a target by name; one the card does not have is refused with those it has
-        (ValueError).
+        """Return a target by name.
+
+        Raises:
+            ValueError: the card has no such target; the error lists those it has.
         """
         if name not in self.targets:
             raise ValueError(
@@ -131,14 +135,23 @@ class DatasetCard:
             )
         return self.targets[name]
 
+    def target_of(self, normalised_prompt: str) -> Target | None:
+        """Return the target that a prompt of ``normalise_prompt`` means, or None."""
+        for target in self.targets.values():
+            if normalised_prompt in target.phrasings:
+                return target
+        return None
+
 
 @dataclass(frozen=True)
 class PromptTarget:
-    """What a prompt means: its card's target, or free text with the window of the modality's
-    generic card.
+    """What a prompt means: a card's target, or free text that no card lists.
 
-    `target` is None for free text, and then so are the codes. `window` is None for percentiles of
-    the volume.
+    Attributes:
+        target: the card's name of the target; None for free text, and then so are the codes.
+        card: where the target, or for free text the window, comes from.
+        window: None for percentiles of the volume.
+        category, code, modifier, region: see ``Target``.
     """
 
     prompt: str
@@ -154,15 +167,15 @@ class PromptTarget:
 
 
 def list_cards() -> list[str]:
-    """Returns the names of the cards that come with boltzmed, sorted."""
+    """Return the names of the cards that come with boltzmed, sorted."""
     return sorted(path.stem for path in resource_folder("datasets").glob("*.yaml"))
 
 
 def load_card(name_or_path: str | Path) -> DatasetCard:
-    """Loads and checks a card.
+    """Load and check a card.
 
     Args:
-        name_or_path: a name of `list_cards()`, or a path that ends in .yaml or .yml.
+        name_or_path: a name of ``list_cards()``, or a path that ends in .yaml or .yml.
 
     Raises:
         ValueError: no such card, not readable as YAML, or a field is missing, unknown or wrong; one
@@ -173,7 +186,7 @@ def load_card(name_or_path: str | Path) -> DatasetCard:
 
 
 def card_path(name_or_path: str | Path) -> Path:
-    """Returns the file of a card (see `load_card`); ValueError if there is none."""
+    """Return the file of a card (see ``load_card``); ValueError if there is none."""
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
@@ -187,54 +200,23 @@ def card_path(name_or_path: str | Path) -> Path:
     return resource_folder("datasets") / f"{name_or_path}.yaml"
 
 
+# The time of modification is part of the key, so that a card edited meanwhile is read again.
 @lru_cache(maxsize=64)
 def _load_file(path: Path, _modified_ns: int) -> DatasetCard:
     reader = CardReader.open(path)
-    reader.only(
-        *(
-            "name",
-            "title",
-            "modality",
-            "licence",
-            "citation",
-            "source",
-            "exhaustive",
-            "labels",
-            "targets",
-            "windows",
-        ),
-        *("default_window", "split", "protocol", "layout", "cases", "shows"),
-    )
+    reader.only(*(attribute.name for attribute in fields(DatasetCard)))
     name = reader.text("name")
     if name != path.stem:
-        reader.fail("name", f"expected the file's own name {path.stem!r}, got {name!r}")
-    modality = reader.text("modality")
-    if modality not in MODALITIES:
-        reader.fail("modality", f"expected one of {', '.join(MODALITIES)}, got {modality!r}")
+        reader.fail("name", f"expected the file's own name {path.stem!r}, received {name!r}")
+    modality = reader.one_of("modality", MODALITIES)
     labels = reader.labels("labels")
     windows = reader.windows("windows", percentiles=modality == "MR")
-    default_window = reader.text("default_window")
-    if default_window not in windows:
-        reader.fail(
-            "default_window", f"expected one of {', '.join(windows)}, got {default_window!r}"
-        )
-    protocol = reader.text("protocol") if "protocol" in reader.names else PROTOCOLS[0]
-    if protocol not in PROTOCOLS:
-        reader.fail("protocol", f"expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
-    targets = {
-        target_name: _read_target(target_name, entry, labels, windows, modality)
-        for target_name, entry in reader.sections("targets")
-    }
-    owner: dict[str, str] = {}
-    for target in targets.values():
-        for prompt in (*target.prompts, *target.held_out_prompts):
-            key = normalise_prompt(prompt)
-            if key in owner:
-                reader.fail(
-                    f"targets: {target.name}",
-                    f"prompt {prompt!r} is already listed under {owner[key]!r}",
-                )
-            owner[key] = target.name
+    default_window = reader.one_of("default_window", windows)
+    protocol = reader.one_of("protocol", PROTOCOLS, default=PROTOCOLS[0])
+    targets = {}
+    for target_name, entry in reader.sections("targets"):
+        targets[target_name] = _read_target(target_name, entry, labels, windows, modality)
+    _refuse_shared_prompts(targets, reader)
     return DatasetCard(
         name=name,
         title=reader.text("title"),
@@ -262,20 +244,7 @@ def _read_target(
     windows: Mapping[str, Window | None],
     modality: str,
 ) -> Target:
-    entry.only(
-        *(
-            "labels",
-            "site",
-            "window",
-            "prompts",
-            "held_out_prompts",
-            "category",
-            "code",
-            "modifier",
-            "region",
-        ),
-        *("all_labels", "extra_windows", "published_names"),
-    )
+    entry.only(*_TARGET_FIELDS)
     values = entry.integers("labels", required=bool(labels))
     for value in values:
         if value not in labels:
@@ -284,9 +253,9 @@ def _read_target(
     extra_windows = entry.texts("extra_windows", required=False)
     for extra in extra_windows:
         if extra not in windows or extra == window_name:
-            entry.fail("extra_windows", f"expected others of {', '.join(windows)}, got {extra!r}")
-    code_fields = ("category", "code", "modifier", "region")
-    codes = {name: Code(*parts) if (parts := entry.code(name)) else None for name in code_fields}
+            entry.fail(
+                "extra_windows", f"expected others of {', '.join(windows)}, received {extra!r}"
+            )
     return Target(
         name=name,
         labels=values,
@@ -295,22 +264,45 @@ def _read_target(
         window=window,
         prompts=entry.texts("prompts"),
         held_out_prompts=entry.texts("held_out_prompts", required=False),
-        all_labels="all_labels" in entry.names and entry.flag("all_labels"),
+        category=_read_code(entry, "category"),
+        code=_read_code(entry, "code"),
+        modifier=_read_code(entry, "modifier"),
+        region=_read_code(entry, "region"),
+        all_labels=entry.flag("all_labels", default=False),
         extra_windows=extra_windows,
         published_names=entry.texts("published_names", required=False),
-        **codes,
     )
 
 
+def _read_code(entry: CardReader, field_name: str) -> Code | None:
+    parts = entry.code(field_name)
+    return None if parts is None else Code(*parts)
+
+
+def _refuse_shared_prompts(targets: Mapping[str, Target], reader: CardReader) -> None:
+    """Fail where two targets list one prompt: it would mean both."""
+    owners: dict[str, str] = {}
+    for target in targets.values():
+        for prompt in (*target.prompts, *target.held_out_prompts):
+            key = normalise_prompt(prompt)
+            if key in owners:
+                reader.fail(
+                    f"targets: {target.name}",
+                    f"prompt {prompt!r} is already listed under {owners[key]!r}",
+                )
+            owners[key] = target.name
+
+
 def normalise_prompt(prompt: str) -> str:
-    """Returns the form in which prompts are compared: case, runs of white space and trailing dots
-    do not matter.
+    """Return the form in which prompts are compared.
+
+    Case, runs of white space and trailing dots do not matter.
     """
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split()).rstrip(".").rstrip()
 
 
 def resolve_window(window: str | Sequence[float], card: DatasetCard) -> tuple[str, Window | None]:
-    """Reads a window given by the user: a name of the card, or two numbers.
+    """Read a window that the user passed: a name of the card, or two numbers.
 
     Args:
         window: "lung", "-1000,1000", "-1000 1000" or (low, high), in HU (in the file's own units
@@ -323,21 +315,19 @@ def resolve_window(window: str | Sequence[float], card: DatasetCard) -> tuple[st
     Raises:
         ValueError: neither a window of the card nor two numbers of which the first is lower.
     """
+    parts: Sequence[str | float] = window
     if isinstance(window, str):
         if window in card.windows:
             return window, card.windows[window]
-        parts: Sequence[str | float] = re.split(r"[,\s]+", window.strip().strip("[]()"))
-    else:
-        parts = window
+        parts = re.split(r"[,\s]+", window.strip().strip("[]()"))
     try:
-        low, high = (float(part) for part in parts)
-        valid = low < high and abs(low) != float("inf") and abs(high) != float("inf")
+        low, high = map(float, parts)
     except (TypeError, ValueError):
-        valid = False
-    if not valid:
+        low = high = math.nan  # no comparison holds, so the check below refuses it
+    if not -math.inf < low < high < math.inf:
         raise ValueError(
             f"window: expected one of {', '.join(card.windows)} (card {card.name}) or LOW,HIGH with"
-            f" LOW < HIGH, got {window!r}"
+            f" LOW < HIGH, received {window!r}"
         )
     return "custom", (low, high)
 
@@ -349,60 +339,92 @@ def look_up_prompt(
     modality: str | None = None,
     window: str | Sequence[float] | None = None,
 ) -> PromptTarget:
-    """Finds which target of which card a prompt means.
+    """Return which target of which card a prompt means.
 
-    A prompt means a target when it equals one of its phrasings (held-out ones included) or its
-    name, as `normalise_prompt` compares. The first card in the given order wins. A prompt that no
-    card lists is free text: it gets the default window of the modality's generic card
-    (`generic_ct`, `generic_mr`).
+    A prompt means a target when it equals one of its prompt variants (held-out ones included) or
+    its name, as ``normalise_prompt`` compares. The first card in the order of ``cards`` wins. A
+    prompt that no card lists is free text: it gets the default window of the modality's generic
+    card (``generic_ct``, ``generic_mr``).
 
     Args:
         prompt: the text.
         cards: the cards to look in.
         modality: "CT" or "MR", the study's; cards of another modality are passed over. None
             (unknown) is enough as long as cards of one modality alone list the prompt.
-        window: overrides the card's window, see `resolve_window`.
+        window: overrides the card's window, see ``resolve_window``.
 
     Raises:
-        ValueError: an empty prompt, an unknown modality or window, or a modality that nothing
-            tells.
+        ValueError: an empty prompt, an unknown modality or window, or a modality that neither the
+            caller nor a card gives.
     """
     key = normalise_prompt(prompt)
     if not key:
         raise ValueError(
-            "prompt: expected some text such as 'liver in abdomen CT', got an empty prompt"
+            "prompt: expected some text such as 'liver in abdomen CT', received an empty prompt"
         )
     if modality is not None and modality not in MODALITIES:
-        raise ValueError(f"modality: expected one of {', '.join(MODALITIES)}, got {modality!r}")
-    cards = [card for card in cards if modality is None or card.modality == modality]
-    listing = [
-        card for card in cards if any(key in target.phrasings for target in card.targets.values())
-    ]
-    if len({card.modality for card in listing}) > 1:
+        raise ValueError(
+            f"modality: expected one of {', '.join(MODALITIES)}, received {modality!r}"
+        )
+    cards = [card for card in cards if modality in (None, card.modality)]
+    matches = []
+    for card in cards:
+        target = card.target_of(key)
+        if target is not None:
+            matches.append((card, target))
+    if len({card.modality for card, _ in matches}) > 1:
         raise ValueError(
             f"prompt {prompt!r}: cards of CT and of MR list it; pass --modality CT or MR"
         )
-    for card in listing:
-        for target in card.targets.values():
-            if key in target.phrasings:
-                name, numbers = target.window_name, target.window
-                if window is not None:
-                    # A window's name may be another card's: the phantom's card knows two, the
-                    # generic CT card more.
-                    naming = [other for other in (card, *cards) if window in other.windows]
-                    name, numbers = resolve_window(window, naming[0] if naming else card)
-                codes = (target.category, target.code, target.modifier, target.region)
-                return PromptTarget(
-                    prompt, target.name, card.name, card.modality, name, numbers, *codes
-                )
+    if matches:
+        card, target = matches[0]
+        return _describe_target(prompt, card, target, window, cards)
     if modality is None:
         raise ValueError(
-            f"prompt {prompt!r}: no card lists it, so its modality must be said; pass --modality CT"
-            " or MR"
+            f"prompt {prompt!r}: unknown modality: neither the file nor a dataset card gives it;"
+            " pass --modality CT or MR"
         )
-    generic_name = f"generic_{modality.lower()}"
-    generic = next((card for card in cards if card.name == generic_name), None) or load_card(
-        generic_name
+    return _describe_free_text(prompt, modality, window, cards)
+
+
+def _describe_target(
+    prompt: str,
+    card: DatasetCard,
+    target: Target,
+    window: str | Sequence[float] | None,
+    cards: Sequence[DatasetCard],
+) -> PromptTarget:
+    window_name = target.window_name
+    numbers = target.window
+    if window is not None:
+        # A window's name may be another card's: the phantom's card has two, the generic CT card
+        # more.
+        naming = [other for other in (card, *cards) if window in other.windows]
+        window_name, numbers = resolve_window(window, naming[0] if naming else card)
+    return PromptTarget(
+        prompt=prompt,
+        target=target.name,
+        card=card.name,
+        modality=card.modality,
+        window_name=window_name,
+        window=numbers,
+        category=target.category,
+        code=target.code,
+        modifier=target.modifier,
+        region=target.region,
     )
-    name, numbers = resolve_window(generic.default_window if window is None else window, generic)
-    return PromptTarget(prompt, None, generic.name, modality, name, numbers)
+
+
+def _describe_free_text(
+    prompt: str,
+    modality: str,
+    window: str | Sequence[float] | None,
+    cards: Sequence[DatasetCard],
+) -> PromptTarget:
+    generic_name = f"generic_{modality.lower()}"
+    own_generic = [card for card in cards if card.name == generic_name]
+    generic = own_generic[0] if own_generic else load_card(generic_name)
+    window_name, numbers = resolve_window(
+        generic.default_window if window is None else window, generic
+    )
+    return PromptTarget(prompt, None, generic.name, modality, window_name, numbers)

@@ -22,14 +22,14 @@ _TEXT = ("dataset", "case", "patient", "split", "target", "window")
 
 @dataclass(frozen=True)
 class SliceCache:
-    """What `boltzmed prepare` wrote.
+    """What ``boltzmed prepare`` wrote.
 
     Attributes:
         folder: where it lies.
         card: its own copy of the card.
-        protocol, plane: what it was prepared by, see `prepare_cache`.
+        protocol, plane: what it was prepared by, see ``prepare_cache``.
         cases: case -> its entry of the manifest.
-        index: `boltzmed.data.index.COLUMNS`.
+        index: table with the columns ``boltzmed.data.index.COLUMNS``.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ class SliceCache:
 
     @classmethod
     def open(cls, folder: str | Path) -> SliceCache:
-        """Opens a cache; no case file is read yet.
+        """Open a cache; no case file is read yet.
 
         Raises:
             InputError: it is unfinished, lacks a file, or its index is not the one that prepare
@@ -62,40 +62,48 @@ class SliceCache:
             )
             cases = {case["case"]: case for case in manifest["cases"]}
             card = load_card(folder / f"{manifest['card']}.yaml")
-            made = cls(folder, card, manifest["protocol"], manifest["plane"], cases, index)
+            cache = cls(folder, card, manifest["protocol"], manifest["plane"], cases, index)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = getattr(error, "strerror", None) or (
-                str(error) if type(error) is ValueError else "damaged tables"
-            )
             raise InputError(
-                f"{folder}: expected a whole cache, found {reason}; run the same `boltzmed prepare`"
-                " again"
+                f"{folder}: expected a whole cache, found {_describe(error)}; run the same"
+                " `boltzmed prepare` again"
             ) from error
-        if missing := [case for case in cases if not made.path(case).is_file()]:
+        missing = [case for case in cases if not cache.path(case).is_file()]
+        if missing:
+            others = " and others" if len(missing) > 1 else ""
             raise InputError(
                 f"{folder}: expected a file for each of {len(cases)} cases, found none for"
-                f" {missing[0]}{' and others' if len(missing) > 1 else ''}; run the same `boltzmed"
-                " prepare` again"
+                f" {missing[0]}{others}; run the same `boltzmed prepare` again"
             )
-        return made
+        return cache
 
     def path(self, case: str) -> Path:
-        """Returns a case's file."""
+        """Return the path of a case's file."""
         return self.folder / CASES / f"{case}{SUFFIX}"
 
     def case_file(self, case: str) -> CaseFile:
-        """Opens a case's file; InputError if it is damaged."""
+        """Open a case's file; InputError if it is damaged."""
         return CaseFile(self.path(case))
 
     def list_part(self, part: str) -> list[str]:
-        """Returns the cases of "train", "validation" or "test"; ValueError if there is none."""
-        found = [case for case, facts in self.cases.items() if facts["split"] == part]
-        if not found:
-            parts = (
-                ", ".join(sorted({facts["split"] for facts in self.cases.values()}))
-                or "no case at all"
-            )
+        """Return the cases of "train", "validation" or "test"; ValueError if there is none."""
+        cases = []
+        parts = set()
+        for case, facts in self.cases.items():
+            parts.add(facts["split"])
+            if facts["split"] == part:
+                cases.append(case)
+        if not cases:
             raise ValueError(
-                f"{self.folder}: expected cases in part {part!r}, found none; it has {parts}"
+                f"{self.folder}: expected cases in part {part!r}, found none; it has"
+                f" {', '.join(sorted(parts)) or 'no case at all'}"
             )
-        return found
+        return cases
+
+
+def _describe(error: Exception) -> str:
+    """Return why a cache's tables cannot be read."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # Of a ValueError's subclasses the text is a library's: JSON's, pandas', Unicode's.
+    return str(error) if type(error) is ValueError else "damaged tables"

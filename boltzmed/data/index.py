@@ -1,16 +1,18 @@
 """Which targets show on which slices of a prepared data set, by one of two protocols.
 
-`volume`: every slice of every case counts. `biomedparse`: as the published benchmark was made. Per
-volume and target a slice with fewer pixels than a tenth of the target's largest slice is dropped; a
-merged target (`all_labels`) is asked for only where each of its labels passes that rule by itself;
-a target with `extra_windows` shows its slices once more in each of them. What a protocol drops
-stays in the table with `used` 0: it is no positive, and as it is there, no negative either.
+``volume``: every slice of every case counts. ``biomedparse``: as the published benchmark was made.
+Per volume and target a slice with fewer pixels than a tenth of the target's largest slice is
+dropped; a merged target (``all_labels``) is asked for only where each of its labels passes that
+rule by itself; a target with ``extra_windows`` shows its slices once more in each of them. What a
+protocol drops stays in the table with ``used`` 0: it is no positive, and as it is there, no
+negative either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -20,8 +22,8 @@ from boltzmed.cards import PROTOCOLS, DatasetCard, Target
 from boltzmed.data.case_file import CaseFacts
 from boltzmed.data.splits import Membership
 
-SMALLEST_SHARE = 0.1
-"""Of a target's largest slice in the volume; slices below are dropped by the published protocol."""
+_SMALLEST_OF_LARGEST = 10
+"""A slice with less than the largest slice's pixels over this is dropped by ``biomedparse``."""
 
 COLUMNS = (
     *("dataset", "case", "patient", "split", "slice_index", "target", "window"),
@@ -43,12 +45,17 @@ def build_index(
     card: DatasetCard,
     protocol: str,
 ) -> pd.DataFrame:
-    """Returns a row for every (case, slice, target, window) with at least one pixel, in the order
-    of `COLUMNS`.
+    """Return a row for every (case, slice, target, window) with at least one pixel.
 
-    `area_fraction` is the target's pixels over the area of the padded square at native size,
-    `volume_mm3` the target's volume in the whole case (empty for pictures, which have no spacing),
-    `window` the card's name of the window, or its two numbers.
+    The columns are ``COLUMNS``: ``area_fraction`` is the target's pixels over the area of the
+    padded square at native size, ``volume_mm3`` the target's volume in the whole case (empty for
+    pictures, which have no spacing), ``window`` the card's name of the window, or its two numbers.
+
+    Args:
+        cases: measured case files; their order is that of the rows.
+        members: case -> its patient and its part.
+        card: the data set's card.
+        protocol: one of ``PROTOCOLS``.
 
     Raises:
         ValueError: an unknown protocol.
@@ -74,25 +81,20 @@ def build_index(
 def absent_pairs(
     index: pd.DataFrame, slice_counts: Mapping[str, int], targets: Sequence[str]
 ) -> pd.DataFrame:
-    """Returns the (case, slice_index, target) of which an exhaustively annotated data set has no
-    pixel at all.
+    """Return the (case, slice_index, target) without a pixel in an exhaustively annotated data set.
 
     Args:
-        index: as `build_index` gives it, unused rows included.
+        index: as ``build_index`` returns it, unused rows included.
         slice_counts: case -> K.
         targets: the names to look for.
     """
-    every = pd.MultiIndex.from_tuples(
-        [
-            (case, k, name)
-            for case, count in slice_counts.items()
-            for k in range(count)
-            for name in targets
-        ],
-        names=["case", "slice_index", "target"],
-    )
-    present = pd.MultiIndex.from_frame(index[["case", "slice_index", "target"]].drop_duplicates())
-    return every.difference(present, sort=False).to_frame(index=False)
+    pairs: list[tuple[str, int, str]] = []
+    for case, count in slice_counts.items():
+        pairs.extend(product([case], range(count), targets))
+    columns = ["case", "slice_index", "target"]
+    possible = pd.MultiIndex.from_tuples(pairs, names=columns)
+    present = pd.MultiIndex.from_frame(index[columns].drop_duplicates())
+    return possible.difference(present, sort=False).to_frame(index=False)
 
 
 def _index_target(
@@ -100,32 +102,29 @@ def _index_target(
 ) -> pd.DataFrame:
     facts = case.facts
     columns = [facts.label_values.index(value) for value in values]
-    by_label = case.pixels[:, columns].astype(np.int64)
-    pixels = by_label.sum(axis=1)
+    pixels_by_label = case.pixels[:, columns].astype(np.int64)
+    pixels = pixels_by_label.sum(axis=1)
     shown = np.flatnonzero(pixels)
     used = np.ones(len(pixels), dtype=bool)
     windows = [target.window_key]
-    if (
-        protocol == "biomedparse" and facts.window is None
-    ):  # published pictures went through all this
+    # The benchmark's own pictures have a window already, and went through all this.
+    if protocol == "biomedparse" and facts.window is None:
         used = _is_large_enough(pixels)
         if target.all_labels:
-            used &= np.all([_is_large_enough(label) for label in by_label.T], axis=0)
+            for label_pixels in pixels_by_label.T:
+                used &= _is_large_enough(label_pixels)
         windows += target.extra_windows
-    voxel_mm3 = (
-        None
-        if facts.spacing_mm is None
-        else abs(float(np.linalg.det(np.array(facts.affine_ras)[:3, :3])))
-    )
+    volume_mm3 = np.nan
+    if facts.spacing_mm is not None:
+        voxel_mm3 = abs(float(np.linalg.det(np.array(facts.affine_ras)[:3, :3])))
+        volume_mm3 = round(float(pixels.sum()) * voxel_mm3, 3)
     table = pd.DataFrame(
         {
             "slice_index": shown,
             "target": target.name,
             "pixels": pixels[shown],
             "area_fraction": pixels[shown] / max(facts.shape[1:]) ** 2,
-            "volume_mm3": (
-                np.nan if voxel_mm3 is None else round(float(pixels.sum()) * voxel_mm3, 3)
-            ),
+            "volume_mm3": volume_mm3,
             "used": used[shown].astype(int),
         }
     )
@@ -133,5 +132,6 @@ def _index_target(
 
 
 def _is_large_enough(pixels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    # In whole numbers: 0.1 * largest is no exact tenth.
-    return (pixels > 0) & (pixels * round(1 / SMALLEST_SHARE) >= pixels.max(initial=0))
+    # In whole numbers: a tenth of the largest is no exact floating-point number.
+    large_enough: NDArray[np.bool_] = pixels * _SMALLEST_OF_LARGEST >= pixels.max(initial=0)
+    return (pixels > 0) & large_enough

@@ -1,9 +1,9 @@
-"""Publisher's files -> slice cache: `cases/*.safetensors`, `index.csv`, `manifest.json` and a copy
-of the card.
+"""Prepare a slice cache from a publisher's files.
 
-The work can be stopped at any moment. A case file appears whole or not at all, and the manifest
-only at the end, so that a cache without one is unfinished; the next run keeps the case files whose
-source and recipe have not changed. The same source gives the same cache, bit by bit.
+A cache holds ``cases/*.safetensors``, ``index.csv``, ``manifest.json`` and a copy of the card. The
+work can be stopped at any moment: a case file appears whole or not at all, and the manifest only at
+the end, so that a cache without one is unfinished. The next run keeps the case files whose source
+and recipe have not changed. The same source gives the same cache, bit by bit.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -36,7 +37,9 @@ from boltzmed.errors import InputError, OutputError
 from boltzmed.files import check_writable, final_name, locked_folder, whole_file
 from boltzmed.transforms.slices import PLANES
 
-MANIFEST, INDEX, CASES = "manifest.json", "index.csv", "cases"
+MANIFEST = "manifest.json"
+INDEX = "index.csv"
+CASES = "cases"
 _VERSIONS_OF = ("boltzmed", "monai", "nibabel", "numpy", "pydicom", "safetensors")
 _LOCK_WAIT_S = 10.0
 _PARENT_CHECK_S = 0.2
@@ -44,12 +47,12 @@ _PARENT_CHECK_S = 0.2
 
 @dataclass(frozen=True)
 class Preparation:
-    """What `prepare_cache` did.
+    """What ``prepare_cache`` did.
 
     Attributes:
         cache: the folder.
-        written, kept: names of the cases whose files were made now, and of those that were still up
-            to date.
+        written: names of the cases whose files were made now, sorted.
+        kept: names of the cases whose files were still up to date, sorted.
         failed: case -> why it is not in the cache. A file that an earlier run made of it stays,
             unlisted, until the source can be read again.
         parts: part -> (patients, cases), of the cases in the cache.
@@ -66,13 +69,21 @@ class Preparation:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What makes a case file, besides its source; handed to every worker."""
+    """What decides a case file besides its source; passed to every worker."""
 
     card: Path
     source: Path
     cases: Path
     plane: str
     checksum: str
+
+
+class _Outcome(NamedTuple):
+    """What became of one case: "written", "kept", or "failed" with the reason."""
+
+    case: str
+    state: str
+    reason: str = ""
 
 
 def prepare_cache(
@@ -84,14 +95,15 @@ def prepare_cache(
     plane: str = "axial",
     workers: int = 1,
 ) -> Preparation:
-    """Writes or completes the slice cache of a data set.
+    """Write or complete the slice cache of a data set.
 
     Args:
         card: name of a card, or a .yaml of one's own.
         source: the publisher's folder; or a .csv or .json that lists image and label files.
         cache: new folder, or one that an earlier run of the same card made.
-        protocol: `volume` or `biomedparse` (`boltzmed.data.index`); the card's own by default.
-        plane: how slices are cut (`SlicePlan`); `array` gives the published benchmark's pose.
+        protocol: ``volume`` or ``biomedparse`` (``boltzmed.data.index``); the card's own by
+            default.
+        plane: how slices are cut (``SlicePlan``); ``array`` gives the published benchmark's pose.
         workers: processes; each holds one volume at a time.
 
     Raises:
@@ -102,12 +114,51 @@ def prepare_cache(
     card_file = card_path(card)
     facts = load_card(card_file)
     source, cache = Path(source), Path(cache)
-    for name, given, known in (
-        ("protocol", protocol or facts.protocol, PROTOCOLS),
-        ("plane", plane, PLANES),
-    ):
-        if given not in known:
-            raise ValueError(f"{name}: expected one of {', '.join(known)}, received {given!r}")
+    protocol = protocol or facts.protocol
+    _check_settings(source, protocol, plane, workers)
+    cases = list_source_cases(source, facts)
+    members = assign_parts(cases, facts)
+    check_writable(cache)
+    with locked_folder(cache, command="boltzmed prepare", wait_s=_LOCK_WAIT_S):
+        _check_cache(cache, facts, plane, {case.case for case in cases})
+        # Without its manifest a cache counts as unfinished, which it is from here on.
+        (cache / MANIFEST).unlink(missing_ok=True)
+        recipe = _Recipe(card_file, source, cache / CASES, plane, _recipe_checksum(facts, plane))
+        readable = []
+        failed = {}
+        for case in cases:
+            if case.problem is None:
+                readable.append(case)
+            else:
+                failed[case.case] = case.problem
+        written = []
+        kept = []
+        _remove_temporaries(cache)
+        for outcome in _run(readable, recipe, workers):
+            if outcome.state == "failed":
+                failed[outcome.case] = outcome.reason
+            elif outcome.state == "kept":
+                kept.append(outcome.case)
+            else:
+                written.append(outcome.case)
+        _remove_temporaries(cache)
+        failed = dict(sorted(failed.items()))
+        members = {case: members[case] for case in sorted(written + kept)}
+        rows = _write_tables(cache, facts, card_file, protocol, plane, members, failed)
+    return Preparation(
+        cache=cache,
+        written=tuple(sorted(written)),
+        kept=tuple(sorted(kept)),
+        failed=failed,
+        parts=count_parts(members),
+        rows=rows,
+    )
+
+
+def _check_settings(source: Path, protocol: str, plane: str, workers: int) -> None:
+    for name, value, known in (("protocol", protocol, PROTOCOLS), ("plane", plane, PLANES)):
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {', '.join(known)}, received {value!r}")
     if workers < 1:
         raise ValueError(f"workers: expected at least 1, received {workers}")
     if not source.exists():
@@ -115,49 +166,25 @@ def prepare_cache(
             f"{source}: expected the data set's folder, or a .csv or .json of its files; found"
             " nothing"
         )
-    found = list_source_cases(source, facts)
-    members = assign_parts(found, facts)
-    check_writable(cache)
-    with locked_folder(cache, command="boltzmed prepare", wait_s=_LOCK_WAIT_S):
-        _check_cache(cache, facts, plane, {case.case for case in found})
-        (cache / MANIFEST).unlink(missing_ok=True)
-        recipe = _Recipe(card_file, source, cache / CASES, plane, _recipe_checksum(facts, plane))
-        _remove_temporaries(cache)
-        outcomes = dict(_run([case for case in found if not case.problem], recipe, workers))
-        _remove_temporaries(cache)
-        failed = {case.case: case.problem for case in found if case.problem}
-        failed |= {name: reason for name, (state, reason) in outcomes.items() if state == "failed"}
-        failed = dict(sorted(failed.items()))
-        kept = tuple(sorted(name for name, (state, _) in outcomes.items() if state == "kept"))
-        written = tuple(sorted(name for name, (state, _) in outcomes.items() if state == "written"))
-        done = sorted({*written, *kept} - set(failed))
-        members = {name: members[name] for name in done}
-        rows = _write_tables(
-            cache, facts, card_file, protocol or facts.protocol, plane, members, failed
-        )
-    return Preparation(cache, written, kept, failed, count_parts(members), rows)
 
 
-def _run(
-    cases: Sequence[SourceCase], recipe: _Recipe, workers: int
-) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yields (case, (state, reason)); a worker has one case at a time."""
+def _run(cases: Sequence[SourceCase], recipe: _Recipe, workers: int) -> Iterator[_Outcome]:
+    """Prepare the cases in this process or in several; a worker has one case at a time."""
     with tqdm(total=len(cases), desc="prepare", unit="case", disable=None) as progress:
         if workers == 1:
-            for found in cases:
-                yield found.case, _prepare_case(found, recipe)
+            for case in cases:
+                yield _prepare_case(case, recipe)
                 progress.update()
             return
+        # Spawned, not forked: a fork would copy torch's threads in whatever state they are.
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(
             workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)
         )
         try:
-            jobs: dict[Future, str] = {
-                pool.submit(_prepare_case, found, recipe): found.case for found in cases
-            }
+            jobs = [pool.submit(_prepare_case, case, recipe) for case in cases]
             for job in as_completed(jobs):
-                yield jobs[job], job.result()
+                yield job.result()
                 progress.update()
         except BrokenProcessPool as error:
             raise InputError(
@@ -170,7 +197,7 @@ def _run(
 
 def _start_worker(parent: int) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
 
     def leave_with_parent() -> None:
         while os.getppid() == parent:
@@ -182,49 +209,40 @@ def _start_worker(parent: int) -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
-def _prepare_case(found: SourceCase, recipe: _Recipe) -> tuple[str, str]:
-    """Makes one case file unless it is up to date; ("written" | "kept" | "failed", reason)."""
-    path = recipe.cases / f"{found.case}{SUFFIX}"
+def _prepare_case(case: SourceCase, recipe: _Recipe) -> _Outcome:
+    """Write one case file unless it is up to date."""
+    path = recipe.cases / f"{case.case}{SUFFIX}"
     try:
         made_from = {
             "recipe": recipe.checksum,
-            "image_sha256": _checksum(found.image),
-            "label_sha256": _checksum(found.label),
+            "image_sha256": _checksum(case.image),
+            "label_sha256": _checksum(case.label),
         }
         if path.is_file() and _is_made_from(path, made_from):
-            return "kept", ""
+            return _Outcome(case.case, "kept")
         card = load_card(recipe.card)
-        volume = read_source_case(found, card, recipe.source)
-        percentiles = card.modality == "MR" and volume.window is None
+        volume = read_source_case(case, card, recipe.source)
         write_case(
             path,
-            found.case,
+            case.case,
             volume,
             plane=recipe.plane,
-            percentiles=percentiles,
+            percentiles=card.modality == "MR" and volume.window is None,
             made_from=made_from,
         )
     except OSError as error:
-        return (
-            "failed",
-            f"case {found.case}: cannot be read ({error.strerror or type(error).__name__})",
-        )
+        reason = f"cannot be read ({error.strerror or type(error).__name__})"
     except MemoryError:
-        return (
-            "failed",
-            (
-                f"case {found.case}: expected it to fit in memory, it did not; run with fewer"
-                " --workers"
-            ),
-        )
+        reason = "expected it to fit in memory, it did not; run with fewer --workers"
     except OutputError:  # a full disk concerns every case
         raise
     except ValueError as error:
         reason = str(error)
-        return "failed", (
-            reason if reason.startswith(f"case {found.case}") else f"case {found.case}: {reason}"
-        )
-    return "written", ""
+    else:
+        return _Outcome(case.case, "written")
+    if not reason.startswith(f"case {case.case}"):
+        reason = f"case {case.case}: {reason}"
+    return _Outcome(case.case, "failed", reason)
 
 
 def _is_made_from(path: Path, made_from: dict[str, str]) -> bool:
@@ -235,13 +253,18 @@ def _is_made_from(path: Path, made_from: dict[str, str]) -> bool:
 
 
 def _checksum(paths: Sequence[Path]) -> str:
-    """SHA-256 of files with their names (a mask's says what it shows), and of all files of folders
-    by content.
+    """Return the SHA-256 of files with their names, and of folders by their files' content.
+
+    The name of a file counts since that of a mask says what it shows.
     """
     whole = hashlib.sha256()
     for path in paths:
-        whole.update(b"" if path.is_dir() else path.name.encode(errors="surrogateescape"))
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if path.is_dir():
+            files = sorted(path.rglob("*"))
+        else:
+            files = [path]
+            whole.update(path.name.encode(errors="surrogateescape"))
+        for file in files:
             if file.is_file():
                 with open(file, "rb") as stream:
                     whole.update(hashlib.file_digest(stream, "sha256").digest())
@@ -251,44 +274,49 @@ def _checksum(paths: Sequence[Path]) -> str:
 def _recipe_checksum(card: DatasetCard, plane: str) -> str:
     targets = {name: target.labels for name, target in card.targets.items()}
     facts = [FORMAT, plane, card.modality, card.layout, sorted(card.labels.items()), targets]
-    if card.layout.get("reader") == "biomedparse":  # whose files say what they show by any of these
-        facts += [
-            sorted({*target.phrasings, *target.published_names}) for target in card.targets.values()
-        ]
+    if card.layout.get("reader") == "biomedparse":
+        # The names of its files say what they show, by any of these words.
+        for target in card.targets.values():
+            facts.append(sorted({*target.phrasings, *target.published_names}))
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _check_cache(cache: Path, card: DatasetCard, plane: str, names: set[str]) -> None:
-    """Refuses to mix data sets or poses in one cache, or to forget cases that it holds."""
+    """Refuse to mix data sets or poses in one cache, or to forget cases that it holds."""
     if (cache / MANIFEST).is_file():
-        try:
-            earlier = dict(json.loads((cache / MANIFEST).read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+        _check_manifest(cache, card, plane)
+    else:
+        # A run that was stopped may have left any of these.
+        expected = {CASES, INDEX, f"{card.name}.yaml"}
+        present = {file.name for file in cache.iterdir() if not file.name.startswith(".")}
+        if not present <= expected:
             raise ValueError(
-                f"{cache}: expected a cache's {MANIFEST}, found another file of that name; choose"
+                f"{cache}: expected a new folder or a cache, received one with other files; choose"
                 " another --cache"
-            ) from error
-        for what, now in (("card", card.name), ("plane", plane)):
-            if earlier.get(what) != now:
-                raise ValueError(
-                    f"{cache}: expected a cache of {what} {now}, found one of {earlier.get(what)};"
-                    " choose another --cache"
-                )
-    elif cache.is_dir() and any(
-        file.name != CASES and not file.name.startswith(".") for file in cache.iterdir()
-    ):
-        files = {file.name for file in cache.iterdir() if not file.name.startswith(".")}
-        if not files <= {CASES, INDEX, f"{card.name}.yaml"}:
-            raise ValueError(
-                f"{cache}: expected a new folder or a cache, found other files; choose another"
-                " --cache"
             )
-    held = {file.name.removesuffix(SUFFIX) for file in _case_files(cache)}
-    if gone := sorted(held - names):
+    cached = {file.name.removesuffix(SUFFIX) for file in _case_files(cache)}
+    vanished = sorted(cached - names)
+    if vanished:
         raise ValueError(
-            f"{cache}: holds {len(gone)} cases that the source does not have, {gone[0]} for one;"
-            " choose another --cache, or delete this one if the source has really changed"
+            f"{cache}: holds {len(vanished)} cases that the source does not have, {vanished[0]} for"
+            " one; choose another --cache, or delete this one if the source has really changed"
         )
+
+
+def _check_manifest(cache: Path, card: DatasetCard, plane: str) -> None:
+    try:
+        earlier = dict(json.loads((cache / MANIFEST).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{cache}: expected a cache's {MANIFEST}, received another file of that name; choose"
+            " another --cache"
+        ) from error
+    for what, now in (("card", card.name), ("plane", plane)):
+        if earlier.get(what) != now:
+            raise ValueError(
+                f"{cache}: expected a cache of {what} {now}, received one of {earlier.get(what)};"
+                " choose another --cache"
+            )
 
 
 def _case_files(cache: Path) -> list[Path]:
@@ -296,7 +324,7 @@ def _case_files(cache: Path) -> list[Path]:
 
 
 def _remove_temporaries(cache: Path) -> None:
-    """What a killed run left half-written; see `whole_file`."""
+    """Remove what a killed run left half-written; see ``whole_file``."""
     for file in (*cache.glob(".*"), *(cache / CASES).glob(".*")):
         if final_name(file.name) is not None:
             file.unlink(missing_ok=True)
@@ -311,8 +339,9 @@ def _write_tables(
     members: dict[str, Membership],
     failed: dict[str, str],
 ) -> int:
-    """Writes index, card and, last, the manifest; returns the number of rows in use."""
-    measured, cases = [], []
+    """Write index, card and, last, the manifest; return the number of rows in use."""
+    measured = []
+    cases = []
     for name, member in members.items():
         file = CaseFile(cache / CASES / f"{name}{SUFFIX}")
         measured.append(MeasuredCase(file.facts, file.pixels))
@@ -323,7 +352,8 @@ def _write_tables(
                 "split": member.part,
                 "shape": file.facts.shape,
                 "spacing_mm": file.facts.spacing_mm,
-                **{key: value for key, value in file.facts.made_from.items() if key != "recipe"},
+                "image_sha256": file.facts.made_from["image_sha256"],
+                "label_sha256": file.facts.made_from["label_sha256"],
             }
         )
     index = build_index(measured, members, card, protocol)

@@ -46,17 +46,15 @@ def test_shipped_cards_are_whole(name):
 def test_phantom_card():
     card = load_card("phantom")
     assert list(card.targets) == [
-        *(
-            "right lung",
-            "left lung",
-            "lung nodule",
-            "heart",
-            "aorta",
-            "liver",
-            "spleen",
-            "right kidney",
-            "left kidney",
-        ),
+        "right lung",
+        "left lung",
+        "lung nodule",
+        "heart",
+        "aorta",
+        "liver",
+        "spleen",
+        "right kidney",
+        "left kidney",
         "spine",
     ]
     assert card.target("right lung").labels == (1, 3, 4)
@@ -72,7 +70,12 @@ def test_phantom_card():
             assert all(side in prompt for prompt in (*target.prompts, *target.held_out_prompts))
     assert card.split is not None
     assert [card.split.part_of(seed) for seed in (0, 899_999, 900_000, 910_000, -1, 10**6)] == [
-        *("train", "train", "validation", "test", None, None),
+        "train",
+        "train",
+        "validation",
+        "test",
+        None,
+        None,
     ]
 
 
@@ -308,54 +311,46 @@ def test_template_shows_every_field():
     assert (
         card.cases.number_of("site2_patient017_scan3"),
         card.cases.patient_of("a_patient017_scan3"),
-    ) == (*(17, "patient017"),)
+    ) == (17, "patient017")
     text = (resource_folder("datasets") / "template.yaml").read_text(encoding="utf-8")
     fields = {
-        *(
-            "name",
-            "title",
-            "modality",
-            "licence",
-            "citation",
-            "source",
-            "exhaustive",
-            "protocol",
-            "layout",
-            "reader",
-        ),
-        *(
-            "cases",
-            "number",
-            "patient",
-            "numbers_per_patient",
-            "labels",
-            "windows",
-            "default_window",
-            "targets",
-        ),
-        *(
-            "split",
-            "by",
-            "train",
-            "validation",
-            "test",
-            "subsets",
-            "test_share",
-            "validation_share",
-            "site",
-            "window",
-        ),
-        *(
-            "all_labels",
-            "extra_windows",
-            "prompts",
-            "held_out_prompts",
-            "category",
-            "code",
-            "modifier",
-            "region",
-            "shows",
-        ),
+        "name",
+        "title",
+        "modality",
+        "licence",
+        "citation",
+        "source",
+        "exhaustive",
+        "protocol",
+        "layout",
+        "reader",
+        "cases",
+        "number",
+        "patient",
+        "numbers_per_patient",
+        "labels",
+        "windows",
+        "default_window",
+        "targets",
+        "split",
+        "by",
+        "train",
+        "validation",
+        "test",
+        "subsets",
+        "test_share",
+        "validation_share",
+        "site",
+        "window",
+        "all_labels",
+        "extra_windows",
+        "prompts",
+        "held_out_prompts",
+        "category",
+        "code",
+        "modifier",
+        "region",
+        "shows",
     }
     assert fields <= set(re.findall(r"^\s*(?:# )?(\w+):", text, re.MULTILINE))
 
@@ -511,7 +506,15 @@ def test_parts_of_a_split(tmp_path):
     }
     rule = load_card(write(tmp_path, {**GOOD, "split": {**split, "test_share": 1}})).split
     assert [rule.part_of(number) for number in (0, 1, 5, 6, 7, 8, 9, 11, 12)] == [
-        *(None, "train", "train", None, "test", None, "test", "test", None),
+        None,
+        "train",
+        "train",
+        None,
+        "test",
+        None,
+        "test",
+        "test",
+        None,
     ]
     assert (rule.subsets, rule.test_share, rule.validation_share) == (
         {"validation": "test"},
@@ -545,17 +548,21 @@ def test_an_edited_card_is_read_again(tmp_path):
     "way, value, message",
     [
         (("title",), None, "title: is missing"),
-        (("title",), 5, "title: expected text, got 5"),
-        (("name",), "other", "name: expected the file's own name 'good', got 'other'"),
-        (("modality",), "PT", "modality: expected one of CT, MR, got 'PT'"),
-        (("exhaustive",), "yes", "exhaustive: expected true or false, got 'yes'"),
+        (("title",), 5, "title: expected text, received 5"),
+        (("name",), "other", "name: expected the file's own name 'good', received 'other'"),
+        (("modality",), "PT", "modality: expected one of CT, MR, received 'PT'"),
+        (("exhaustive",), "yes", "exhaustive: expected true or false, received 'yes'"),
         (("licens",), "x", "licens: unknown field"),
         (("labels",), {1: "a", 2: "a"}, "labels: 'a' names two values"),
         (("labels",), {"1": "a"}, "labels: expected integers from 0 with names"),
         (("windows",), {}, "windows: expected a mapping"),
         (("windows", "abdomen"), [250, -150], r"windows: abdomen: expected \[low, high\]"),
         (("windows", "abdomen"), "none", r"windows: abdomen: expected \[low, high\]"),
-        (("default_window",), "bone", "default_window: expected one of abdomen, lung, got 'bone'"),
+        (
+            ("default_window",),
+            "bone",
+            "default_window: expected one of abdomen, lung, received 'bone'",
+        ),
         (("targets",), ["liver"], "targets: expected a mapping"),
         (("targets", "liver", "labels"), [9], "targets: liver: labels: 9 is not among"),
         (("targets", "liver", "labels"), [], "targets: liver: labels: expected a list of integers"),
@@ -594,16 +601,20 @@ def test_an_edited_card_is_read_again(tmp_path):
         (
             ("split", "test_share"),
             0,
-            "split: test_share: expected a share above 0 and at most 1, got 0",
+            "split: test_share: expected a share above 0 and at most 1, received 0",
         ),
         (("split", "validation_share"), 20, "split: validation_share: expected a share"),
-        (("protocol",), "slices", "protocol: expected one of volume, biomedparse, got 'slices'"),
+        (
+            ("protocol",),
+            "slices",
+            "protocol: expected one of volume, biomedparse, received 'slices'",
+        ),
         (("layout",), "pairs", "layout: expected a mapping"),
         (("layout", "reader"), None, "layout: reader: is missing"),
         (
             ("layout", "reader"),
             "bids",
-            "layout: reader: expected one of amos22, .*pairs, got 'bids'",
+            "layout: reader: expected one of amos22, .*pairs, received 'bids'",
         ),
         (("layout", "numbers"), [1, 5], "layout: numbers: unknown field"),
         (
@@ -632,17 +643,17 @@ def test_an_edited_card_is_read_again(tmp_path):
             "[0-9]+",
             "cases: number: expected a regular expression with 1 group",
         ),
-        (("cases", "number"), "(", "cases: number: expected a regular expression, got"),
+        (("cases", "number"), "(", "cases: number: expected a regular expression, received"),
         (
             ("cases", "patient"),
             "(a)(b)",
             "cases: patient: expected a regular expression with 1 group",
         ),
-        (("cases",), {"patient": "a", "numbers_per_patient": 2}, "cases: patient: .*got both"),
+        (("cases",), {"patient": "a", "numbers_per_patient": 2}, "cases: patient: .*received both"),
         (
             ("cases",),
             {"numbers_per_patient": 0},
-            "cases: numbers_per_patient: expected a number from 1, got 0",
+            "cases: numbers_per_patient: expected a number from 1, received 0",
         ),
         (
             ("cases",),
@@ -750,7 +761,7 @@ def test_free_text_takes_the_generic_card():
         look_up_prompt("shadow near the hilum", cards)
     with pytest.raises(ValueError, match="empty prompt"):
         look_up_prompt(" . ", cards, modality="CT")
-    with pytest.raises(ValueError, match="modality: expected one of CT, MR, got 'PT'"):
+    with pytest.raises(ValueError, match="modality: expected one of CT, MR, received 'PT'"):
         look_up_prompt("liver", cards, modality="PT")
 
 

@@ -1,6 +1,4 @@
-"""A case file gives back what was put in, in the network's pose, bit by bit; a broken one says so
-in one line.
-"""
+"""A case file returns what was put in, in the network's pose; a broken one says so in one line."""
 
 from __future__ import annotations
 
@@ -153,14 +151,14 @@ def test_facts_come_back_as_they_were(tmp_path):
 @pytest.mark.parametrize(
     ("value", "dtype"),
     [
-        *(
-            (-32768, np.int16),
-            (32767, np.int16),
-            (32768, np.float32),
-            (-32769, np.float32),
-            (0.5, np.float32),
-        ),
-        *((1.7e6, np.float32), (1e-30, np.float32), (16777216, np.float32)),
+        (-32768, np.int16),
+        (32767, np.int16),
+        (32768, np.float32),
+        (-32769, np.float32),
+        (0.5, np.float32),
+        (1.7e6, np.float32),
+        (1e-30, np.float32),
+        (16777216, np.float32),
     ],
 )
 def test_int16_is_used_where_it_loses_nothing(tmp_path, value, dtype):
@@ -279,7 +277,7 @@ class TestBroken:
     def refuse(
         self,
         path: Path,
-        words: str = "expected a whole case file of a slice cache, got one that does not read",
+        words: str = "expected a whole case file of a slice cache, received one that does not read",
     ):
         with pytest.raises(InputError) as caught:
             CaseFile(path)
@@ -348,4 +346,6 @@ class TestBroken:
     @pytest.mark.parametrize("number", [0, FORMAT + 1, "1", None])
     def test_another_format(self, path, number):
         rewrite(path, format=number)
-        self.refuse(path, f"expected a case file of format {FORMAT}, got {number}; prepare again")
+        self.refuse(
+            path, f"expected a case file of format {FORMAT}, received {number}; prepare again"
+        )

@@ -1,6 +1,4 @@
-"""The index by hand: what each protocol counts, how large things are, and what is known to be
-absent.
-"""
+"""The index by hand: what each protocol counts, how large targets are, and what is absent."""
 
 from __future__ import annotations
 
@@ -276,11 +274,9 @@ class TestAbsent:
 @pytest.mark.parametrize(
     ("window", "key"),
     [
-        *(
-            ((-150.0, 250.0), "-150,250"),
-            ((-0.5, 17.25), "-0.5,17.25"),
-            ((0.0, 123456.0), "0,123456"),
-        ),
+        ((-150.0, 250.0), "-150,250"),
+        ((-0.5, 17.25), "-0.5,17.25"),
+        ((0.0, 123456.0), "0,123456"),
         ((0.0, 1234567.25), "0,1234567.25"),
     ],
 )

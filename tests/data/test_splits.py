@@ -1,6 +1,4 @@
-"""Who belongs to which part: the rules in their order, whole patients, exact shares, the same draw
-everywhere.
-"""
+"""Who is in which split: rules in their order, whole patients, exact fractions, the same draw."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ PHANTOM = load_card("phantom")
 
 
 def make_card(name: str = "toy", *, cases: CaseRule | None = None, **split: Any) -> DatasetCard:
-    """A card with a rule for cases and one for the split; no split at all where nothing is said of
-    it.
-    """
+    """A card with a rule for cases and, where its fields are given, one for the split."""
     rule = SplitRule("case number", **{"parts": {}, **split}) if split else None
     return replace(PHANTOM, name=name, split=rule, cases=cases or CaseRule())
 
@@ -309,9 +305,7 @@ def test_no_patient_straddles_whatever_the_shares(cases, per_patient, test, vali
 
 
 class TestTheSourcesOwnParts:
-    """Without `subsets` on the card several subsets of a source go by their names; a single one
-    says nothing.
-    """
+    """Without ``subsets`` on the card, several of a source go by their names, one alone doesn't."""
 
     def test_its_test_part_is_test_and_validation_is_drawn_from_the_rest(self):
         cases = [

@@ -1,6 +1,4 @@
-"""The layouts in which data sets are published: a module each, which lists a data set's cases and
-reads one.
-"""
+"""The layouts in which data sets are published: a module each lists its cases and reads one."""
 
 from __future__ import annotations
 
@@ -19,15 +17,17 @@ from boltzmed.data.layouts.pairs import TABLE_SUFFIXES
 __all__ = ["READERS", "LabelledVolume", "SourceCase", "list_source_cases", "read_source_case"]
 
 READERS = {
-    **{name: name for name in ("biomedparse", "decathlon", "lidc_idri", "nnunet", "pairs")},
     "amos22": "amos",
+    "biomedparse": "biomedparse",
+    "decathlon": "decathlon",
+    "lidc_idri": "lidc_idri",
+    "nnunet": "nnunet",
+    "pairs": "pairs",
 }
-"""A card's `reader` -> its module here, with `list_cases(source, card)` and `read_case(found,
-card)`.
-"""
+"""A card's ``reader`` -> its module: ``list_cases(source, card)`` and ``read_case(case, card)``."""
 
 _LONGEST_NAME = 200
-"""Bytes; file systems allow 255, and temporary names add some."""
+"""In bytes; file systems allow 255, and temporary names add some."""
 
 
 def list_source_cases(source: str | os.PathLike[str], card: DatasetCard) -> list[SourceCase]:
@@ -39,8 +39,8 @@ def list_source_cases(source: str | os.PathLike[str], card: DatasetCard) -> list
         card: the data set's card.
 
     Returns:
-        At least one case; those that cannot be read have a `problem`, one line that begins with the
-        case. Names that occur twice, or that cannot name a file, are problems.
+        At least one case; those that cannot be read have a ``problem``, one line that begins with
+        the case. Names that occur twice, or that cannot name a file, are problems.
 
     Raises:
         ValueError: the source is not what the card's layout describes.
@@ -53,24 +53,25 @@ def list_source_cases(source: str | os.PathLike[str], card: DatasetCard) -> list
             " path"
         )
     by_name: dict[str, list[SourceCase]] = defaultdict(list)
-    for found in cases:
-        by_name[found.case].append(found)
-    return [
-        replace(found, problem=_name_problem(by_name[found.case]) or found.problem)
-        for found in cases
-    ]
+    for case in cases:
+        by_name[case.case].append(case)
+    checked = []
+    for case in cases:
+        problem = _name_problem(by_name[case.case]) or case.problem
+        checked.append(replace(case, problem=problem))
+    return checked
 
 
 def read_source_case(
-    found: SourceCase, card: DatasetCard, source: str | os.PathLike[str]
+    case: SourceCase, card: DatasetCard, source: str | os.PathLike[str]
 ) -> LabelledVolume:
-    """Read one case that `list_source_cases` found in the same source.
+    """Read one case that ``list_source_cases`` listed in the same source.
 
     Raises:
         InputError: the case has a problem, or its files cannot be read; one line that begins with
             the case.
     """
-    volume: LabelledVolume = _find_reader(Path(source), card).read_case(found, card)
+    volume: LabelledVolume = _find_reader(Path(source), card).read_case(case, card)
     return volume
 
 
@@ -81,19 +82,17 @@ def _find_reader(source: Path, card: DatasetCard) -> ModuleType:
     if name not in READERS:
         raise ValueError(
             f"card {card.name}: expected a layout whose reader is one of"
-            f" {', '.join(sorted(READERS))}, found {name}; pass a .csv or .json that names its"
+            f" {', '.join(sorted(READERS))}, received {name}; pass a .csv or .json that names its"
             " images and labels"
         )
     return import_module(f"boltzmed.data.layouts.{READERS[name]}")
 
 
 def _name_problem(namesakes: Sequence[SourceCase]) -> str | None:
-    """Why a case's name cannot stand for it alone, or cannot be the name of a file."""
+    """Return why a case's name cannot stand for it alone, or cannot be the name of a file."""
     name = namesakes[0].case
     if len(namesakes) > 1:
-        one, other = (
-            "/".join((*found.image, *found.label)[0].parts[-2:]) for found in namesakes[:2]
-        )
+        one, other = map(_short_path, namesakes[:2])
         return (
             f"case {name}: expected one case of that name, received {len(namesakes)}, of {one} and"
             f" {other}; give each its own name"
@@ -106,3 +105,9 @@ def _name_problem(namesakes: Sequence[SourceCase]) -> str | None:
     if len(os.fsencode(name)) > _LONGEST_NAME:
         return f"case {name}: expected a name of {_LONGEST_NAME} bytes at most; rename it"
     return None
+
+
+def _short_path(case: SourceCase) -> str:
+    """Return the first file of a case with the folder it lies in, and no folder above."""
+    first_file = [*case.image, *case.label][0]
+    return "/".join(first_file.parts[-2:])

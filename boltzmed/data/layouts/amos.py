@@ -1,8 +1,7 @@
-"""AMOS22: `{imagesTr, labelsTr, imagesVa, labelsVa}/amos_0001.nii.gz`; numbers up to 500 are CT,
-those above MRI.
+"""AMOS22: ``{imagesTr, labelsTr, imagesVa, labelsVa}/amos_0001.nii.gz``.
 
-Layout option of a card: `numbers: [first, last]`, both included, which cases are the card's.
-`imagesTs` has no labels and is not listed.
+Numbers up to 500 are CT, those above MRI. Layout option of a card: ``numbers: [first, last]``, both
+included, which cases are the card's. ``imagesTs`` has no labels and is not listed.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _NAME = re.compile(r"(amos_(\d+))\.nii\.gz")
 
 
 def list_cases(source: Path, card: DatasetCard) -> list[SourceCase]:
-    """The cases whose numbers the card asks for, by name.
+    """List the cases whose numbers are the card's, by name.
 
     Raises:
         ValueError: no such folder, a file of another name in it, or a card that does not say which
@@ -33,37 +32,40 @@ def list_cases(source: Path, card: DatasetCard) -> list[SourceCase]:
             " [1, 500]"
         )
     first, last = card.layout["numbers"]
-    if not any((source / f"images{ending}").is_dir() for ending in _SUBSETS):
+    if not (source / "imagesTr").is_dir() and not (source / "imagesVa").is_dir():
         raise ValueError(
             f"{source}: expected a folder with imagesTr, labelsTr, imagesVa and labelsVa, found no"
             " images; pass the folder amos22 of the unpacked archive"
         )
     cases = []
     for ending, subset in _SUBSETS.items():
-        images, labels = source / f"images{ending}", source / f"labels{ending}"
+        images = source / f"images{ending}"
+        labels = source / f"labels{ending}"
         for case, number in sorted(_list_numbers(images) | _list_numbers(labels)):
             if first <= number <= last:
                 file = f"{case}.nii.gz"
                 cases.append(pair_files(case, images / file, labels / file, subset=subset))
-    return sorted(cases, key=lambda found: found.case)
+    return sorted(cases, key=lambda case: case.case)
 
 
-def read_case(found: SourceCase, card: DatasetCard) -> LabelledVolume:
-    """Reads one case; InputError in one line that names it."""
-    return read_label_map(found, card)
+def read_case(case: SourceCase, card: DatasetCard) -> LabelledVolume:
+    """Read one case; InputError in one line that names it."""
+    return read_label_map(case, card)
 
 
 def _list_numbers(folder: Path) -> set[tuple[str, int]]:
-    """(case, number) of every file; a folder that is not there has none."""
-    numbers = set()
-    for path in folder.iterdir() if folder.is_dir() else ():
+    """Return (case, number) of every file; a folder that is not there has none."""
+    numbers: set[tuple[str, int]] = set()
+    if not folder.is_dir():
+        return numbers
+    for path in folder.iterdir():
         if path.name.startswith("."):
             continue
         match = _NAME.fullmatch(path.name)
         if match is None:
             raise ValueError(
-                f"{folder.name}: expected files such as amos_0001.nii.gz, found {path.name}; move"
-                " it out or pass the folder as it was published"
+                f"{folder.name}: expected files such as amos_0001.nii.gz, received {path.name};"
+                " move it out or pass the folder as it was published"
             )
         numbers.add((match[1], int(match[2])))
     return numbers

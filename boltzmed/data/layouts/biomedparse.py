@@ -1,10 +1,10 @@
-"""BiomedParse's 2D layout: `{train, train_mask, train.json, test, test_mask, test.json}`, a PNG
-file per slice.
+"""BiomedParse's 2D layout: ``{train, train_mask, train.json}`` and the same of ``test``.
 
-Pictures are `[IMAGE]_[MODALITY]_[SITE].png`, their masks `[IMAGE]_[MODALITY]_[SITE]_[TARGET].png`
-with `+` for a space. Slices become volumes again: the number that ends IMAGE is the slice's, and a
-case is what is left of IMAGE, with SITE, since a volume may be there in several windows. Slices
-without targets were never published, so slices that follow each other need not be neighbours.
+Every slice is a PNG file. Pictures are ``[IMAGE]_[MODALITY]_[SITE].png``, their masks
+``[IMAGE]_[MODALITY]_[SITE]_[TARGET].png`` with ``+`` for a space. Slices become volumes again: the
+number that ends IMAGE is the slice's, and a case is what is left of IMAGE, with SITE, since a
+volume may be there in several windows. Slices without targets were never published, so slices that
+follow each other need not be neighbours.
 """
 
 from __future__ import annotations
@@ -35,17 +35,22 @@ _NAME = re.compile(r"(?P<image>.+)_(?P<modality>[^_]+)_(?P<site>[^_]+)\.png")
 _NUMBERED = re.compile(r"(.+)_(\d+)")
 
 _SLICES_AFFINE_RAS = flip_lps_ras(np.eye(4))
-"""Columns to the patient's left, rows to the back, slices to the head: axial slices come out as the
-pictures are.
+"""Columns to the patient's left, rows to the back, slices to the head.
+
+An axial slice then is its picture as published.
 """
 
-_MOST_TARGETS = 64
-_MOST_COMBINATIONS = 255
+_MOST_TARGETS = 64  # a bit each of a uint64
+_MOST_COMBINATIONS = 255  # a label value each, besides 0
 
 
 class _Slice(NamedTuple):
-    """One picture: its number in its volume (None without one), its file's name, and its masks'
-    (None: not named).
+    """One picture of a volume.
+
+    Attributes:
+        number: of the slice in its volume, None where its name has none.
+        picture: the file's name.
+        masks: names of its masks' files, None for an annotation that names none.
     """
 
     number: int | None
@@ -54,34 +59,35 @@ class _Slice(NamedTuple):
 
 
 def list_cases(source: Path, card: DatasetCard) -> list[SourceCase]:
-    """The volumes of the card's modality, by name; the pictures of each are in the order of their
-    slice numbers.
+    """List the volumes of the card's modality, by name; their pictures in the order of the slices.
 
     Raises:
         ValueError: no such folder, a part of which something is missing, or a JSON file of another
             form.
     """
     cases = []
+    has_parts = False
     for part in _SUBSETS:
-        belongings = (part, f"{part}_mask", f"{part}.json")
-        missing = [name for name in belongings if not (source / name).exists()]
-        if len(missing) < len(belongings):
-            if missing:
-                raise ValueError(
-                    f"{source}: expected {' and '.join(missing)} beside the others, found none;"
-                    " copy it"
-                )
-            cases += _list_part(source, part, card)
-        elif part == "test" and not (source / "train").exists():
+        names = (part, f"{part}_mask", f"{part}.json")
+        missing = [name for name in names if not (source / name).exists()]
+        if len(missing) == len(names):
+            continue
+        has_parts = True
+        if missing:
             raise ValueError(
-                f"{source}: expected a folder with train, train_mask and train.json, or the same of"
-                " test, found neither; check the path"
+                f"{source}: expected {' and '.join(missing)} beside the others, found none; copy it"
             )
-    return sorted(cases, key=lambda found: found.case)
+        cases += _list_part(source, part, card)
+    if not has_parts:
+        raise ValueError(
+            f"{source}: expected a folder with train, train_mask and train.json, or the same of"
+            " test, found neither; check the path"
+        )
+    return sorted(cases, key=lambda case: case.case)
 
 
-def read_case(found: SourceCase, card: DatasetCard) -> LabelledVolume:
-    """Reads the pictures and masks of one volume.
+def read_case(case: SourceCase, card: DatasetCard) -> LabelledVolume:
+    """Read the pictures and masks of one volume.
 
     Masks overlap (a kidney is a left kidney, too), so the labels number the combinations of targets
     that occur, and a target's values are the combinations that have it. A target that the volume
@@ -92,74 +98,94 @@ def read_case(found: SourceCase, card: DatasetCard) -> LabelledVolume:
             not 0 and 255, or more combinations of targets than 255. One line that begins with the
             case.
     """
-    refuse_problem(found)
-    targets = _name_targets(card)
-    folder = found.image[0].parent
-    json_path = folder.with_suffix(".json")
-    with naming_case(found.case, json_path):
-        sites = _targets_by_site(json_path, json_path.stat().st_mtime_ns)
-    seen = sites.get(_parse(found.image[0].name)["site"], frozenset())
-    names = sorted({targets[target] for target in seen if target in targets})
-    if len(names) > _MOST_TARGETS:
-        raise InputError(
-            f"case {found.case}: expected {_MOST_TARGETS} targets at most, received {len(names)}"
-        )
-    first = _read(found, found.image[0])
-    pixels_KHW = np.empty((len(found.image), *first.shape), np.float32)
+    refuse_problem(case)
+    names = _name_targets(card)
+    targets = _list_targets(case, names)
+    folder = case.image[0].parent
+    first = _read(case, case.image[0])
+    pixels_KHW = np.empty((len(case.image), *first.shape), np.float32)
     labels_KHW = np.zeros(pixels_KHW.shape, np.uint8)
     combinations = {0: 0}  # which targets, a bit each, -> label value
-    for k, picture in enumerate(found.image):
-        pixels_KHW[k] = _read(found, picture, first.shape)
+    for k, picture in enumerate(case.image):
+        pixels_KHW[k] = _read(case, picture, first.shape)
         bits_HW = np.zeros(first.shape, np.uint64)
-        for mask in found.label:
-            if (target := _target_of(mask.name, picture.name)) is not None:
-                bits_HW[_read_mask(found, mask, first.shape)] |= np.uint64(
-                    1 << names.index(targets[target])
-                )
-        inside_HW = bits_HW > 0
-        occurring, which = np.unique(bits_HW[inside_HW], return_inverse=True)
-        numbers = [combinations.setdefault(int(bits), len(combinations)) for bits in occurring]
-        if len(combinations) > _MOST_COMBINATIONS + 1:
-            raise InputError(
-                f"case {found.case}: expected {_MOST_COMBINATIONS} combinations of overlapping"
-                f" targets at most, received more up to {picture.name}; ask for fewer targets"
-            )
-        labels_KHW[k][inside_HW] = np.array(numbers, np.uint8)[which]
+        for mask in case.label:
+            name = _target_of(mask.name, picture.name)
+            if name is not None:
+                target_bit = np.uint64(1 << targets.index(names[name]))
+                bits_HW[_read_mask(case, mask, first.shape)] |= target_bit
+        _number_combinations(case, picture, bits_HW, combinations, labels_KHW[k])
     meta = {
         "filename_or_obj": str(folder),
-        "case": found.case,
+        "case": case.case,
         "modality": card.modality,
         "source_format": "pictures",
+        "stored_dtype": "uint8",
     }
-    image = as_volume(
-        pixels_KHW.transpose(2, 1, 0), _SLICES_AFFINE_RAS, {**meta, "stored_dtype": "uint8"}
-    )
-    refuse_flat(found, image)
+    image = as_volume(pixels_KHW.transpose(2, 1, 0), _SLICES_AFFINE_RAS, meta)
+    refuse_flat(case, image)
+    values = {}
+    for position, target in enumerate(targets):
+        with_target = [value for bits, value in combinations.items() if bits >> position & 1]
+        values[target] = tuple(with_target)
+    findings = []
+    for picture in case.image:
+        _, number = _split_number(_parse(picture.name)["image"])
+        findings.append({"slice": number})
     return LabelledVolume(
         image,
         labels_KHW.transpose(2, 1, 0),
-        {
-            name: tuple(value for bits, value in combinations.items() if bits >> position & 1)
-            for position, name in enumerate(names)
-        },
+        values,
         window=(0.0, 255.0),
         has_spacing=False,
-        findings=[
-            {"slice": _split_number(_parse(picture.name)["image"])[1]} for picture in found.image
-        ],
+        findings=findings,
     )
 
 
+def _list_targets(case: SourceCase, names: Mapping[str, str]) -> list[str]:
+    """Return the card's targets that a case's part shows at its site, sorted."""
+    json_path = case.image[0].parent.with_suffix(".json")
+    with naming_case(case.case, json_path):
+        names_by_site = _read_names_by_site(json_path, json_path.stat().st_mtime_ns)
+    site = _parse(case.image[0].name)["site"]
+    targets = {names[name] for name in names_by_site.get(site, ()) if name in names}
+    if len(targets) > _MOST_TARGETS:
+        raise InputError(
+            f"case {case.case}: expected {_MOST_TARGETS} targets at most, received {len(targets)}"
+        )
+    return sorted(targets)
+
+
+def _number_combinations(
+    case: SourceCase,
+    picture: Path,
+    bits_HW: NDArray[np.uint64],
+    combinations: dict[int, int],
+    labels_HW: NDArray[np.uint8],
+) -> None:
+    """Write the label value of each pixel's combination of targets; number those that are new."""
+    inside_HW = bits_HW > 0
+    occurring, which = np.unique(bits_HW[inside_HW], return_inverse=True)
+    numbers = [combinations.setdefault(int(bits), len(combinations)) for bits in occurring]
+    if len(combinations) > _MOST_COMBINATIONS + 1:
+        raise InputError(
+            f"case {case.case}: expected {_MOST_COMBINATIONS} combinations of overlapping targets"
+            f" at most, received more up to {picture.name}; ask for fewer targets"
+        )
+    labels_HW[inside_HW] = np.array(numbers, np.uint8)[which]
+
+
 def _list_part(source: Path, part: str, card: DatasetCard) -> list[SourceCase]:
-    pictures, masks = source / part, source / f"{part}_mask"
+    pictures = source / part
+    masks = source / f"{part}_mask"
     # A listing each, since a question per file takes minutes on a network's disk.
-    present = set(os.listdir(pictures)), set(os.listdir(masks))
-    targets = _name_targets(card)
+    present = (set(os.listdir(pictures)), set(os.listdir(masks)))
+    names = _name_targets(card)
     volumes: dict[str, list[_Slice]] = defaultdict(list)
     cases = []
-    for picture, masks_of in _read_index(source / f"{part}.json").items():
-        name = _NAME.fullmatch(picture)
-        if name is None:
+    for picture, picture_masks in _read_index(source / f"{part}.json").items():
+        parsed = _NAME.fullmatch(picture)
+        if parsed is None:
             case = picture.removesuffix(".png")
             problem = (
                 f"case {case}: expected a picture named IMAGE_MODALITY_SITE.png, received"
@@ -168,39 +194,48 @@ def _list_part(source: Path, part: str, card: DatasetCard) -> list[SourceCase]:
             cases.append(
                 SourceCase(case, (pictures / picture,), (), _SUBSETS[part], problem=problem)
             )
-        elif _MODALITIES.get(name["modality"]) == card.modality:
-            volume, number = _split_number(name["image"])
-            volumes[f"{volume}_{name['site']}"].append(_Slice(number, picture, masks_of))
-    for case, unordered in volumes.items():
-        slices = sorted(
-            unordered, key=lambda one: (-1 if one.number is None else one.number, one.picture)
-        )
-        reason = _find_problem(slices, present, targets, card)
+        elif _MODALITIES.get(parsed["modality"]) == card.modality:
+            volume, number = _split_number(parsed["image"])
+            volumes[f"{volume}_{parsed['site']}"].append(_Slice(number, picture, picture_masks))
+    for case, slices in volumes.items():
+        slices.sort(key=_slice_order)
+        reason = _find_problem(slices, present, names, card)
+        mask_files: list[Path] = []
+        for one in slices:
+            # A mask is annotated once per phrasing of its target.
+            mask_files += [masks / mask for mask in sorted(set(filter(None, one.masks)))]
         cases.append(
             SourceCase(
                 case,
                 tuple(pictures / one.picture for one in slices),
-                tuple(
-                    masks / mask
-                    for one in slices
-                    for mask in sorted({file for file in one.masks if file})
-                ),
+                tuple(mask_files),
                 _SUBSETS[part],
                 # The same volume in another window is the same patient.
                 patient=card.cases.patient_of(case.rpartition("_")[0]),
-                problem=reason and f"case {case}: {reason}",
+                problem=None if reason is None else f"case {case}: {reason}",
             )
         )
     return cases
 
 
+def _slice_order(one: _Slice) -> tuple[int, str]:
+    return -1 if one.number is None else one.number, one.picture
+
+
 def _find_problem(
     slices: list[_Slice],
     present: tuple[set[str], set[str]],
-    targets: Mapping[str, str],
+    names: Mapping[str, str],
     card: DatasetCard,
 ) -> str | None:
-    """Why a volume cannot be read, the first reason found."""
+    """Return the first reason why a volume cannot be read, None where there is none.
+
+    Args:
+        slices: the volume's, sorted.
+        present: the files of the folder of pictures and of that of masks.
+        names: what masks may be called, see ``_name_targets``.
+        card: the data set's card.
+    """
     pictures, masks = present
     repeated = Counter(one.number for one in slices)
     for one in slices:
@@ -218,31 +253,33 @@ def _find_problem(
                 )
             if mask not in masks:
                 return f"expected mask {mask}, found nothing there; copy it again"
-            target = _target_of(mask, one.picture)
-            if target is None:
+            name = _target_of(mask, one.picture)
+            if name is None:
                 return (
                     f"expected a mask named after {one.picture} and its target, received {mask};"
                     " rename it"
                 )
-            if target not in targets:
+            if name not in names:
                 return (
                     f"expected a target of card {card.name} ({', '.join(card.targets)}), received"
-                    f" {target!r} in {mask}"
+                    f" {name!r} in {mask}"
                 )
     return None
 
 
 def _read_index(path: Path) -> dict[str, list[str | None]]:
-    """Picture -> its masks, as a part's JSON file has them; ValueError if it is of another form."""
+    """Return picture -> its masks as a part's JSON has them; ValueError if it has another form."""
     content = read_json(path)
     pictures: dict[Any, str] = {}
     masks: dict[str, list[str | None]] = {}
     try:
         for image in content["images"]:
-            number, picture = image["id"], _plain_name(image["file_name"])
+            number = image["id"]
+            picture = _plain_name(image["file_name"])
             if number in pictures or picture in masks:
                 raise ValueError(f"two images are {number!r} or {picture}")
-            pictures[number], masks[picture] = picture, []
+            pictures[number] = picture
+            masks[picture] = []
         for annotation in content["annotations"]:
             file = annotation.get("mask_file")
             masks[pictures[annotation["image_id"]]].append(_plain_name(file) if file else None)
@@ -263,35 +300,37 @@ def _plain_name(file: Any) -> str:
     return file
 
 
+# Kept, since every case of a part needs it; the time of modification tells a file that changed.
 @lru_cache(maxsize=4)
-def _targets_by_site(path: Path, _modified_ns: int) -> Mapping[str, frozenset[str]]:
-    """Site -> what is annotated there anywhere in a part; kept, since every case of the part asks."""
-    sites: dict[str, set[str]] = defaultdict(set)
+def _read_names_by_site(path: Path, _modified_ns: int) -> Mapping[str, frozenset[str]]:
+    """Return site -> names of what is annotated there anywhere in a part."""
+    names: dict[str, set[str]] = defaultdict(set)
     for picture, masks in _read_index(path).items():
-        if name := _NAME.fullmatch(picture):
-            sites[name["site"]].update(
-                target for mask in masks if mask and (target := _target_of(mask, picture))
-            )
-    return {site: frozenset(targets) for site, targets in sites.items()}
+        parsed = _NAME.fullmatch(picture)
+        if parsed is None:
+            continue
+        for mask in filter(None, masks):
+            name = _target_of(mask, picture)
+            if name is not None:
+                names[parsed["site"]].add(name)
+    return {site: frozenset(site_names) for site, site_names in names.items()}
 
 
 def _name_targets(card: DatasetCard) -> dict[str, str]:
-    """What masks may be called -> the card's target: its names, any of its phrasings; a name is
-    nobody else's.
-    """
-    phrasings = {
-        phrasing: target.name for target in card.targets.values() for phrasing in target.phrasings
-    }
-    names = {
-        normalise_prompt(name): t.name
-        for t in card.targets.values()
-        for name in (*t.published_names, t.name)
-    }
-    return phrasings | names
+    """Return what masks may be called -> the card's target: its names, or any of its phrasings."""
+    targets = {}
+    for target in card.targets.values():
+        for phrasing in target.phrasings:
+            targets[phrasing] = target.name
+    # Last, so that a target's name is no phrasing of another.
+    for target in card.targets.values():
+        for name in (*target.published_names, target.name):
+            targets[normalise_prompt(name)] = target.name
+    return targets
 
 
 def _target_of(mask: str, picture: str) -> str | None:
-    """What a mask shows, as prompts are compared; None for another picture's mask."""
+    """Return what a mask shows, as ``normalise_prompt`` writes it; None for another picture's."""
     start = picture.removesuffix("png").removesuffix(".") + "_"
     if not mask.startswith(start) or not mask.endswith(".png"):
         return None
@@ -309,23 +348,23 @@ def _split_number(image: str) -> tuple[str, int | None]:
     return (match[1], int(match[2])) if match else (image, None)
 
 
-def _read(found: SourceCase, path: Path, shape: Iterable[int] | None = None) -> NDArray[np.uint8]:
-    with naming_case(found.case, path):
+def _read(case: SourceCase, path: Path, shape: Iterable[int] | None = None) -> NDArray[np.uint8]:
+    with naming_case(case.case, path):
         pixels = read_picture(path)
     if shape is not None and pixels.shape != tuple(shape):
         raise InputError(
-            f"case {found.case}: expected pictures and masks of {tuple(shape)} pixels, received"
+            f"case {case.case}: expected pictures and masks of {tuple(shape)} pixels, received"
             f" {pixels.shape} in {path.name}; make them of one size"
         )
     return pixels
 
 
-def _read_mask(found: SourceCase, path: Path, shape: Iterable[int]) -> NDArray[np.bool_]:
-    pixels = _read(found, path, shape)
-    inside = pixels == 255
+def _read_mask(case: SourceCase, path: Path, shape: Iterable[int]) -> NDArray[np.bool_]:
+    pixels = _read(case, path, shape)
+    inside: NDArray[np.bool_] = pixels == 255
     if not (inside | (pixels == 0)).all():
         value = int(pixels[~inside & (pixels > 0)].flat[0])
         raise InputError(
-            f"case {found.case}: expected a mask of 0 and 255, received {value} in {path.name}"
+            f"case {case.case}: expected a mask of 0 and 255, received {value} in {path.name}"
         )
     return inside

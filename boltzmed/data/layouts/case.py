@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import MetaTensor
+from monai.data.meta_tensor import MetaTensor
 from numpy.typing import NDArray
 
 from boltzmed.cards import Window
@@ -16,7 +16,7 @@ from boltzmed.cards import Window
 
 @dataclass(frozen=True)
 class SourceCase:
-    """A case that a layout's `list_cases` found; nothing of it has been read but its place.
+    """A case that a layout's ``list_cases`` lists; nothing of it has been read but its place.
 
     Attributes:
         case: name within the data set; from file and folder names, never from a header.
@@ -43,18 +43,18 @@ class SourceCase:
 
 @dataclass(frozen=True)
 class LabelledVolume:
-    """A case that a layout's `read_case` has read.
+    """A case that a layout's ``read_case`` has read.
 
     Attributes:
-        image: (1,I,J,K) float32 in the array order of its file, with `.affine` to RAS mm.
+        image: (1,I,J,K) float32 in the array order of its file, with ``.affine`` to RAS mm.
         labels: (I,J,K) uint8 on the image's grid.
         values: target name -> the label values whose union is its mask; every target that the case
             could show.
         window: the window that the image's values already went through, (0, 255) for pictures; None
             for HU and raw MR intensities, to which the card's windows apply.
         has_spacing: whether the affine is true to mm; False for pictures.
-        findings: what else is known of its objects, e.g. {"nodule": 1, "readers": 3}; JSON values
-            alone.
+        findings: what else is known of its objects, e.g. ``{"nodule": 1, "readers": 3}``; JSON
+            values alone.
     """
 
     image: MetaTensor

@@ -1,8 +1,8 @@
-"""The Medical Segmentation Decathlon: `TaskNN_Name/{dataset.json, imagesTr, labelsTr, imagesTs}`.
+"""The Medical Segmentation Decathlon: ``TaskNN_Name/{dataset.json, imagesTr, labelsTr, imagesTs}``.
 
-Layout options of a card: `channel`, which one of a task with several (Prostate, BrainTumour), and
-`task`, the name in `dataset.json` ("Hippocampus"), since many tasks have the same label values. The
-task's own test images have no labels and are not listed.
+Layout options of a card: ``channel``, which one of a task with several (Prostate, BrainTumour), and
+``task``, the name in ``dataset.json`` ("Hippocampus"), since many tasks have the same label values.
+The task's own test images have no labels and are not listed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from boltzmed.volumes.nifti import case_name
 
 
 def list_cases(source: Path, card: DatasetCard) -> list[SourceCase]:
-    """The labelled cases of a task's folder, by name.
+    """List the labelled cases of a task's folder, by name.
 
     Raises:
-        ValueError: no such folder, a `dataset.json` of another form, or one that is not the card's:
-            other label values, another task or modality, several channels of which the card chooses
-            none.
+        ValueError: no such folder, a ``dataset.json`` of another form, or one that is not the
+            card's: other label values, another task or modality, several channels of which the card
+            chooses none.
     """
     labelled_targets(card)
     content = read_dataset_json(source)
@@ -42,17 +42,20 @@ def list_cases(source: Path, card: DatasetCard) -> list[SourceCase]:
     choose_channel(get_field(content, "modality", dict), card)
     cases = []
     for index, record in enumerate(get_field(content, "training", list)):
-        files = record if isinstance(record, dict) else {}
-        if not all(isinstance(files.get(field), str) for field in ("image", "label")):
-            raise ValueError(
-                f"dataset.json: training[{index}]: expected image and label, received {record!r}"
-            )
-        image, label = source / files["image"], source / files["label"]
+        match record:
+            case {"image": str(image_name), "label": str(label_name)}:
+                image = source / image_name
+                label = source / label_name
+            case _:
+                raise ValueError(
+                    f"dataset.json: training[{index}]: expected image and label, received"
+                    f" {record!r}"
+                )
         if not image.name.startswith("._"):  # what macOS puts beside each file of an archive
             cases.append(pair_files(case_name(image), image, label, subset="training"))
-    return sorted(cases, key=lambda found: found.case)
+    return sorted(cases, key=lambda case: case.case)
 
 
-def read_case(found: SourceCase, card: DatasetCard) -> LabelledVolume:
-    """Reads one case; InputError in one line that names it."""
-    return read_label_map(found, card, channel=card.layout.get("channel"))
+def read_case(case: SourceCase, card: DatasetCard) -> LabelledVolume:
+    """Read one case; InputError in one line that names it."""
+    return read_label_map(case, card, channel=card.layout.get("channel"))

@@ -1,11 +1,10 @@
-"""LIDC-IDRI's annotation files: what each reader outlined, which voxels that encloses, and what the
-readers agree on.
+"""LIDC-IDRI's annotation files: what each reader outlined, in voxels, and where readers agree.
 
-A file holds one `readingSession` per reader (four, mostly), each reader's marks
-(`unblindedReadNodule`) and each mark's outlines (`roi`): one slice, a chain of pixels, and whether
-what it encloses is included or excluded.
+A file holds one ``readingSession`` per reader (four, mostly), each reader's marks
+(``unblindedReadNodule``) and each mark's outlines (``roi``): one slice, a chain of pixels, and
+whether what it encloses is included or excluded.
 
-- `xCoord` is the column and `yCoord` the row, both counted from 0.
+- ``xCoord`` is the column and ``yCoord`` the row, both counted from 0.
 - An outline is the first pixels outside the nodule, so the nodule is what it encloses, without
   itself (Armato et al., Med. Phys. 38, 915, 2011). An excluded outline (around an air-filled
   cavity) is no more part of the nodule than what it encloses: the consortium's answer to the makers
@@ -13,7 +12,7 @@ what it encloses is included or excluded.
 - Included outlines of one mark in one slice are united: one takes nothing from what another
   encloses. Then what is excluded goes.
 - An outline of one point encloses nothing and is left out. A mark that has no other stands for a
-  nodule below 3 mm, and is no mark here; neither is a `nonNodule`.
+  nodule below 3 mm, and is no mark here; neither is a ``nonNodule``.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ from boltzmed.errors import InputError, one_line
 
 _CT_READING = "LidcReadMessage"  # the root of a CT's file; a chest radiograph's is IdriReadMessage
 _LOWERING = 0.9
-"""What the tolerance is multiplied with where it joins two marks of one reader, as in pylidc."""
+"""What the tolerance is multiplied by where it joins two marks of one reader, as in pylidc."""
 
 _ROUNDING = 1e-6
-"""Slack of comparisons that are meant to hold at equality: mm, and shares of readers."""
+"""Slack of comparisons that are meant to hold at equality: in mm, and in fractions of readers."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Region:
 
 
 def read_series_uid(path: Path) -> str | None:
-    """The UID of the series that a file annotates, None for an XML that is no reading of a CT.
+    """Return the UID of the series that a file annotates, None for an XML that reads no CT.
 
     Raises:
         InputError: no XML, or a reading that names no series.
@@ -98,7 +97,7 @@ def read_series_uid(path: Path) -> str | None:
 
 
 def read_reading(path: Path) -> Reading:
-    """A CT's annotation file.
+    """Read a CT's annotation file.
 
     Raises:
         InputError: no XML, no reading of a CT, or an outline without its slice, its points or its
@@ -108,7 +107,7 @@ def read_reading(path: Path) -> Reading:
     series_uid = _series_uid(path, root)
     if series_uid is None:
         raise InputError(
-            f"{path.name}: expected LIDC's reading of a CT, got another XML; pass the CT's own"
+            f"{path.name}: expected LIDC's reading of a CT, received another XML; pass the CT's own"
         )
     marks = []
     for reader, session in enumerate(_children(root, "readingSession")):
@@ -118,30 +117,31 @@ def read_reading(path: Path) -> Reading:
             except ValueError as error:
                 raise InputError(
                     f"{path.name}: expected outlines with a slice, whole-numbered points and TRUE"
-                    f" or FALSE as inclusion, got one of reader {reader + 1} without; download the"
-                    " file again"
+                    f" or FALSE as inclusion, received one of reader {reader + 1} without; download"
+                    " the file again"
                 ) from error
-            if chains := tuple(outline for outline in outlines if len(outline.points) > 1):
+            # A single point encloses nothing: it stands for a nodule below 3 mm.
+            chains = tuple(outline for outline in outlines if len(outline.points) > 1)
+            if chains:
                 marks.append(Mark(reader, chains))
     return Reading(series_uid, tuple(marks))
 
 
 def fill_outline(points: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What a chain of pixels encloses, and that together with the chain.
+    """Return what a chain of pixels encloses, and that together with the chain.
 
     The chain is closed, and where it jumps the straight line is drawn. Pixels that touch by a
     corner alone close it: enclosed is what no path over pixels' edges joins to the outside.
 
     Args:
-        points: (N, 2), at least one.
+        points: (N, 2) columns and rows, at least one.
 
     Returns:
         The pixels enclosed (M, 2), none where the chain encloses nothing, and all pixels in or on
         it.
     """
-    chain = np.concatenate(
-        [_draw_line(*ends) for ends in zip(points, np.roll(points, -1, axis=0), strict=True)]
-    )
+    next_points = np.roll(points, -1, axis=0)
+    chain = np.concatenate(list(map(_draw_line, points, next_points)))
     origin = chain.min(axis=0)
     drawn = np.zeros(chain.max(axis=0) - origin + 1, dtype=bool)
     drawn[tuple((chain - origin).T)] = True
@@ -150,48 +150,47 @@ def fill_outline(points: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[
 
 
 def trace_mark(mark: Mark, slices: Mapping[str, int], shape: Sequence[int]) -> Region:
-    """A mark's voxels.
+    """Return a mark's voxels.
 
     Args:
-        mark: whose slices are all known.
+        mark: one whose slices are all known.
         slices: SOPInstanceUID -> index along K.
         shape: (I, J, K) of the volume.
 
     Raises:
         InputError: a point outside the slice.
     """
-    voxels, extent, cut = ([np.empty(0, dtype=np.int64)] for _ in range(3))
+    nothing = np.empty(0, dtype=np.int64)  # so that there is something to concatenate
+    included = [nothing]
+    excluded = [nothing]
+    extent = [nothing]
     for outline in mark.outlines:
         if (outline.points < 0).any() or (outline.points >= shape[:2]).any():
             raise InputError(
-                f"expected outlines within {shape[0]} x {shape[1]} pixels, got one of reader"
-                f" {mark.reader + 1} beyond; download annotation file and images again"
+                f"expected outlines within {shape[0]} x {shape[1]} pixels, received one of"
+                f" reader {mark.reader + 1} beyond; download annotation file and images again"
             )
-        pixels = fill_outline(outline.points)
         k = slices[outline.instance_uid]
-        enclosed, filled = (
-            np.ravel_multi_index((*part.T, np.full(len(part), k)), tuple(shape)) for part in pixels
-        )
+        enclosed, filled = fill_outline(outline.points)
         if outline.included:
-            voxels.append(enclosed)
-            extent.append(filled)
+            included.append(_flat_indices(enclosed, k, shape))
+            extent.append(_flat_indices(filled, k, shape))
         else:
-            cut.append(filled)
-    inside = np.setdiff1d(np.concatenate(voxels), np.concatenate(cut))
-    return Region(mark.reader, inside, np.unique(np.concatenate(extent)))
+            excluded.append(_flat_indices(filled, k, shape))
+    voxels = np.setdiff1d(np.concatenate(included), np.concatenate(excluded))
+    return Region(mark.reader, voxels, np.unique(np.concatenate(extent)))
 
 
 def group_regions(
     regions: Sequence[Region], shape: Sequence[int], spacing_mm: ArrayLike, tolerance_mm: float
 ) -> list[list[int]]:
-    """Which regions are one nodule: those that a chain of regions joins, each at most the tolerance
-    from the next.
+    """Group the regions that are one nodule.
 
-    Distances are the smallest between voxel centres of two extents, 0 where these overlap. A chain
-    that joins two regions of one reader is undone by lowering the tolerance for its regions alone,
-    a tenth at a time, down to 0. Two regions of one reader that are still joined, by overlap with
-    each other's or another reader's, cannot be told apart and stay one nodule, in which that reader
-    counts once.
+    A chain of regions, each at most the tolerance from the next, is one. Distances are the smallest
+    between voxel centres of two extents, 0 where these overlap. A chain that joins two regions of
+    one reader is undone by lowering the tolerance for its regions alone, a tenth at a time, down to
+    0. Two regions of one reader that are still joined, by overlap with each other's or another
+    reader's, cannot be told apart and stay one nodule, in which that reader counts once.
 
     Args:
         regions: of one volume.
@@ -200,47 +199,49 @@ def group_regions(
         tolerance_mm: usually the slice gap.
 
     Returns:
-        Indices into `regions`, each once; ascending in each nodule and by their first.
+        Indices into ``regions``, each once; ascending in each nodule and by their first.
     """
-    centres = [
-        np.stack(np.unravel_index(region.extent, tuple(shape)), axis=1) * np.asarray(spacing_mm)
-        for region in regions
-    ]
-    trees = [KDTree(points) if len(points) else None for points in centres]
     tolerance_mm += _ROUNDING
+    centres_mm = []
+    for region in regions:
+        indices = np.stack(np.unravel_index(region.extent, tuple(shape)), axis=1)
+        centres_mm.append(indices * np.asarray(spacing_mm))
     distances = np.full((len(regions), len(regions)), np.inf)
     np.fill_diagonal(distances, 0)
-    for one, tree in enumerate(trees):
+    for one, centres in enumerate(centres_mm):
+        if not len(centres):
+            continue
+        tree = KDTree(centres)
         for other in range(one + 1, len(regions)):
-            if tree is not None and len(centres[other]):
-                found, _ = tree.query(centres[other], distance_upper_bound=tolerance_mm)
-                distances[one, other] = distances[other, one] = found.min()
+            if len(centres_mm[other]):
+                nearest, _ = tree.query(centres_mm[other], distance_upper_bound=tolerance_mm)
+                distances[one, other] = distances[other, one] = nearest.min()
     readers = [region.reader for region in regions]
     return sorted(_split(distances, readers, list(range(len(regions))), tolerance_mm))
 
 
 def take_consensus(regions: Iterable[Region], consensus: float) -> NDArray[np.int64]:
-    """The voxels that at least this share of the readers who marked a nodule include; exactly that
-    share is enough.
+    """Return the voxels that enough of the readers who marked a nodule include.
 
     Args:
         regions: of one nodule. Several of one reader are united.
-        consensus: above 0, up to 1.
+        consensus: the fraction of the readers that is enough, above 0, up to 1.
 
     Returns:
-        Flat indices, sorted; none where so many readers share no voxel.
+        Flat indices, sorted; none where so many readers include no voxel together.
     """
     by_reader: dict[int, list[NDArray[np.int64]]] = {}
     for region in regions:
         by_reader.setdefault(region.reader, []).append(region.voxels)
-    included = np.concatenate([np.unique(np.concatenate(voxels)) for voxels in by_reader.values()])
-    voxels, votes = np.unique(included, return_counts=True)
+    united = [np.unique(np.concatenate(reader_voxels)) for reader_voxels in by_reader.values()]
+    voxels, votes = np.unique(np.concatenate(united), return_counts=True)
     return voxels[votes >= consensus * len(by_reader) - _ROUNDING]
 
 
 class _Builder(ElementTree.TreeBuilder):
-    """Refuses a document type before it is read: entities could blow a small file up or name other
-    files.
+    """Refuses a document type before it is read.
+
+    Its entities could blow a small file up or name other files.
     """
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
@@ -248,7 +249,7 @@ class _Builder(ElementTree.TreeBuilder):
 
 
 class _HeaderBuilder(_Builder):
-    """Knows when the header has been read; listing a thousand files needs no more of them."""
+    """Tells when the header has been read; listing a thousand files needs no more of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -280,10 +281,10 @@ def _parse(path: Path, *, header_only: bool = False) -> ElementTree.Element:
                     return builder.root
         return parser.close()
     except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise InputError(
-            f"{path.name}: expected an annotation file in plain XML, got one that cannot be read"
-            f" ({reason}); download it again"
+            f"{path.name}: expected an annotation file in plain XML, received one that cannot be"
+            f" read ({reason}); download it again"
         ) from error
 
 
@@ -293,9 +294,10 @@ def _series_uid(path: Path, root: ElementTree.Element) -> str | None:
     for header in _children(root, "ResponseHeader"):
         for element in header:
             # Written SeriesInstanceUid in most files and SeriesInstanceUID in some.
-            if _name(element).lower() == "seriesinstanceuid" and (
-                uid := (element.text or "").strip()
-            ):
+            if _name(element).lower() != "seriesinstanceuid":
+                continue
+            uid = (element.text or "").strip()
+            if uid:
                 return uid
     raise InputError(
         f"{path.name}: expected a SeriesInstanceUid in its ResponseHeader, found none; download the"
@@ -304,21 +306,25 @@ def _series_uid(path: Path, root: ElementTree.Element) -> str | None:
 
 
 def _read_outline(roi: ElementTree.Element) -> Outline:
-    """Raises ValueError where something is missing or wrong."""
-    z_mm, included = _text(roi, "imageZposition"), _text(roi, "inclusion").upper()
-    points = [
-        (int(_text(edge, "xCoord")), int(_text(edge, "yCoord")))
-        for edge in _children(roi, "edgeMap")
-    ]
-    if not points or included not in ("TRUE", "FALSE") or not (uid := _text(roi, "imageSOP_UID")):
+    """Read one outline; ValueError where something is missing or wrong."""
+    uid = _text(roi, "imageSOP_UID")
+    z_mm = _text(roi, "imageZposition")
+    inclusion = _text(roi, "inclusion").upper()
+    points = []
+    for edge in _children(roi, "edgeMap"):
+        points.append((int(_text(edge, "xCoord")), int(_text(edge, "yCoord"))))
+    if not points or not uid or inclusion not in ("TRUE", "FALSE"):
         raise ValueError("incomplete outline")
     return Outline(
-        uid, float(z_mm) if z_mm else None, included == "TRUE", np.array(points, dtype=np.int64)
+        instance_uid=uid,
+        z_mm=float(z_mm) if z_mm else None,
+        included=inclusion == "TRUE",
+        points=np.array(points, dtype=np.int64),
     )
 
 
 def _name(element: ElementTree.Element) -> str:
-    """Without the namespace, which differs between files."""
+    """Return an element's name without the namespace, which differs between files."""
     return element.tag.rpartition("}")[2]
 
 
@@ -327,35 +333,41 @@ def _children(element: ElementTree.Element, name: str) -> Iterator[ElementTree.E
 
 
 def _text(element: ElementTree.Element, name: str) -> str:
-    return next(((child.text or "").strip() for child in _children(element, name)), "")
+    """Return the text of the first child of that name, "" where there is none."""
+    for child in _children(element, name):
+        return (child.text or "").strip()
+    return ""
 
 
 def _draw_line(start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N, 2) pixels from one to the other, each a neighbour of the next; whole numbers, so that
-    halves go one way.
-    """
+    """Return (N, 2) pixels from one to the other, each a neighbour of the next."""
     steps = max(int(np.abs(end - start).max()), 1)
-    return start + (2 * np.arange(steps + 1)[:, None] * (end - start) + steps) // (2 * steps)
+    # In whole numbers, so that halves go one way.
+    offsets = (2 * np.arange(steps + 1)[:, None] * (end - start) + steps) // (2 * steps)
+    line: NDArray[np.int64] = start + offsets
+    return line
+
+
+def _flat_indices(pixels: NDArray[np.int64], k: int, shape: Sequence[int]) -> NDArray[np.int64]:
+    """Return pixels (N, 2) of slice k as flat indices into a volume (I, J, K)."""
+    return np.ravel_multi_index((*pixels.T, np.full(len(pixels), k)), tuple(shape))
 
 
 def _split(
     distances: NDArray[np.float64], readers: Sequence[int], members: list[int], tolerance_mm: float
 ) -> Iterator[list[int]]:
-    _, groups = connected_components(
-        distances[np.ix_(members, members)] <= tolerance_mm, directed=False
-    )
+    """Yield the members of each nodule, see ``group_regions``."""
+    near = distances[np.ix_(members, members)] <= tolerance_mm
+    _, groups = connected_components(near, directed=False)
     for group in np.unique(groups):
-        part = [
-            member for member, its_group in zip(members, groups, strict=True) if its_group == group
-        ]
-        if len({readers[member] for member in part}) == len(part) or tolerance_mm == 0:
+        part = [members[position] for position in np.flatnonzero(groups == group)]
+        part_readers = {readers[member] for member in part}
+        if len(part_readers) == len(part) or tolerance_mm == 0:
             yield part
             continue
         inner = distances[np.ix_(part, part)]
         lowered = tolerance_mm * _LOWERING
-        yield from _split(
-            distances,
-            readers,
-            part,
-            lowered if lowered >= inner[inner > 0].min(initial=np.inf) else 0.0,
-        )
+        # Below the smallest distance only overlap joins regions, whatever the tolerance.
+        if lowered < inner[inner > 0].min(initial=np.inf):
+            lowered = 0.0
+        yield from _split(distances, readers, part, lowered)

@@ -1,8 +1,8 @@
-"""nnU-Net v2's raw data sets: `DatasetNNN_Name/{dataset.json, imagesTr/CASE_0000.nii.gz,
-labelsTr/CASE.nii.gz}`.
+"""nnU-Net v2's raw data sets: ``DatasetNNN_Name/{dataset.json, imagesTr, labelsTr}``.
 
-Layout option of a card: `channel`, which one where `dataset.json` has several. `imagesTs` has no
-labels and is not listed.
+Images are ``imagesTr/CASE_0000.nii.gz``, their labels ``labelsTr/CASE.nii.gz``. Layout option of a
+card: ``channel``, which one where ``dataset.json`` has several. ``imagesTs`` has no labels and is
+not listed.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _ENDINGS = (".nii.gz", ".nii")
 
 
 def list_cases(source: Path, card: DatasetCard) -> list[SourceCase]:
-    """The training cases of a raw data set, by name.
+    """List the training cases of a raw data set, by name.
 
     Raises:
-        ValueError: no such folder, a `dataset.json` of another form or of another data set than the
-            card's, several channels of which the card chooses none, files that are no NIfTI, or not
-            as many cases as it says.
+        ValueError: no such folder, a ``dataset.json`` of another form or of another data set than
+            the card's, several channels of which the card chooses none, files that are no NIfTI, or
+            not as many cases as it says.
     """
     labelled_targets(card)
     content = read_dataset_json(source)
@@ -49,40 +49,45 @@ def list_cases(source: Path, card: DatasetCard) -> list[SourceCase]:
         )
     _check_labels(get_field(content, "labels", dict), card)
     if "dataset" in content:
-        named = get_field(content, "dataset", dict)
-        cases = [_named_case(source, case, record, channel) for case, record in named.items()]
+        cases = []
+        for case, record in get_field(content, "dataset", dict).items():
+            cases.append(_named_case(source, case, record, channel))
     else:
         cases = _listed_cases(source, ending, channel)
     # A label may be missing from a copy just as an image may: nnU-Net says how many there were.
-    if len(cases) != (count := get_field(content, "numTraining", int)):
+    count = get_field(content, "numTraining", int)
+    if len(cases) != count:
         raise ValueError(
             f"dataset.json: expected {count} training cases as numTraining says, found"
             f" {len(cases)}; copy the folder again or correct it"
         )
-    return sorted(cases, key=lambda found: found.case)
+    return sorted(cases, key=lambda case: case.case)
 
 
-def read_case(found: SourceCase, card: DatasetCard) -> LabelledVolume:
-    """Reads one case; InputError in one line that names it."""
-    return read_label_map(found, card)
+def read_case(case: SourceCase, card: DatasetCard) -> LabelledVolume:
+    """Read one case; InputError in one line that names it."""
+    return read_label_map(case, card)
 
 
 def _check_labels(labels: dict[str, Any], card: DatasetCard) -> None:
-    """Compare label values; a region is the list of those it is made of, and "ignore" marks voxels
-    without an answer.
+    """Compare label values with the card's.
 
-    A card may name that value as one of its labels. If it doesn't, a label map that uses it is
-    refused.
+    A region is the list of those it is made of. "ignore" marks voxels without an answer: a card may
+    name that value as one of its labels, and if it doesn't, a label map that uses it is refused.
     """
-    regions = {
-        name: value if isinstance(value, list) else [value] for name, value in labels.items()
-    }
-    values = [value for region in regions.values() for value in region]
-    check_labels(values, card, ignored=regions.get("ignore", ()))
+    values = []
+    ignored = []
+    for name, value in labels.items():
+        region = value if isinstance(value, list) else [value]
+        values += region
+        if name == "ignore":
+            ignored = region
+    check_labels(values, card, ignored=ignored)
 
 
 def _listed_cases(source: Path, ending: str, channel: int) -> list[SourceCase]:
-    images, labels = source / "imagesTr", source / "labelsTr"
+    images = source / "imagesTr"
+    labels = source / "labelsTr"
     for folder in (images, labels):
         if not folder.is_dir():
             raise ValueError(
@@ -94,33 +99,27 @@ def _listed_cases(source: Path, ending: str, channel: int) -> list[SourceCase]:
     names = set()
     for folder, pattern in ((images, image_name), (labels, label_name)):
         for path in folder.iterdir():
-            if not path.name.startswith(".") and (match := pattern.fullmatch(path.name)):
+            match = pattern.fullmatch(path.name)
+            if match and not path.name.startswith("."):
                 names.add(match[1])
-    return [
-        pair_files(
-            case,
-            images / f"{case}_{channel:04d}{ending}",
-            labels / f"{case}{ending}",
-            subset="training",
-        )
-        for case in names
-    ]
+    cases = []
+    for case in names:
+        image = images / f"{case}_{channel:04d}{ending}"
+        label = labels / f"{case}{ending}"
+        cases.append(pair_files(case, image, label, subset="training"))
+    return cases
 
 
-def _named_case(source: Path, case: str, record: Any, channel: int) -> SourceCase:
-    images = record.get("images") if isinstance(record, dict) else None
-    label = record.get("label") if isinstance(record, dict) else None
-    if (
-        not isinstance(images, list)
-        or not isinstance(label, str)
-        or not all(isinstance(i, str) for i in images)
-    ):
-        raise ValueError(
-            f"dataset.json: dataset: {case}: expected images and label, received {record!r}"
-        )
-    if channel >= len(images):
-        raise ValueError(
-            f"dataset.json: dataset: {case}: expected channel {channel}, received {len(images)}"
-            " images"
-        )
-    return pair_files(case, source / images[channel], source / label, subset="training")
+def _named_case(source: Path, name: str, record: Any, channel: int) -> SourceCase:
+    match record:
+        case {"images": [*images], "label": str(label)} if all(isinstance(i, str) for i in images):
+            if channel >= len(images):
+                raise ValueError(
+                    f"dataset.json: dataset: {name}: expected channel {channel}, received"
+                    f" {len(images)} images"
+                )
+            return pair_files(name, source / images[channel], source / label, subset="training")
+        case _:
+            raise ValueError(
+                f"dataset.json: dataset: {name}: expected images and label, received {record!r}"
+            )

@@ -1,5 +1,4 @@
-"""Pairs of image and label map named in a table: a CSV file, gzipped or not, or a MONAI datalist in
-JSON.
+"""Pairs of image and label map named in a table: CSV, gzipped or not, or a MONAI datalist in JSON.
 
 Columns (or the fields of a record) are image and label, and perhaps case, patient and split; others
 are passed over. Paths are relative to the table's own folder, or absolute.
@@ -24,14 +23,21 @@ from boltzmed.volumes.nifti import case_name
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".json")
 
 _SPLITS = {
-    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
-    **{"validation": "validation", "val": "validation", "valid": "validation"},
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
 }
+"""What a table may call a part -> the part."""
+
 _SUBSETS = {"train": "training", "validation": "validation", "test": "test"}
 
 
 def list_cases(source: Path, card: DatasetCard) -> list[SourceCase]:
-    """The pairs of a table, by case name; a datalist's own lists are the subsets.
+    """List the pairs of a table, by case name; a datalist's own lists are the subsets.
 
     Raises:
         ValueError: a table that is missing, unreadable or empty, that lacks image or label, a line
@@ -45,30 +51,30 @@ def list_cases(source: Path, card: DatasetCard) -> list[SourceCase]:
         )
     if not source.is_file():
         raise ValueError(f"{source}: expected a table of pairs, found no such file; check the path")
-    cases = _list_records(source) if source.name.lower().endswith(".json") else _list_rows(source)
+    list_pairs = _list_records if source.name.lower().endswith(".json") else _list_rows
+    cases = list_pairs(source)
     if not cases:
         raise ValueError(
             f"{source.name}: expected at least one pair of image and label, found none"
         )
-    return sorted(cases, key=lambda found: found.case)
+    return sorted(cases, key=lambda case: case.case)
 
 
-def read_case(found: SourceCase, card: DatasetCard) -> LabelledVolume:
-    """Reads one pair; InputError in one line that names it."""
-    return read_label_map(found, card)
+def read_case(case: SourceCase, card: DatasetCard) -> LabelledVolume:
+    """Read one pair; InputError in one line that names it."""
+    return read_label_map(case, card)
 
 
 def _list_rows(source: Path) -> list[SourceCase]:
     cases = []
-    compressed = source.name.lower().endswith(".gz")
+    open_table = gzip.open if source.name.lower().endswith(".gz") else open
     place = source.name
     try:
-        with (gzip.open if compressed else open)(
-            source, "rt", encoding="utf-8-sig", newline=""
-        ) as file:
+        with open_table(source, "rt", encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, strict=True)
             columns = [name.strip() for name in next(rows, [])]
-            if missing := {"image", "label"} - set(columns):
+            missing = {"image", "label"} - set(columns)
+            if missing:
                 raise ValueError(
                     f"{place}: expected columns image and label, found no {min(missing)} in"
                     f" {columns}; commas separate them"
@@ -79,13 +85,15 @@ def _list_rows(source: Path) -> list[SourceCase]:
                 )
             for row in rows:
                 place = f"{source.name}, line {rows.line_num}"
-                if row and len(row) != len(columns):
+                if not row:
+                    continue
+                if len(row) != len(columns):
                     raise ValueError(
                         f"{place}: expected {len(columns)} cells, received {len(row)}; mend the"
                         " line"
                     )
-                if row:
-                    cases.append(_pair(dict(zip(columns, row, strict=True)), source.parent, place))
+                cells = dict(zip(columns, row, strict=True))
+                cases.append(_read_pair(cells, source.parent, place))
     except (OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
         raise ValueError(
             f"{place}: expected a CSV table in UTF-8, received something else ({error})"
@@ -96,52 +104,51 @@ def _list_rows(source: Path) -> list[SourceCase]:
 def _list_records(source: Path) -> list[SourceCase]:
     cases = []
     for key, records in read_json(source).items():
+        if not isinstance(records, list):
+            continue
         # Lists without labels are test images or facts about the data set, such as its authors.
-        if not isinstance(records, list) or not any(
-            isinstance(item, dict) and "label" in item for item in records
-        ):
+        if not any(isinstance(record, dict) and "label" in record for record in records):
             continue
         split = _SPLITS.get(key.strip().casefold())
+        subset = None if split is None else _SUBSETS[split]
         for index, record in enumerate(records):
             place = f"{source.name}, {key}[{index}]"
             if not isinstance(record, dict):
                 raise ValueError(
                     f"{place}: expected a record with image and label, received {record!r}"
                 )
-            cases.append(
-                _pair(record, source.parent, place, subset=_SUBSETS[split] if split else None)
-            )
+            cases.append(_read_pair(record, source.parent, place, subset=subset))
     return cases
 
 
-def _pair(
+def _read_pair(
     record: Mapping[str, Any], folder: Path, place: str, *, subset: str | None = None
 ) -> SourceCase:
-    fields = {
-        name: _text(record, name, place) for name in ("image", "label", "case", "patient", "split")
-    }
-    if fields["image"] is None or fields["label"] is None:
-        raise ValueError(
-            f"{place}: expected image and label, received {fields['image']} and {fields['label']}"
-        )
-    split = fields["split"]
-    if split is not None and split.casefold() not in _SPLITS:
-        raise ValueError(
-            f"{place}: expected a split of train, validation or test, received {split!r}"
-        )
-    image, label = folder / fields["image"], folder / fields["label"]
+    image = _read_text(record, "image", place)
+    label = _read_text(record, "label", place)
+    case = _read_text(record, "case", place)
+    patient = _read_text(record, "patient", place)
+    split = _read_text(record, "split", place)
+    if image is None or label is None:
+        raise ValueError(f"{place}: expected image and label, received {image} and {label}")
+    if split is not None:
+        if split.casefold() not in _SPLITS:
+            raise ValueError(
+                f"{place}: expected a split of train, validation or test, received {split!r}"
+            )
+        split = _SPLITS[split.casefold()]
     return pair_files(
-        fields["case"] or case_name(image),
-        image,
-        label,
+        case or case_name(folder / image),
+        folder / image,
+        folder / label,
         subset=subset,
-        patient=fields["patient"],
-        split=None if split is None else _SPLITS[split.casefold()],
+        patient=patient,
+        split=split,
     )
 
 
-def _text(record: Mapping[str, Any], field: str, place: str) -> str | None:
-    """A cell as text, None where it is empty; JSON may number its patients."""
+def _read_text(record: Mapping[str, Any], field: str, place: str) -> str | None:
+    """Return a cell as text, None where it is empty; JSON may number its patients."""
     value = record.get(field)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,17 @@ from boltzmed.cards import DatasetCard, load_card
 from boltzmed.volumes import write_image
 
 
+def write_dataset_json(folder: Path, content: Mapping[str, Any]) -> Path:
+    """Write a data set's ``dataset.json`` without the fields that are None; return the folder."""
+    folder.mkdir(exist_ok=True)
+    fields = {key: value for key, value in content.items() if value is not None}
+    (folder / "dataset.json").write_text(json.dumps(fields))
+    return folder
+
+
 @pytest.fixture
 def make_card() -> Callable[..., DatasetCard]:
-    """A card with the given targets, label values and layout; its label names are the targets' or
-    made up.
-    """
+    """A card with these targets, label values and layout; its label names are made up."""
     phantom = load_card("phantom")
 
     def make(
@@ -56,9 +63,7 @@ def affine_ras() -> np.ndarray:
 
 @pytest.fixture
 def write_pair(affine_ras: np.ndarray) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """Writes an image of all different voxels and a label map with 0, 1 and 2, folders included;
-    returns both.
-    """
+    """Write an image of all different voxels and a label map of 0, 1 and 2; return both."""
 
     def write(
         image: Path | None, label: Path | None, *, start: int = -1000

@@ -71,6 +71,7 @@ def test_other_folders_and_files_are_refused(
         list_cases(amos, make_card({"reader": "amos22"}))
     (amos / "labelsVa" / "amos_0008.nii").touch()
     with pytest.raises(
-        ValueError, match=r"labelsVa: expected files such as amos_0001.nii.gz, found amos_0008.nii;"
+        ValueError,
+        match=r"labelsVa: expected files such as amos_0001.nii.gz, received amos_0008.nii;",
     ):
         list_cases(amos, ct)

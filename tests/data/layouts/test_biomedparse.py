@@ -1,6 +1,4 @@
-"""Pictures become volumes again: slices in order and unflipped, overlapping masks all there, wrong
-files refused.
-"""
+"""Pictures become volumes again: slices in order, overlapping masks kept, wrong files refused."""
 
 from __future__ import annotations
 

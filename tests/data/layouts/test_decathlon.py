@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from boltzmed.data.layouts.decathlon import list_cases, read_case
 from boltzmed.errors import InputError
+from tests.data.layouts.conftest import write_dataset_json
 
 
 def write_json(
@@ -27,11 +27,7 @@ def write_json(
         "test": ["./imagesTs/toy_003.nii.gz"],
         **changes,
     }
-    folder.mkdir(exist_ok=True)
-    (folder / "dataset.json").write_text(
-        json.dumps({key: value for key, value in content.items() if value is not None})
-    )
-    return folder
+    return write_dataset_json(folder, content)
 
 
 @pytest.fixture

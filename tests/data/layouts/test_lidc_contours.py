@@ -1,6 +1,4 @@
-"""Outlines whose pixels can be counted by hand, marks that belong together or not, and a published
-annotation file.
-"""
+"""Outlines with pixels counted by hand, marks that belong together or not, a published file."""
 
 from __future__ import annotations
 
@@ -129,7 +127,7 @@ def test_any_blob_comes_back_from_the_pixels_just_outside_it(noise):
 
 
 def square(low: int, high: int, *, included: bool = True, uid: str = "a") -> Outline:
-    """An outline whose corners are (low, low) and (high, high); encloses (high - low - 1)² pixels."""
+    """An outline from (low, low) to (high, high), which encloses (high - low - 1)² pixels."""
     corners = [(low, low), (high, low), (high, high), (low, high)]
     return Outline(uid, None, included, np.array(corners))
 
@@ -170,7 +168,7 @@ def test_excluded_outlines_take_themselves_and_what_they_enclose():
 @pytest.mark.parametrize("points", [[(-1, 0), (3, 3)], [(0, 0), (12, 3)], [(0, 0), (3, 12)]])
 def test_points_beyond_the_slice_are_refused(points):
     with pytest.raises(
-        InputError, match="expected outlines within 12 x 12 pixels, got one of reader 1 beyond"
+        InputError, match="expected outlines within 12 x 12 pixels, received one of reader 1 beyond"
     ):
         trace(Outline("a", None, True, np.array(points)))
 
@@ -324,7 +322,7 @@ def test_incomplete_outlines_are_refused(tmp_path, wrong, right):
     path = write(tmp_path, message(ROI.replace(right, wrong)))
     with pytest.raises(
         InputError,
-        match=r"^158.xml: expected outlines with a slice, .* got one of reader 2 without;",
+        match=r"^158.xml: expected outlines with a slice, .* received one of reader 2 without;",
     ):
         read_reading(path)
 
@@ -355,7 +353,8 @@ def test_document_types_are_refused(tmp_path, read, encoding, doctype):
 )
 def test_broken_files_are_refused(tmp_path, read, text):
     with pytest.raises(
-        InputError, match=r"^158.xml: expected an annotation file in plain XML, got .*; download"
+        InputError,
+        match=r"^158.xml: expected an annotation file in plain XML, received .*; download",
     ) as error:
         read(write(tmp_path, text))
     assert "\n" not in str(error.value)
@@ -381,7 +380,7 @@ def test_other_files_are_no_reading_of_a_ct(tmp_path):
     radiograph = write(tmp_path, message().replace("LidcReadMessage", "IdriReadMessage"))
     assert read_series_uid(radiograph) is None
     with pytest.raises(
-        InputError, match=r"^158.xml: expected LIDC's reading of a CT, got another XML"
+        InputError, match=r"^158.xml: expected LIDC's reading of a CT, received another XML"
     ):
         read_reading(radiograph)
     assert read_series_uid(published("037.xml")) is None

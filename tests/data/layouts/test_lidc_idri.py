@@ -1,6 +1,4 @@
-"""A made-up copy of the publisher's tree: small CTs, and annotation files whose nodules are counted
-by hand.
-"""
+"""A made-up copy of the publisher's tree: small CTs and nodules that are counted by hand."""
 
 from __future__ import annotations
 
@@ -55,11 +53,12 @@ class Series:
         self.heights_mm = [float(header.ImagePositionPatient[2]) for header in slices]
 
     def reading(self, *nodules: Sequence[Sequence[Box]], root: str = "LidcReadMessage") -> str:
-        """An annotation file: of each nodule each reader's boxes, drawn as the pixels just outside."""
+        """An annotation file: each nodule's boxes by reader, drawn as the pixels just outside."""
         sessions = ""
         for reader in range(4):
             marks = "".join(self._mark(nodule[reader]) for nodule in nodules if nodule[reader])
-            marks += f"<unblindedReadNodule><noduleID>9</noduleID>{self._roi([(1, 1)], 0)}</unblindedReadNodule>"
+            small = f"<noduleID>9</noduleID>{self._roi([(1, 1)], 0)}"
+            marks += f"<unblindedReadNodule>{small}</unblindedReadNodule>"
             marks += f"<nonNodule><nonNoduleID>8</nonNoduleID>{self._roi([(2, 2)], 0)}</nonNodule>"
             sessions += f"<readingSession>{marks}</readingSession>"
         header = (
@@ -78,7 +77,8 @@ class Series:
             ring += [(x, bottom + 1) for x in range(right, left - 1, -1)]
             ring += [(left - 1, y) for y in range(bottom, top - 1, -1)]
             rois += self._roi(ring, k)
-        return f"<unblindedReadNodule><noduleID>1</noduleID><characteristics/>{rois}</unblindedReadNodule>"
+        header = "<noduleID>1</noduleID><characteristics/>"
+        return f"<unblindedReadNodule>{header}{rois}</unblindedReadNodule>"
 
     def _roi(self, points: Sequence[tuple[int, int]], k: int) -> str:
         edges = "".join(
@@ -340,7 +340,7 @@ def test_two_annotation_files_of_one_ct(tmp_path):
     annotate(series.folder / "069.xml", series.reading(NODULE))
     annotate(tmp_path / "xml" / "158.xml", series.reading(SMALL))
     assert (
-        "expected one annotation file of its CT, got 2 that differ (069.xml, 158.xml)"
+        "expected one annotation file of its CT, received 2 that differ (069.xml, 158.xml)"
         in problem(tmp_path, "LIDC-IDRI-0001")
     )
 
@@ -350,7 +350,7 @@ def test_one_ct_in_two_folders(tmp_path):
     annotate(series.folder / "069.xml", series.reading(NODULE))
     shutil.copytree(series.folder, tmp_path / "LIDC-IDRI-0002" / "copy")
     for case in ("LIDC-IDRI-0001", "LIDC-IDRI-0002"):
-        assert "expected one folder with the CT that 069.xml annotates, got 2" in problem(
+        assert "expected one folder with the CT that 069.xml annotates, received 2" in problem(
             tmp_path, case
         )
 
@@ -372,10 +372,9 @@ def test_an_annotation_file_cut_off(tmp_path):
 def test_the_annotation_file_of_another_series(tmp_path):
     series, other = make_case(tmp_path / "source"), make_case(tmp_path / "other", seed=2)
     annotate(series.folder / "069.xml", other.reading(NODULE))
-    assert (
-        "069.xml: expected the annotation of the CT series it is paired with, got that of another"
-        in refusal(tmp_path / "source")
-    )
+    message = refusal(tmp_path / "source")
+    assert "069.xml: expected the annotation of the CT series it is paired with" in message
+    assert "received that of another" in message
 
 
 def test_outlines_on_other_slices(tmp_path):
@@ -383,8 +382,9 @@ def test_outlines_on_other_slices(tmp_path):
     text = series.reading(NODULE)
     annotate(series.folder / "069.xml", text.replace(series.slices[2], "1.2.3.4"))
     # Of eight outlines three lie on slice 2; single points are none.
-    assert "069.xml: expected 8 outlines on slices of the CT series, got 3 on others" in refusal(
-        tmp_path
+    assert (
+        "069.xml: expected 8 outlines on slices of the CT series, received 3 on others"
+        in refusal(tmp_path)
     )
 
 
@@ -392,8 +392,9 @@ def test_a_slice_that_is_missing(tmp_path):
     series = make_case(tmp_path)
     annotate(series.folder / "069.xml", series.reading(NODULE, SMALL))
     (series.folder / "1-001.dcm").unlink()  # the topmost, on which the small nodule lies
-    assert "069.xml: expected 9 outlines on slices of the CT series, got 1 on others" in refusal(
-        tmp_path
+    assert (
+        "069.xml: expected 9 outlines on slices of the CT series, received 1 on others"
+        in refusal(tmp_path)
     )
 
 
@@ -411,11 +412,11 @@ def test_outlines_at_another_height_than_their_slices(tmp_path):
         text.replace(at, f"<imageZposition>{series.heights_mm[3] - 2.5}<"),
     )
     assert (
-        "expected outlines within 1.25 mm of their slices' positions, got 1 of 8 farther off"
+        "expected outlines within 1.25 mm of their slices' positions, received 1 of 8 farther off"
         " (2.50 mm" in refusal(tmp_path)
     )
     annotate(series.folder / "069.xml", text.replace(at, "<imageZposition>nan<"))
-    assert "got 1 of 8 farther off" in refusal(tmp_path)
+    assert "received 1 of 8 farther off" in refusal(tmp_path)
     annotate(series.folder / "069.xml", text.replace(at, "<imageZposition><"))
     assert read_case(only(tmp_path), CARD).labels.sum() == 24
 
@@ -423,7 +424,7 @@ def test_outlines_at_another_height_than_their_slices(tmp_path):
 def test_outlines_beyond_the_image(tmp_path):
     series = make_case(tmp_path)
     annotate(series.folder / "069.xml", series.reading([[], [(20, 4, 30, 7, 1)], [], []]))
-    assert "expected outlines within 24 x 20 pixels, got one of reader 2 beyond" in refusal(
+    assert "expected outlines within 24 x 20 pixels, received one of reader 2 beyond" in refusal(
         tmp_path
     )
 

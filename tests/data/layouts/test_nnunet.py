@@ -1,10 +1,7 @@
-"""nnU-Net's raw folders: cases from file names or from dataset.json, one channel, regions, labels
-compared.
-"""
+"""nnU-Net's raw folders: cases by file name or dataset.json, channels, regions, labels."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import pytest
 from boltzmed.data.layouts.nnunet import list_cases, read_case
 from boltzmed.errors import InputError
 from boltzmed.volumes import write_image
+from tests.data.layouts.conftest import write_dataset_json
 
 LABELS = {"background": 0, "organ": 1, "lesion": 2}
 
@@ -26,11 +24,7 @@ def write_json(folder: Path, **changes: Any) -> Path:
         "file_ending": ".nii.gz",
         **changes,
     }
-    folder.mkdir(exist_ok=True)
-    (folder / "dataset.json").write_text(
-        json.dumps({key: value for key, value in content.items() if value is not None})
-    )
-    return folder
+    return write_dataset_json(folder, content)
 
 
 @pytest.fixture
