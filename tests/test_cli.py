@@ -304,7 +304,7 @@ def test_a_nifti_file_without_modality(
 def test_a_study_is_of_one_modality(
     study: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The file doesn't say which; a prompt that a card lists does, and no other may contradict it."""
+    """The file does not say which; a prompt that a card lists does, and none may contradict it."""
     arguments = [
         "predict",
         str(study),

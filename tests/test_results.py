@@ -49,7 +49,8 @@ VOLUME = dataclasses.replace(
 def test_columns_are_the_agreed_ones():
     assert (
         ",".join(COLUMNS)
-        == "method,dataset,patient,case,level,axis,slice_index,target,prompt,seed,dice,area_fraction,volume_mm3,"
+        == "method,dataset,patient,case,level,axis,slice_index,target,prompt,seed,dice,"
+        "area_fraction,volume_mm3,"
         "reference_empty,prediction_empty,presence_score,iou,hd95_mm,assd_mm,nsd,nsd_tolerance_mm,"
         "prediction_volume_mm3,volume_difference_mm3,false_positive_mm3,false_negative_mm3,reference_lesions,"
         "predicted_lesions,matched_lesions,missed_lesions,false_lesions,detection_f1,panoptic_quality,"

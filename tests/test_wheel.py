@@ -1,4 +1,4 @@
-"""The wheel stands alone: it carries the bundle and the cards, and segments far from any checkout."""
+"""The wheel carries the bundle and the cards, and segments far from any checkout."""
 
 from __future__ import annotations
 

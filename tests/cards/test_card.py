@@ -390,6 +390,18 @@ def test_published_windows():
     assert load_card("generic_mr").windows == {"percentiles": None}
 
 
+def list_codes(node: object) -> set[tuple[str, str, str]]:
+    """Every (scheme, value, meaning) of a nested JSON document."""
+    if isinstance(node, list):
+        return {code for value in node for code in list_codes(value)}
+    if not isinstance(node, dict):
+        return set()
+    codes = {code for value in node.values() for code in list_codes(value)}
+    if "CodeMeaning" in node:
+        codes.add((node["CodingSchemeDesignator"], node["CodeValue"], node["CodeMeaning"]))
+    return codes
+
+
 def test_codes_are_those_of_the_published_lists():
     table = ONTOLOGY / "totalsegmentator_snomed_mapping.csv"
     master = ONTOLOGY / "SegmentationCategoryTypeModifier-DICOM-Master.json"
@@ -397,22 +409,10 @@ def test_codes_are_those_of_the_published_lists():
         pytest.skip(
             "the published code lists are not beside this checkout (../shared/data/ontology)"
         )
-    known = set()
+    known = list_codes(json.loads(master.read_text(encoding="utf-8")))
     with open(table, newline="", encoding="utf-8") as file:
         for row in list(csv.reader(file))[1:]:
             known |= {tuple(row[start : start + 3]) for start in range(1, len(row) - 3, 3)}
-
-    def collect(node):
-        if isinstance(node, dict):
-            if "CodeMeaning" in node:
-                known.add((node["CodingSchemeDesignator"], node["CodeValue"], node["CodeMeaning"]))
-            for value in node.values():
-                collect(value)
-        elif isinstance(node, list):
-            for value in node:
-                collect(value)
-
-    collect(json.loads(master.read_text(encoding="utf-8")))
     for name in CARDS:
         for target in load_card(name).targets.values():
             for code in (target.category, target.code, target.modifier, target.region):

@@ -521,7 +521,8 @@ def _(task: Path) -> None:
 
 @breaks(
     9,
-    "toy_009.nii.gz: expected a volume of at least one voxel along each axis, received shape (20, 0, 6)",
+    "toy_009.nii.gz: expected a volume of at least one voxel along each axis, received shape"
+    " (20, 0, 6)",
 )
 def _(task: Path) -> None:
     file = task / "imagesTr" / "toy_009.nii.gz"

@@ -1,4 +1,4 @@
-"""Lesions: what touches, what is found, split and merged ones, panoptic quality and FROC by hand."""
+"""Lesions: touching, found, split and merged ones, panoptic quality and FROC by hand."""
 
 from __future__ import annotations
 

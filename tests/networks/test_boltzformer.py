@@ -106,7 +106,7 @@ def test_output_has_half_the_images_size_for_any_number_of_prompts(size):
     ("dtype", "forward", "backward"), [(torch.float32, 1e-5, 1e-4), (torch.float64, 1e-10, 1e-10)]
 )
 def test_the_fast_form_is_the_literal_one(attention, dtype, forward, backward):
-    """Masks and the gradient of every weight, for a training step with draws of each image's own."""
+    """Masks and the gradient of every weight, in a training step with draws of each image's own."""
     outputs, gradients = [], []
     for options in ({"literal": True}, {"attention": attention}):
         network = build(**options).to(dtype)

@@ -603,7 +603,7 @@ def test_upstream_on_focalnet() -> None:
 def test_published_state_dicts_have_as_many_tensors(
     build_encoder: Callable[[], nn.Module], tensors: int, parameters: int
 ) -> None:
-    """Ours leave out the two that the published code never uses: a 512 × 512 matrix and a number."""
+    """Ours lack the two that the published code never uses: a 512 × 512 matrix and a number."""
     with torch.device("meta"):
         encoder = build_encoder()
         network = BoltzFormer(
