@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from boltzmed.volumes.dicom_ct_series import write_ct_series
-from boltzmed.volumes.dicom_files import SeriesRecord, list_series
-from boltzmed.volumes.dicom_identity import SeriesIdentity, read_identity
+from boltzmed.volumes.dicom_files import list_series
+from boltzmed.volumes.dicom_identity import read_identity
 from boltzmed.volumes.dicom_segmentation import CodedTerm, Segment, write_segmentation
 from boltzmed.volumes.nifti import map_nifti, write_image, write_mask
 from boltzmed.volumes.picture import read_picture
@@ -13,8 +13,6 @@ from boltzmed.volumes.volume import read_volume
 __all__ = [
     "CodedTerm",
     "Segment",
-    "SeriesIdentity",
-    "SeriesRecord",
     "list_series",
     "map_nifti",
     "read_identity",
