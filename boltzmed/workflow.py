@@ -33,8 +33,9 @@ from boltzmed.networks.weights import (
     load_seem_backbone,
     load_upstream,
     read_record,
+    save_checkpoint,
 )
-from boltzmed.options import check_flags
+from boltzmed.options import REMOVED, check_flag
 from boltzmed.resources import resource_folder
 from boltzmed.transforms.square import Frame, read_frames
 from boltzmed.volumes.nifti import case_name
@@ -279,14 +280,14 @@ def start_weights(
     }
     if kind != "boltzmed" and kind not in published:
         raise ValueError(
-            f"initial_kind: expected one of boltzmed, {', '.join(published)}, received {kind!r}"
+            f"init_kind: expected one of boltzmed, {', '.join(published)}, received {kind!r}"
         )
-    check_flags(freeze_text=freeze_text)
+    check_flag(freeze_text=freeze_text)
     if freeze_text and (checkpoint is None or kind not in ("boltzmed", "upstream")):
-        given = "no checkpoint" if checkpoint is None else f"one of kind {kind}"
+        received = "no checkpoint" if checkpoint is None else f"one of kind {kind}"
         raise ValueError(
             "freeze_text: expected a checkpoint to start from that holds a text encoder"
-            f" (--initial, --initial_kind boltzmed or upstream), received {given}"
+            f" (--init_checkpoint, --init_kind boltzmed or upstream), received {received}"
         )
     if checkpoint is not None and kind == "boltzmed":
         load_checkpoint(checkpoint, network, start=True)
@@ -295,6 +296,50 @@ def start_weights(
     if freeze_text:
         network.text_encoder.requires_grad_(False)
     return network.to(device)
+
+
+class SaveTrained:
+    """Write what a training has learnt as a checkpoint, with a record of what it was trained as.
+
+    Args:
+        network: whose weights; it was built from a definition.
+        image_size: of cards without an input size of their own.
+        input_sizes: card → its input size or sizes.
+        orientation, channels, fp16_checkpoint: see ``save_checkpoint``.
+        sources: of the slices that it is trained on.
+
+    Raises:
+        ValueError: an image size that the network cannot take, or a switch that is no boolean.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        image_size: int,
+        input_sizes: Mapping[str, Any] | None,
+        orientation: str,
+        channels: str,
+        sources: Iterable[Any],
+        fp16_checkpoint: bool,
+    ) -> None:
+        self.network = network
+        self.orientation = orientation
+        self.channels = channels
+        self.fp16_checkpoint = check_flag(fp16_checkpoint=fp16_checkpoint)
+        definition = definition_of(network)
+        self.config = network_settings(definition, image_size, input_sizes, sources)
+
+    def __call__(self, path: Path) -> None:
+        """Write the file."""
+        save_checkpoint(
+            path,
+            self.network,
+            config=self.config,
+            orientation=self.orientation,
+            channels=self.channels,
+            fp16_checkpoint=self.fp16_checkpoint,
+        )
 
 
 def digest_file(path: str | Path | None) -> str | None:
@@ -308,8 +353,8 @@ def digest_file(path: str | Path | None) -> str | None:
         return None
     if not Path(path).is_file():
         raise ValueError(
-            f"{path}: expected the checkpoint that the training starts from, found none; check the"
-            " path"
+            f"{path}: expected the checkpoint that the training starts from, received none; check"
+            " the path"
         )
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -330,6 +375,11 @@ def read_inference(**overrides: Any) -> ConfigParser:
     bundle = resource_folder("bundles") / "boltzformer"
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.yaml"))
+    for name in overrides:
+        if name in REMOVED:
+            raise ValueError(f"{name}: {REMOVED[name]}")
+        if name.partition("#")[0] not in parser:
+            raise ValueError(f"{name}: expected an option of inference.yaml, received another one")
     for name in ("size", "size_config"):
         if overrides.get(name) is not None:
             file = find_size(bundle, overrides[name])

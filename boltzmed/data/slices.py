@@ -92,10 +92,12 @@ class PromptSliceDataset(Dataset):
             "foreign_probability": foreign_probability,
         }
         for name, value in {**given, "augment_probability": augment_probability}.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}: expected 0 to 1, received {value}")
-        if prompts_per_image < 1:
-            raise ValueError(f"prompts_per_image: expected 1 or more, received {prompts_per_image}")
+            if not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected 0 to 1, received {value!r}")
+        if not isinstance(prompts_per_image, int) or prompts_per_image < 1:
+            raise ValueError(
+                f"prompts_per_image: expected 1 or more, received {prompts_per_image!r}"
+            )
         asked = read_frames(frames)
         names = [source.card.name for source in self.sources]
         if unknown := set(asked) - set(names):
@@ -135,7 +137,7 @@ class PromptSliceDataset(Dataset):
         Raises:
             ValueError: A ``small_weight`` of 0 or less, or an unknown ``balance``.
         """
-        if not small_weight > 0:
+        if not isinstance(small_weight, int | float) or not small_weight > 0:
             raise ValueError(f"small_weight: expected a number above 0, received {small_weight!r}")
         if unknown := set(balance) - {"target", "size"}:
             raise ValueError(
