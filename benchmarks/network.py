@@ -63,6 +63,13 @@ PARTS: dict[str, list[tuple[type, str]]] = {
 # counts.
 HOLDS_OTHERS = "cross-attention"
 FORMS = ("literal", "fast")
+LITERAL_PARTS: dict[str, dict[str, Any]] = {
+    "pixel_decoder": {"whole_map": True},
+    "text_encoder": {"whole_context": True},
+    "decoder": {"_target_": "boltzmed.networks.literal.LiteralDecoder"},
+    "pigma": {"_target_": "boltzmed.networks.literal.LiteralPiGMA"},
+}
+"""What differs from a size's network in the published computation, step by step."""
 Seconds = dict[
     int, dict[str, list[dict[str, float]]]
 ]  # prompts → form → a run's parts and "whole", round by round
@@ -115,9 +122,12 @@ def build_forms(
     networks: dict[str, BoltzFormer] = {}
     for form in forms:
         torch.manual_seed(0)
-        network: Any = build_network(
-            config, "literal" if form == "literal" else None, num_queries=queries
-        )
+        parts: dict[str, Any] = {name: {} for name in LITERAL_PARTS}
+        if form == "literal":
+            parts = {name: dict(part) for name, part in LITERAL_PARTS.items()}
+        if queries is not None:
+            parts["decoder"]["num_queries"] = parts["pigma"]["num_queries"] = queries
+        network: Any = build_network(config, **parts)
         networks[form] = network.to(device).eval().requires_grad_(False)
         if form == "literal":
             network.decoder.per_head_draws = True

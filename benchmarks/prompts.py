@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datalist", required=True, help="as `boltzmed phantom` writes it")
     parser.add_argument("--cases", type=int, default=5, help="how many of it, from the first on")
-    parser.add_argument("--phrasings", default="first", choices=["first", "held_out"])
+    parser.add_argument("--prompt_variants", default="first", choices=["first", "held_out"])
     options = parser.parse_args()
     bundle = resource_folder("bundles") / "boltzformer"
     config = ConfigParser(ConfigParser.load_config_file(bundle / "configs" / "evaluate.yaml"))
@@ -43,7 +43,7 @@ def main() -> None:
     cases = list_labelled_cases(
         read_datalist(options.datalist)[: options.cases],
         load_card(config["card"]),
-        phrasings=options.phrasings,
+        prompt_variants=options.prompt_variants,
     )
     dataset = LabelledStudyDataset(cases)
     names = [str(prompt.target) for prompt in cases[0].prompts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,26 @@ from torch.utils.data import DataLoader, Subset
 
 from boltzmed.errors import OutputError, unwrapped_input_errors
 from boltzmed.networks.boltzformer import STRIDE
+from boltzmed.networks.definition import (
+    NETWORK,
+    build_definition,
+    check_definition,
+    definition_of,
+    override_definition,
+    plain_definition,
+    resolve_definition,
+    targets,
+)
 from boltzmed.networks.weights import (
+    compare_record,
     load_checkpoint,
     load_sam2_image_encoder,
     load_seem_backbone,
     load_upstream,
-    read_config,
+    read_record,
+    save_checkpoint,
 )
-from boltzmed.options import check_flags
+from boltzmed.options import REMOVED, check_flag
 from boltzmed.resources import resource_folder
 from boltzmed.transforms.network_input import InputSize, read_input_sizes
 from boltzmed.volumes.nifti import case_name
@@ -36,78 +48,118 @@ SIZES = tuple(
 
 
 def build_network(
-    config: str | Path, form: str | None = None, *, num_queries: int | None = None
+    config: str | Path | None = None, *, checkpoint: str | Path | None = None, **parts: Any
 ) -> nn.Module:
-    """Build the network that a size's config (``configs/tiny.yaml`` …) describes, with fresh
-    weights.
+    """Build a network with fresh weights; its attribute ``definition`` is the data that built it.
 
     Args:
-        config: Of the size.
-        form: ``"literal"`` for the published computation, step by step; the default is the same
-            function, faster.
-        num_queries: Another number of queries than the size's.
+        config: of a size (``configs/tiny.yaml`` … or one's own).
+        checkpoint: one of ours, whose network it shall be; the size and the parts, where given, may
+            not contradict it.
+        **parts: what differs from the size, part by part: ``decoder={"num_layers": 6}``. In a
+            bundle's config each has ``_mode_: callable``, so that a part with another class arrives
+            here with its arguments, not built.
 
     Raises:
-        ValueError: There is no such config or form, or it describes no network.
+        ValueError: there is no such config, it describes no network, or the checkpoint has another
+            one; the line says both.
     """
-    parser = _size_config(config)
-    if form is not None:
-        if form != "literal":
-            raise ValueError(f"form: expected literal or none, received {form!r}")
-        parser.update(ConfigParser.load_config_file(Path(config).with_name(f"{form}.yaml")))
-    if num_queries is not None:
-        parser.update(
-            {f"network_def#{part}#num_queries": num_queries for part in ("decoder", "pigma")}
-        )
-    return parser.get_parsed_content("network_def")
+    overrides = plain_definition(parts)
+    definition = {"_target_": NETWORK} if config is None else read_definition(config)
+    if checkpoint is None:
+        return build_definition(override_definition(definition, overrides))
+    name = Path(checkpoint).name
+    recorded = read_record(checkpoint)["network"]
+    expected = override_definition(recorded if config is None else definition, overrides)
+    compare_record({"network": recorded}, {"network": expected}, name)
+    check_definition(recorded, name, trusted=targets(expected) if config else ())
+    return build_definition(recorded)
+
+
+def find_size(bundle_root: str | Path, size: str | Path | None) -> Path | None:
+    """Return the config of a size: a file, or a name in the bundle's configs; None for None."""
+    if size is None:
+        return None
+    if Path(size).suffix in (".yaml", ".yml", ".json"):
+        return Path(size)
+    shipped = resource_folder("bundles") / "boltzformer" / "configs" / f"{size}.yaml"
+    file = Path(bundle_root) / "configs" / f"{size}.yaml"
+    return shipped if shipped.is_file() and not file.is_file() else file
+
+
+def read_definition(config: str | Path) -> dict[str, Any]:
+    """Return the definition of a size's network, as a checkpoint records it.
+
+    Args:
+        config: of the size; ``base`` in it names another one, whose entries it overrides.
+
+    Raises:
+        ValueError: there is no such config, or it describes no network.
+    """
+    return resolve_definition(_size_config(config).get())
 
 
 def network_settings(
-    config: str | Path, image_size: int, frames: Mapping[str, Any] | None = None
+    config: str | Path | Mapping[str, Any],
+    image_size: int,
+    input_sizes: Mapping[str, Any] | None = None,
+    sources: Iterable[Any] = (),
 ) -> dict[str, Any]:
-    """Return what a checkpoint records of the network it was trained as: its definition, image size
-    and frames.
+    """Return what a checkpoint records of its training: network, image size, input sizes, data.
 
     Args:
-        config: Of the size.
-        image_size: Of cards without a frame.
-        frames: Card → its frame or frames, of a training that had any.
+        config: of the size, or the network's definition itself.
+        image_size: of cards without an input size of their own.
+        input_sizes: card → its input size or sizes, of a training that had any.
+        sources: of the slices that it was trained on, each with its ``card``.
 
     Raises:
-        ValueError: An image size that the network cannot take.
+        ValueError: an image size that the network cannot take.
     """
-    settings = {"network_def": _size_config(config).get("network_def"), "image_size": image_size}
+    definition = config if isinstance(config, Mapping) else read_definition(config)
+    settings: dict[str, Any] = {"network": definition, "image_size": image_size}
     sizes = [("image_size", image_size)]
-    if frames:
-        read = read_input_sizes(frames)
-        sizes += [
-            (f"frames: {card}: image_size", frame.image_size)
-            for card, own in read.items()
-            for frame in own
-        ]
-        settings["frames"] = {card: [asdict(frame) for frame in own] for card, own in read.items()}
+    if input_sizes:
+        by_card = read_input_sizes(input_sizes)
+        settings["input_sizes"] = {}
+        for card, card_sizes in by_card.items():
+            settings["input_sizes"][card] = [asdict(size) for size in card_sizes]
+            label = f"input_sizes: {card}: image_size"
+            sizes += [(label, size.image_size) for size in card_sizes]
     for name, size in sizes:
         if not isinstance(size, int) or size < STRIDE or size % STRIDE:
             raise ValueError(f"{name}: expected a multiple of {STRIDE}, received {size!r}")
+    if trained_on := _describe_data(sources):
+        settings["trained_on"] = trained_on
     return settings
 
 
-def choose_frames(
-    checkpoint: str | Path, frames: Mapping[str, Any] | None = None
+def _describe_data(sources: Iterable[Any]) -> dict[str, Any]:
+    """Card → its modality, and its targets with their prompts."""
+    described = {}
+    for card in (source.card for source in sources):
+        prompts = {name: list(target.prompts) for name, target in card.targets.items()}
+        described[card.name] = {"modality": card.modality, "targets": prompts}
+    return described
+
+
+def choose_input_sizes(
+    checkpoint: str | Path, input_sizes: Mapping[str, Any] | None = None
 ) -> dict[str, InputSize]:
-    """Return card → how slices meet the network for its prompts, as the checkpoint was trained or
-    as told.
+    """Return card → how large slices are for the network for its prompts.
 
     Args:
-        checkpoint: One of ours.
-        frames: Instead of the checkpoint's: card → its frame; empty for none. Of several the first
-            counts.
+        checkpoint: one of ours.
+        input_sizes: instead of the checkpoint's: card → its input size; empty for none. Of several
+            the first counts.
 
     Raises:
-        ValueError: An unreadable checkpoint, or frames that are none.
+        ValueError: an unreadable checkpoint, or input sizes that are none.
     """
-    chosen = read_input_sizes(read_config(checkpoint).get("frames") if frames is None else frames)
-    return {card: several[0] for card, several in chosen.items()}
+    if input_sizes is None:
+        input_sizes = read_record(checkpoint).get("input_sizes")
+    by_card = read_input_sizes(input_sizes)
+    return {card: several[0] for card, several in by_card.items()}
 
 
 def training_recipe(config: str | Path) -> dict[str, Any]:
@@ -118,9 +170,10 @@ def training_recipe(config: str | Path) -> dict[str, Any]:
         ``weight_decay`` and ``schedule``.
 
     Raises:
-        ValueError: There is no such config, or it lacks one of the recipe's.
+        ValueError: there is no such config, or it lacks one of the recipe's.
     """
-    parser, names = _size_config(config), ("learning_rate", "weight_decay", "schedule")
+    parser = _size_config(config)
+    names = ("learning_rate", "weight_decay", "schedule")
     recipe = parser.get("recipe", {})
     if missing := [name for name in names if name not in recipe]:
         raise ValueError(
@@ -131,23 +184,57 @@ def training_recipe(config: str | Path) -> dict[str, Any]:
 
 
 def _size_config(config: str | Path) -> ConfigParser:
-    path = Path(config)
-    if not path.is_file():
-        raise ValueError(
-            f"{path}: no such size of network; sizes are {', '.join(SIZES[:-1])} and {SIZES[-1]}"
-        )
-    parser, base = ConfigParser(), ConfigParser.load_config_file(path).get("base")
-    parser.read_config([str(path.with_name(f"{base}.yaml")), str(path)] if base else str(path))
+    """A size's config, merged over the one that it names as its base."""
+    files = [Path(config)]
+    while True:
+        path = files[0]
+        if not path.is_file():
+            raise ValueError(
+                f"{path}: no such size of network; sizes are {', '.join(SIZES[:-1])} and"
+                f" {SIZES[-1]}, or a file of one's own"
+            )
+        base = ConfigParser.load_config_file(path).get("base")
+        if base is None:
+            break
+        file = find_size(path.resolve().parents[1], base)
+        beside = path.with_name(f"{base}.yaml")
+        if beside.is_file() or file is None or not file.is_file():
+            file = beside
+        if file in files:
+            raise ValueError(f"{path}: expected another size as its base, received {base}")
+        files.insert(0, file)
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
     if "network_def" not in parser:
         raise ValueError(f"{path}: expected a network_def, received {', '.join(parser.get())}")
     return parser
+
+
+def read_trained(checkpoint: str | Path) -> dict[str, Any]:
+    """Return what a run takes of a checkpoint where nothing else is given.
+
+    Returns:
+        ``size``, the name of the size that has its network (None where no one has), ``image_size``,
+        ``plane`` and ``channels``.
+
+    Raises:
+        ValueError: an unreadable checkpoint. One line.
+    """
+    recorded = read_record(checkpoint)
+    configs = resource_folder("bundles") / "boltzformer" / "configs"
+    name = None
+    for size in SIZES:
+        if read_definition(configs / f"{size}.yaml") == recorded["network"]:
+            name = size
+            break
+    trained = {field: recorded.get(field) for field in ("image_size", "channels")}
+    return {"size": name, "plane": recorded["orientation"], **trained}
 
 
 def load_network(
     network: nn.Module,
     checkpoint: str | Path,
     *,
-    config: str | Path,
     image_size: int,
     plane: str,
     channels: str,
@@ -157,7 +244,7 @@ def load_network(
     """Fill a network for inference from one of our checkpoints, refusing one that was trained
     otherwise.
     """
-    settings = network_settings(config, image_size)
+    settings = network_settings(definition_of(network), image_size)
     load_checkpoint(checkpoint, network, config=settings, orientation=plane, channels=channels)
     network.seed = seed  # type: ignore[assignment]
     return network.to(device).eval()
@@ -194,14 +281,14 @@ def start_weights(
     }
     if kind != "boltzmed" and kind not in published:
         raise ValueError(
-            f"initial_kind: expected one of boltzmed, {', '.join(published)}, received {kind!r}"
+            f"init_kind: expected one of boltzmed, {', '.join(published)}, received {kind!r}"
         )
-    check_flags(freeze_text=freeze_text)
+    check_flag(freeze_text=freeze_text)
     if freeze_text and (checkpoint is None or kind not in ("boltzmed", "upstream")):
-        given = "no checkpoint" if checkpoint is None else f"one of kind {kind}"
+        received = "no checkpoint" if checkpoint is None else f"one of kind {kind}"
         raise ValueError(
             "freeze_text: expected a checkpoint to start from that holds a text encoder"
-            f" (--initial, --initial_kind boltzmed or upstream), received {given}"
+            f" (--init_checkpoint, --init_kind boltzmed or upstream), received {received}"
         )
     if checkpoint is not None and kind == "boltzmed":
         load_checkpoint(checkpoint, network, start=True)
@@ -210,6 +297,50 @@ def start_weights(
     if freeze_text:
         network.text_encoder.requires_grad_(False)
     return network.to(device)
+
+
+class SaveTrained:
+    """Write what a training has learnt as a checkpoint, with a record of what it was trained as.
+
+    Args:
+        network: whose weights; it was built from a definition.
+        image_size: of cards without an input size of their own.
+        input_sizes: card → its input size or sizes.
+        orientation, channels, fp16_checkpoint: see ``save_checkpoint``.
+        sources: of the slices that it is trained on.
+
+    Raises:
+        ValueError: an image size that the network cannot take, or a switch that is no boolean.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        image_size: int,
+        input_sizes: Mapping[str, Any] | None,
+        orientation: str,
+        channels: str,
+        sources: Iterable[Any],
+        fp16_checkpoint: bool,
+    ) -> None:
+        self.network = network
+        self.orientation = orientation
+        self.channels = channels
+        self.fp16_checkpoint = check_flag(fp16_checkpoint=fp16_checkpoint)
+        definition = definition_of(network)
+        self.config = network_settings(definition, image_size, input_sizes, sources)
+
+    def __call__(self, path: Path) -> None:
+        """Write the file."""
+        save_checkpoint(
+            path,
+            self.network,
+            config=self.config,
+            orientation=self.orientation,
+            channels=self.channels,
+            fp16_checkpoint=self.fp16_checkpoint,
+        )
 
 
 def digest_file(path: str | Path | None) -> str | None:
@@ -223,8 +354,8 @@ def digest_file(path: str | Path | None) -> str | None:
         return None
     if not Path(path).is_file():
         raise ValueError(
-            f"{path}: expected the checkpoint that the training starts from, found none; check the"
-            " path"
+            f"{path}: expected the checkpoint that the training starts from, received none; check"
+            " the path"
         )
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -234,28 +365,33 @@ def read_inference(**overrides: Any) -> ConfigParser:
     """Return the bundle's ``inference.yaml`` with other values.
 
     A ``checkpoint`` is a file or the name of one in the bundle's ``models``. It brings what it was
-    trained as, where nothing else is given: ``size``, ``image_size``, ``plane`` and ``channels``. A
-    ``size`` alone brings its image size and channels.
+    trained as, where nothing else is given: network, ``image_size``, ``plane`` and ``channels``.
+    What contradicts it (``size``, ``size_config``, ``image_size`` …) is refused when the network is
+    built.
 
     Raises:
-        ValueError: There is no such size, an unreadable checkpoint, or a value is one that MONAI
-            would evaluate.
+        ValueError: there is no such size, an unreadable checkpoint, an option that the config does
+            not have, or a value is one that MONAI would evaluate.
     """
     bundle = resource_folder("bundles") / "boltzformer"
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.yaml"))
-    if "size" in overrides:
-        size = _size_config(bundle / "configs" / f"{overrides['size']}.yaml")
-        parser.update({name: size[name] for name in ("image_size", "channels")})
+    for name in overrides:
+        if name in REMOVED:
+            raise ValueError(f"{name}: {REMOVED[name]}")
+        if name.partition("#")[0] not in parser:
+            raise ValueError(f"{name}: expected an option of inference.yaml, received another one")
+    for name in ("size", "size_config"):
+        if overrides.get(name) is not None:
+            file = find_size(bundle, overrides[name])
+            _size_config(str(file))
+            overrides[name] = overrides[name] if name == "size" else str(file)
     if "checkpoint" in overrides:
         overrides["checkpoint"] = _find_checkpoint(bundle, overrides["checkpoint"])
-        parser.update(_trained_as(bundle, overrides["checkpoint"]))
-    parser.update(
-        {
-            "bundle_root": str(bundle),
-            **{name: _protect(name, value) for name, value in overrides.items()},
-        }
-    )
+        trained = read_trained(overrides["checkpoint"])
+        parser.update({name: value for name, value in trained.items() if value is not None})
+    values = {name: _protect(name, value) for name, value in overrides.items()}
+    parser.update({"bundle_root": str(bundle), **values})
     return parser
 
 
@@ -330,21 +466,6 @@ def _find_checkpoint(bundle: Path, given: str | Path) -> Path:
         if not Path(given).exists() and own.parent == bundle / "models" and own.is_file()
         else Path(given)
     )
-
-
-def _trained_as(bundle: Path, checkpoint: Path) -> dict[str, Any]:
-    """Values of ``inference.yaml`` that a checkpoint records; no size where no one has its network."""
-    recorded = read_config(checkpoint)
-    configs = (bundle / "configs" / f"{size}.yaml" for size in SIZES)
-    fitting = (
-        path.stem
-        for path in configs
-        if _size_config(path).get("network_def") == recorded.get("network_def")
-    )
-    found = {"size": next(fitting, None), "plane": recorded.get("orientation")}
-    found |= {name: recorded.get(name) for name in ("image_size", "channels")}
-    # A stranger's file: MONAI would evaluate what it records as an expression.
-    return {name: _protect(name, value) for name, value in found.items() if value is not None}
 
 
 def _protect(name: str, value: Any) -> Any:

@@ -15,7 +15,13 @@ from boltzmed.phantom.study import make_phantom
 from boltzmed.resources import resource_folder
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import read_volume, write_ct_series, write_image
-from boltzmed.workflow import build_network, load_network, network_settings, run_inference
+from boltzmed.workflow import (
+    build_network,
+    load_network,
+    network_settings,
+    read_definition,
+    run_inference,
+)
 
 PROMPTS = ["lung nodule in chest CT", "liver in abdomen CT", "something that no card lists"]
 
@@ -109,17 +115,21 @@ def test_neither_sixteen_bits_nor_the_literal_form_change_the_trained_masks(
     bundle = resource_folder("bundles") / "boltzformer"
     config = bundle / "configs" / "tiny.yaml"
     how = {
-        "config": config,
         "image_size": 512,
         "plane": "axial",
         "channels": "neighbours",
         "seed": 0,
         "device": "cpu",
     }
-    networks = [
-        build_network(config, form).eval()
-        for form in (None, "literal" if change == "literal" else None)
-    ]
+    literal: dict[str, dict[str, object]] = {
+        "pixel_decoder": {"whole_map": True},
+        "text_encoder": {"whole_context": True},
+        "decoder": {"_target_": "boltzmed.networks.literal.LiteralDecoder"},
+        "pigma": {"_target_": "boltzmed.networks.literal.LiteralPiGMA"},
+    }
+    other = build_network(config, **(literal if change == "literal" else {}))
+    other.definition = read_definition(config)  # the same function, so that it may load the weights
+    networks = [build_network(config).eval(), other.eval()]
     for network in networks:
         load_network(network, bundle / "models" / "model.pt", **how)
     phantom = make_phantom(910000, matrix=256, slice_spacing_mm=10.0)

@@ -6,8 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 
-from boltzmed.options import check_counts, check_flags, check_names, check_numbers
+from boltzmed.options import (
+    RENAMED,
+    check_count,
+    check_flag,
+    check_names,
+    check_number,
+    rename_options,
+    renamed,
+)
 from boltzmed.resources import resource_folder
 
 CONFIGS: Path = resource_folder("bundles") / "boltzformer" / "configs"
@@ -25,7 +34,7 @@ BOTH = f"['{TRAIN}','{OVERLAY}']"
             "run",
             "--config_file",
             TRAIN,
-            "--train#handlers#2#max_norm",
+            "--train#gradient_clipping#max_norm",
             "0.5",
             "--validate::dataset::seed",
             "1",
@@ -107,7 +116,7 @@ def test_others_are_refused_by_name(monkeypatch, arguments, message):
 
 def test_options_in_an_args_file_count(tmp_path):
     path = tmp_path / "args.yaml"
-    nested = "train#dataset#seed: 3\nvalidate::dataset::seed: 3\n+frames: {}\n"
+    nested = "train#dataset#seed: 3\nvalidate::dataset::seed: 3\n+input_sizes: {}\n"
     path.write_text(f"config_file: {TRAIN}\nepochs: 3\n{nested}")
     check_names(["--args_file", str(path), "--seed", "1"])
     with pytest.raises(ValueError, match=r"--epoch: expected an option of train\.yaml"):
@@ -118,14 +127,37 @@ def test_options_in_an_args_file_count(tmp_path):
 
 
 def test_values_of_another_kind_are_refused():
-    check_flags(half=True), check_counts(epochs=0), check_numbers(rate=1)
+    assert (check_flag(half=True), check_count(epochs=0), check_number(rate=1)) == (True, 0, 1)
     with pytest.raises(ValueError, match="half: expected True or False, received 'false'"):
-        check_flags(half="false")
+        check_flag(half="false")
     for value in (-1, 1.0, True, "1"):
         with pytest.raises(
             ValueError, match=f"epochs: expected a whole number, received {value!r}"
         ):
-            check_counts(epochs=value)
+            check_count(epochs=value)
     for value in (float("nan"), float("inf"), False, "1"):
         with pytest.raises(ValueError, match=f"rate: expected a number, received {value!r}"):
-            check_numbers(rate=value)
+            check_number(rate=value)
+
+
+def test_a_removed_option_says_where_it_went():
+    with pytest.raises(ValueError, match=r"--form: the network's literal form is for benchmarks"):
+        check_names(["--config_file", TRAIN, "--form", "literal"])
+
+
+def test_a_former_name_is_taken_with_one_line(caplog):
+    assert renamed(0.998, average_decay=None) == 0.998 and not caplog.records
+    assert renamed(0.998, average_decay=0.5) == 0.5
+    assert caplog.messages == [
+        "average_decay is called ema_decay now; the former name works for one more version"
+    ]
+    assert rename_options({"half": True, "epochs": 2}) == {"fp16_checkpoint": True, "epochs": 2}
+
+
+@pytest.mark.parametrize("path", [TRAIN, EVALUATE, INFERENCE])
+def test_every_renamed_option_of_a_config_has_its_former_name_beside_it(path):
+    config = ConfigParser.load_config_file(path)
+    for former, name in RENAMED.items():
+        assert (name in config) == (former in config)
+        if name in config:
+            assert config[former] is None and f"{former}=@{former})" in config[name]

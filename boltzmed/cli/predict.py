@@ -137,7 +137,7 @@ def _read_network_options(options: argparse.Namespace) -> dict[str, Any]:
     overrides["cards"] = tuple(options.card) if options.card else None
     sides = {"inferer#image_size": options.image_size, "min_side": options.min_side}
     if any(side is not None for side in sides.values()):  # one frame for all prompts
-        overrides |= {"frames": {}, **sides}
+        overrides |= {"input_sizes": {}, **sides}
     return {name: value for name, value in overrides.items() if value is not None}
 
 

@@ -90,6 +90,8 @@ class KeyedBatches(DistributedSampler[Any]):
         ranks = torch.distributed.get_world_size() if distributed else 1
         rank = torch.distributed.get_rank() if distributed else 0
         super().__init__(dataset, num_replicas=ranks, rank=rank)
+        if not isinstance(batch_size, int):
+            raise ValueError(f"batch_size: expected a whole number, received {batch_size!r}")
         if batch_size < ranks or batch_size % ranks:
             raise ValueError(
                 f"batch_size: expected a multiple of the {ranks} processes, received {batch_size}"

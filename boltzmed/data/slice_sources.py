@@ -160,6 +160,8 @@ def open_sources(
             " --caches DIR (`boltzmed prepare` writes it), received"
             f" {'neither' if datalist is None else 'both'}"
         )
+    if not isinstance(empty_slices, bool):  # on MONAI's command line false is a text
+        raise ValueError(f"empty_slices: expected True or False, received {empty_slices!r}")
     base = Path(dataset_dir)
     if datalist is not None:
         return [NiftiSlices(read_datalist(base / datalist), card, plane)]

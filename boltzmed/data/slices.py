@@ -182,10 +182,12 @@ class PromptSliceDataset(Dataset[Any]):
             "augment_probability": augment_probability,
         }
         for name, value in fractions.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}: expected 0 to 1, received {value}")
-        if prompts_per_image < 1:
-            raise ValueError(f"prompts_per_image: expected 1 or more, received {prompts_per_image}")
+            if not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected 0 to 1, received {value!r}")
+        if not isinstance(prompts_per_image, int) or prompts_per_image < 1:
+            raise ValueError(
+                f"prompts_per_image: expected 1 or more, received {prompts_per_image!r}"
+            )
         self.sources = list(sources)
         self.image_size = image_size
         self.prompts_per_image = prompts_per_image
@@ -224,7 +226,7 @@ class PromptSliceDataset(Dataset[Any]):
         Raises:
             ValueError: A ``small_weight`` of 0 or less, or an unknown ``balance``.
         """
-        if not small_weight > 0:
+        if not isinstance(small_weight, int | float) or not small_weight > 0:
             raise ValueError(f"small_weight: expected a number above 0, received {small_weight!r}")
         if unknown := set(balance) - {"target", "size"}:
             raise ValueError(

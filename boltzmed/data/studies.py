@@ -31,7 +31,7 @@ from boltzmed.volumes.nifti import case_name
 _LONGEST_NAME = 200
 """Bytes; file systems allow 255, and temporary names add some."""
 
-PHRASINGS = ("first", "held_out")
+PROMPT_VARIANTS = ("first", "held_out")
 
 Item = dict[str, Any]
 Preprocessing = Callable[[Mapping[str, Any]], Item]
@@ -244,7 +244,7 @@ def list_labelled_cases(
     records: Iterable[Mapping[str, Any]],
     card: DatasetCard,
     *,
-    phrasings: str = "first",
+    prompt_variants: str = "first",
     targets: str | Sequence[str] | None = None,
     published: pd.DataFrame | None = None,
 ) -> list[LabelledCase]:
@@ -255,8 +255,8 @@ def list_labelled_cases(
             name), and ``image`` and ``label`` (see ``read_datalist``) or ``cached``, a file of a
             slice cache.
         card: maps labels to targets.
-        phrasings: ``"first"`` asks each target by the card's first prompt, ``"held_out"`` by its
-            first prompt that training never saw.
+        prompt_variants: ``"first"`` asks each target by the card's first prompt, ``"held_out"`` by
+            its first prompt that training never saw.
         targets: names of the targets to ask for, or one; all of the card's by default.
         published: the used rows of an index by the published protocol: its slices alone are scored,
             once more in each target's extra windows.
@@ -264,7 +264,7 @@ def list_labelled_cases(
     Raises:
         ValueError: an unknown variant or target, or one without labels or without such a prompt.
     """
-    prompts = _look_up_targets(card, phrasings, targets, extra_windows=published is not None)
+    prompts = _look_up_targets(card, prompt_variants, targets, extra_windows=published is not None)
     cases = []
     for record in records:
         name = record["case"]
@@ -289,24 +289,25 @@ def list_labelled_cases(
 
 def _look_up_targets(
     card: DatasetCard,
-    phrasings: str,
+    prompt_variants: str,
     names: str | Sequence[str] | None,
     *,
     extra_windows: bool,
 ) -> list[PromptTarget]:
-    if phrasings not in PHRASINGS:
+    if prompt_variants not in PROMPT_VARIANTS:
         raise ValueError(
-            f"phrasings: expected one of {', '.join(PHRASINGS)}, received {phrasings!r}"
+            f"prompt_variants: expected one of {', '.join(PROMPT_VARIANTS)}, received"
+            f" {prompt_variants!r}"
         )
     targets = labelled_targets(card, None if names is None else _as_list(names))
     prompts = []
     for target in targets:
-        if phrasings == "held_out" and not target.held_out_prompts:
+        if prompt_variants == "held_out" and not target.held_out_prompts:
             raise ValueError(
                 f"card {card.name}: expected held_out_prompts of {target.name!r}, found none; add"
-                " them to the card, or ask by --phrasings first"
+                " them to the card, or ask by --prompt_variants first"
             )
-        texts = target.prompts if phrasings == "first" else target.held_out_prompts
+        texts = target.prompts if prompt_variants == "first" else target.held_out_prompts
         prompts.append(look_up_prompt(texts[0], [card], modality=card.modality))
     if extra_windows:
         for target, prompt in zip(targets, tuple(prompts), strict=True):
@@ -331,7 +332,7 @@ def list_cached_cases(
     cache: SliceCache,
     names: Iterable[str],
     *,
-    phrasings: str = "first",
+    prompt_variants: str = "first",
     targets: str | Sequence[str] | None = None,
 ) -> list[LabelledCase]:
     """Return cases of a prepared cache, by name, with what its protocol asks for.
@@ -344,7 +345,7 @@ def list_cached_cases(
     ]
     published = cache.index[cache.index["used"] == 1] if cache.protocol == "biomedparse" else None
     return list_labelled_cases(
-        records, cache.card, phrasings=phrasings, targets=targets, published=published
+        records, cache.card, prompt_variants=prompt_variants, targets=targets, published=published
     )
 
 
@@ -398,7 +399,7 @@ def open_labelled_cases(
     part: str = "test",
     card: DatasetCard | str | Path,
     plane: str = "axial",
-    phrasings: str = "first",
+    prompt_variants: str = "first",
     targets: str | Sequence[str] | None = None,
 ) -> list[LabelledCase]:
     """List what an evaluation is given: a datalist, or one or several prepared caches.
@@ -411,7 +412,7 @@ def open_labelled_cases(
         part: of the split: ``train``, ``validation`` or ``test``.
         card: of the datalist.
         plane: how slices are cut; caches must be cut so.
-        phrasings, targets: see :func:`list_labelled_cases`.
+        prompt_variants, targets: see :func:`list_labelled_cases`.
 
     Raises:
         ValueError: neither or both are given, a cache is unfinished, damaged or cut otherwise, or
@@ -420,7 +421,7 @@ def open_labelled_cases(
     if not caches:
         facts = card if isinstance(card, DatasetCard) else load_card(card)
         records = read_datalist(None if datalist is None else Path(dataset_dir) / datalist)
-        return list_labelled_cases(records, facts, phrasings=phrasings, targets=targets)
+        return list_labelled_cases(records, facts, prompt_variants=prompt_variants, targets=targets)
     if datalist is not None:
         raise ValueError("expected --datalist or --caches, received both")
     cases = []
@@ -432,7 +433,7 @@ def open_labelled_cases(
                 f" {cache.plane} or prepare another cache"
             )
         names = cache.list_part(part)
-        cases += list_cached_cases(cache, names, phrasings=phrasings, targets=targets)
+        cases += list_cached_cases(cache, names, prompt_variants=prompt_variants, targets=targets)
     return cases
 
 

@@ -1,4 +1,4 @@
-"""Ignite handlers of training: a stop at a loss that is no number, early or for good; saves."""
+"""Training handlers: stop on non-finite loss, early stopping, checkpointing."""
 
 from __future__ import annotations
 
@@ -22,6 +22,24 @@ from boltzmed.files import final_name
 
 _IGNITE_TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}")
 """Names of checkpoints that Ignite is writing, which it takes from `tempfile`."""
+
+
+def named_handler(**handlers: Any) -> Any:
+    """Return the handler of a list's entry, which has its options under its own name.
+
+    Args:
+        **handlers: one handler, by the name of its section in the training's config.
+
+    Raises:
+        ValueError: an option for the entry, which the handler, built already, would not get.
+    """
+    (name, handler), *options = handlers.items()
+    for option, value in options:
+        raise ValueError(
+            f"train#handlers: handlers are named: expected --train#{name}#{option} {value},"
+            f" received the option by a number"
+        )
+    return handler
 
 
 class FiniteLoss:
@@ -74,6 +92,7 @@ class TrainingCheckpoints:
         folder: Where they lie.
         state: Name → object with ``state_dict``; the trainer itself (epoch, iteration) is added.
         settings: What has to stay as it was for a training to go on, plain values by name.
+        former_names: former name of a setting → its name, for saves of an earlier version.
         resume: Whether to load the newest one when training starts; without any, training starts
             fresh.
 
@@ -89,12 +108,13 @@ class TrainingCheckpoints:
         state: Mapping[str, Any],
         *,
         settings: Mapping[str, Any] | None = None,
+        former_names: Mapping[str, str] | None = None,
         resume: bool = True,
     ) -> None:
         if not isinstance(resume, bool):
             raise ValueError(f"resume: expected True or False, received {resume!r}")
         self.folder, self.resume = Path(folder), resume
-        self.state = {"settings": _Settings(settings or {}), **state}
+        self.state = {"settings": _Settings(settings or {}, former_names or {}), **state}
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -168,7 +188,8 @@ class TrainingCheckpoints:
         except (RuntimeError, EOFError, UnpicklingError, KeyError) as error:
             line = str(error).splitlines()[0]
             raise ValueError(
-                f"{loader.load_path}: expected this training's checkpoint, got {line}; {advice}"
+                f"{loader.load_path}: expected this training's checkpoint, received {line};"
+                f" {advice}"
             ) from error
 
     def _remove_older(self) -> None:
@@ -184,19 +205,32 @@ class _OtherSettingsError(ValueError):
 class _Settings:
     """Plain values that are saved with a training, and have to be the same when it goes on."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.values = dict(values)
+    def __init__(self, values: Mapping[str, Any], former_names: Mapping[str, str]) -> None:
+        self.values = _plain(values)
+        self.former_names = former_names
 
     def state_dict(self) -> dict[str, Any]:
-        return self.values
+        values: dict[str, Any] = self.values
+        return values
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        saved = {self.former_names.get(name, name): value for name, value in saved.items()}
         for name, value in self.values.items():
-            if name not in saved or saved[name] != value:
+            # A save from before networks were recorded tells by its weights' shapes alone.
+            if name == "network" and name not in saved and "size" in saved:
+                continue
+            if name not in saved or _plain(saved[name]) != value:
                 made_with = saved.get(name, "none")
                 raise _OtherSettingsError(
-                    f"expected a training with {name} {value}, got one with {made_with}"
+                    f"expected a training with {name} {value}, received one with {made_with}"
                 )
+
+
+def _plain(value: Any) -> Any:
+    """A value as a save holds it: tuples are lists."""
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 class EarlyStop(EarlyStopHandler):
@@ -212,6 +246,10 @@ class EarlyStop(EarlyStopHandler):
     """
 
     def __init__(self, patience: int, metric: str) -> None:
+        if not isinstance(patience, int) or isinstance(patience, bool) or patience < 0:
+            raise ValueError(
+                f"early_stopping_patience: expected a whole number, received {patience!r}"
+            )
         super().__init__(patience, self._score)
         self.metric = metric
         self._not_finite: set[str] = set()

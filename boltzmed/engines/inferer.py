@@ -19,7 +19,6 @@ from monai.inferers import Inferer
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from boltzmed.options import check_counts, check_numbers
 from boltzmed.transforms.network_input import InputSize, NetworkInput
 from boltzmed.transforms.packed_masks import PackedMasks
 from boltzmed.transforms.slices import SlicePlan
@@ -111,9 +110,6 @@ class PromptSliceInferer(Inferer):
         progress: Callable[[Sequence[Any]], Iterable[Any]] | None = None,
     ) -> None:
         super().__init__()
-        check_numbers(threshold=threshold, presence_threshold=presence_threshold)
-        check_numbers(presence_smoothing_mm=presence_smoothing_mm)
-        check_counts(min_side=min_side, batch_size=batch_size)
         if not 0 < threshold < 1:
             raise ValueError(
                 f"mask threshold: expected a probability between 0 and 1, received {threshold}"

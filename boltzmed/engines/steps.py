@@ -69,7 +69,7 @@ def count_steps(batches: int, accumulate: int) -> int:
     """
     if not isinstance(accumulate, int) or accumulate < 1:
         raise ValueError(
-            f"accumulate: expected a number of batches from 1, received {accumulate!r}"
+            f"gradient_accumulation: expected a number of batches from 1, received {accumulate!r}"
         )
     return -(-batches // accumulate)
 
@@ -162,8 +162,8 @@ class AverageWeights:
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"average_decay: expected 0 to below 1, received {decay}")
+        if not isinstance(decay, int | float) or not 0 <= decay < 1:
+            raise ValueError(f"ema_decay: expected 0 to below 1, received {decay!r}")
 
         def average(
             averaged: Sequence[Tensor], newest: Sequence[Tensor], count: Tensor | int

@@ -21,8 +21,14 @@ from torch import Tensor, nn
 from boltzmed.files import whole_file
 from boltzmed.networks.published_keys import SAM2, SEEM, UPSTREAM, Published
 
-CHECKPOINT_VERSION = 1
-"""Of the layout {model, config, orientation, channels, tokenizer, version}."""
+CHECKPOINT_VERSION = 2
+"""Of the layout {model, network, image_size, input_sizes, trained_on, orientation, channels,
+tokenizer, version}; version 1 had network, image_size and input_sizes in a mapping ``config``,
+under other names.
+"""
+
+_RENAMED = {"network_def": "network", "frames": "input_sizes"}
+"""Entries of a version 1 ``config`` → what they are called now."""
 
 TOKENIZER = "open_clip/bpe_simple_vocab_16e6"
 """Name of the vocabulary that makes the token ids."""
@@ -148,40 +154,43 @@ def save_checkpoint(
     orientation: str,
     channels: str,
     tokenizer: str = TOKENIZER,
-    half: bool = False,
+    fp16_checkpoint: bool = False,
 ) -> None:
     """Write our own checkpoint, to a temporary name first.
 
     Args:
-        path: Ends in ``.pt``; missing folders are made.
-        network: Its ``state_dict`` is kept.
-        config: What the network was built from (plain values only): the ``network_def`` of its size
-            and its image size.
-        orientation: Slice plane the network was trained on.
+        path: ends in ``.pt``; missing folders are made.
+        network: its ``state_dict`` is kept.
+        config: what it was trained as (plain values only): ``network``, its definition,
+            ``image_size``, and where there are any ``input_sizes`` and ``trained_on``.
+        orientation: slice plane the network was trained on.
         channels: ``"repeat"`` or ``"neighbours"``.
-        tokenizer: Vocabulary that made its token ids.
-        half: Store floating point weights in 16 bits, about half the file; they are 32 bits again
-            when loaded.
+        tokenizer: vocabulary that made its token ids.
+        fp16_checkpoint: store floating point weights in 16 bits, about half the file; they are 32
+            bits again when loaded.
 
     Raises:
-        ValueError: The config holds more than plain values, a weight is not finite (or not in 16
+        ValueError: the config holds more than plain values, a weight is not finite (or not in 16
             bits), or the file can't be written.
     """
     target = Path(path)
     model = {}
     for key, value in network.state_dict().items():
         value = value.detach().cpu()
-        model[key] = value.half() if half and value.is_floating_point() else value.clone()
+        shrinks = fp16_checkpoint and value.is_floating_point()
+        model[key] = value.half() if shrinks else value.clone()
         if not model[key].isfinite().all():
+            limit, advice = "", "the training has diverged"
+            if fp16_checkpoint:
+                limit, advice = " of at most 65504 for 16 bits", "save without fp16_checkpoint"
             raise ValueError(
-                f"{target.name}: {key}: expected finite"
-                f" weights{' of at most 65504 for 16 bits' if half else ''}, received up to"
-                f" {value.abs().max():g};"
-                f" {'save without half' if half else 'the training has diverged'}"
+                f"{target.name}: {key}: expected finite weights{limit}, received up to"
+                f" {value.abs().max():g}; {advice}"
             )
     content = {
         "model": model,
-        "config": _plain(config, f"{target.name}: config"),
+        "network": {},
+        **_plain(config, f"{target.name}: config"),
         "orientation": orientation,
         "channels": channels,
         "tokenizer": tokenizer,
@@ -204,80 +213,89 @@ def load_checkpoint(
     start: bool = False,
 ) -> dict[str, Any]:
     """Fill a network from our own checkpoint, after comparing what it was trained as with what is
-    asked of it.
+    expected.
 
     Args:
-        path: A file of :func:`save_checkpoint`.
-        network: Of the checkpoint's sizes.
-        config, orientation, channels, tokenizer: What the run expects; None accepts anything. Of
+        path: a file of :func:`save_checkpoint`.
+        network: of the checkpoint's sizes.
+        config, orientation, channels, tokenizer: what the run expects; None accepts anything. Of
             ``config`` the given entries are compared, each in full.
-        start: The weights are the start of a training: ``NEW_PARTS`` that the file lacks stay
+        start: the weights are the start of a training: ``NEW_PARTS`` that the file lacks stay
             fresh.
 
     Returns:
         Everything the checkpoint holds besides the weights.
 
     Raises:
-        ValueError: The file is missing, corrupt, of another layout or size, or differs from what is
+        ValueError: the file is missing, corrupt, of another layout or size, or differs from what is
             expected. One line.
     """
     name = Path(path).name
-    content = _read(path, check_sums=True)
-    fields = ("model", "config", "orientation", "channels", "tokenizer", "version")
-    missing = [
-        field for field in fields if not isinstance(content, Mapping) or field not in content
-    ]
+    content = _read_layout(_read(path, check_sums=True), name)
+    model = content.pop("model")
+    expected = {"orientation": orientation, "channels": channels, "tokenizer": tokenizer}
+    expected = {field: value for field, value in expected.items() if value is not None}
+    compare_record(content, {**expected, **(config or {})}, name)
+    _fill(network, model, name, "", keep_all=not start)
+    return content
+
+
+def compare_record(record: Mapping[str, Any], expected: Mapping[str, Any], name: str) -> None:
+    """Compare what a checkpoint records with what a run expects of it, entry by entry.
+
+    Raises:
+        ValueError: an entry differs; the line says both.
+    """
+    for field, value in expected.items():
+        both = [_plain(entry, f"{name}: {field}") for entry in (value, record.get(field))]
+        difference = _first_difference(field, *both)
+        if difference is not None:
+            label, run, trained = difference
+            raise ValueError(
+                f"{name}: {label}: this run expects {_shorten(run)}, the checkpoint was trained"
+                f" with {_shorten(trained)}; use the checkpoint's own settings or another"
+                " checkpoint"
+            )
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Return what one of our checkpoints records of its training; its weights stay unread.
+
+    Returns:
+        Its entries but ``model``, see :func:`save_checkpoint`.
+
+    Raises:
+        ValueError: the file is missing, can't be read, or is none of ours. One line.
+    """
+    content = _read_layout(_read(path, lazy=True), Path(path).name)
+    return {field: value for field, value in content.items() if field != "model"}
+
+
+def _read_layout(content: Any, name: str) -> dict[str, Any]:
+    """A checkpoint's entries in today's layout, whichever wrote it."""
+    fields = ("model", "orientation", "channels", "tokenizer", "version")
+    missing = list(fields)
+    if isinstance(content, Mapping):
+        missing = [field for field in fields if field not in content]
+        if "network" not in content and "config" not in content:
+            missing.append("network")
     if missing:
         raise ValueError(
             f"{name}: expected a boltzmed checkpoint, received a file without {', '.join(missing)}"
         )
-    if content["version"] != CHECKPOINT_VERSION:
+    if content["version"] not in (1, CHECKPOINT_VERSION):
         raise ValueError(
-            f"{name}: version: this boltzmed reads version {CHECKPOINT_VERSION}, received"
+            f"{name}: version: this boltzmed reads versions 1 and {CHECKPOINT_VERSION}, received"
             f" {content['version']!r}; use the boltzmed that wrote it or another checkpoint"
         )
-    for field in ("model", "config"):
-        if not isinstance(content[field], Mapping):
+    entries = dict(content)
+    older = entries.pop("config", {})
+    for field, value in (("model", entries["model"]), ("config", older)):
+        if not isinstance(value, Mapping):
             raise ValueError(
-                f"{name}: {field}: expected a mapping, received a {type(content[field]).__name__}"
+                f"{name}: {field}: expected a mapping, received a {type(value).__name__}"
             )
-    expected = {"orientation": orientation, "channels": channels, "tokenizer": tokenizer}
-    pairs = [
-        (field, value, content[field]) for field, value in expected.items() if value is not None
-    ]
-    pairs += [
-        (f"config.{key}", value, content["config"].get(key))
-        for key, value in (config or {}).items()
-    ]
-    for field, wanted, received in pairs:
-        plain = (_plain(value, f"{name}: {field}") for value in (wanted, received))
-        if difference := _first_difference(field, *plain):
-            label, wanted, received = difference
-            raise ValueError(
-                f"{name}: {label}: this run expects {_shorten(wanted)}, the checkpoint was trained"
-                f" with {_shorten(received)}; use the checkpoint's own settings or another"
-                " checkpoint"
-            )
-    _fill(network, content["model"], name, "", keep_all=not start)
-    return {key: value for key, value in content.items() if key != "model"}
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """Return what one of our checkpoints records of its training: ``config``, ``orientation`` and
-    ``channels`` of ``save_checkpoint`` in one mapping. Its weights stay unread.
-
-    Raises:
-        ValueError: The file is missing, can't be read, or is none of ours. One line.
-    """
-    content = _read(path, lazy=True)
-    if not isinstance(content, Mapping) or not isinstance(content.get("config"), Mapping):
-        raise ValueError(
-            f"{Path(path).name}: expected a boltzmed checkpoint, received a file without config"
-        )
-    return {
-        **content["config"],
-        **{name: content[name] for name in ("orientation", "channels") if name in content},
-    }
+    return entries | {_RENAMED.get(field, field): value for field, value in older.items()}
 
 
 def _plain(value: Any, label: str) -> Any:

@@ -223,14 +223,14 @@ class TestTrainingCheckpoints:
         self.train(tmp_path, 2)
         with pytest.raises(
             ValueError,
-            match=r"checkpoint_epoch=2\.pt: expected a training with rate 0\.2, got .* 0\.1; ",
+            match=r"checkpoint_epoch=2\.pt: expected a training with rate 0\.2, received .* 0\.1; ",
         ):
             self.train(tmp_path, 4, rate=0.2)
         for path in sorted(tmp_path.glob("checkpoint_epoch=*.pt")):
             path.write_bytes(path.read_bytes()[:500])
         with pytest.raises(
             ValueError,
-            match=r"checkpoint_epoch=2\.pt: expected this training's checkpoint, got .*resume",
+            match=r"checkpoint_epoch=2\.pt: expected this training's checkpoint, received .*resume",
         ):
             self.train(tmp_path, 4)
 
@@ -250,7 +250,7 @@ class TestTrainingCheckpoints:
     def test_a_setting_that_a_save_lacks_is_another_training(self, tmp_path):
         self.train(tmp_path, 2)
         with pytest.raises(
-            ValueError, match=r"expected a training with decay 0\.01, got one with none; "
+            ValueError, match=r"expected a training with decay 0\.01, received one with none; "
         ):
             self.train(tmp_path, 4, settings={"decay": 0.01})
 

@@ -112,7 +112,7 @@ class TestAccumulation:
     def test_other_numbers_are_refused(self, accumulate):
         with pytest.raises(
             ValueError,
-            match=f"accumulate: expected a number of batches from 1, received {accumulate!r}",
+            match=f"gradient_accumulation: expected a number of batches from 1, received {accumulate!r}",
         ):
             count_steps(10, accumulate)
 
@@ -258,7 +258,5 @@ class TestAverageWeights:
 
     @pytest.mark.parametrize("decay", [-0.1, 1.0])
     def test_other_decays_are_refused(self, decay):
-        with pytest.raises(
-            ValueError, match=f"average_decay: expected 0 to below 1, received {decay}"
-        ):
+        with pytest.raises(ValueError, match=f"ema_decay: expected 0 to below 1, received {decay}"):
             self.make(decay)

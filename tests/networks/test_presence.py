@@ -52,7 +52,7 @@ def test_prompts_that_only_fill_the_batch_are_not_present(gated):
 
 def test_the_gates_configs_differ_by_the_gate_alone():
     plain, gated = (
-        network_settings(CONFIGS / f"{size}.yaml", 512)["network_def"]
+        network_settings(CONFIGS / f"{size}.yaml", 512)["network"]
         for size in ("tiny", "tiny_gated")
     )
     assert {name: part for name, part in gated.items() if name != "presence"} == plain

@@ -27,6 +27,7 @@ from boltzmed.networks.weights import (
     load_sam2_image_encoder,
     load_seem_backbone,
     load_upstream,
+    read_record,
     save_checkpoint,
 )
 
@@ -37,7 +38,7 @@ UNUSED = {
     "sem_seg_head.predictor.language_encoder.logit_scale",
 }
 CONFIG = {
-    "network_def": {"decoder": {"num_queries": 10, "levels": (8, 4)}, "seed": None},
+    "network": {"decoder": {"num_queries": 10, "levels": (8, 4)}, "seed": None},
     "image_size": 256,
 }
 STORED: dict[str, Any] = {"config": CONFIG, "orientation": "axial", "channels": "repeat"}
@@ -117,11 +118,12 @@ def test_a_checkpoint_comes_back(
     network: BoltzFormer, fresh: BoltzFormer, tmp_path: Path, half: bool
 ) -> None:
     path = tmp_path / "new" / "model.pt"
-    save_checkpoint(path, network, **STORED, half=half)
+    save_checkpoint(path, network, **STORED, fp16_checkpoint=half)
     settings = load_checkpoint(path, fresh, **STORED)
     assert settings["orientation"] == "axial"
     assert settings["version"] == CHECKPOINT_VERSION
-    assert set(settings) == {"config", "orientation", "channels", "tokenizer", "version"}
+    others = {"orientation", "channels", "tokenizer", "version"}
+    assert set(settings) == {"network", "image_size", *others}
     for key, value in network.state_dict().items():
         loaded = fresh.state_dict()[key]
         assert loaded.dtype == torch.float32
@@ -136,8 +138,9 @@ def test_a_checkpoint_comes_back(
 def test_a_checkpoint_holds_plain_values_only(network: BoltzFormer, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model.pt", network, **STORED)
     content = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert list(content) == ["model", "config", "orientation", "channels", "tokenizer", "version"]
-    assert content["config"]["network_def"]["decoder"] == {"num_queries": 10, "levels": [8, 4]}
+    named = ["model", "network", "image_size", "orientation", "channels", "tokenizer", "version"]
+    assert list(content) == named
+    assert content["network"]["decoder"] == {"num_queries": 10, "levels": [8, 4]}
     with pytest.raises(
         ValueError, match=r"config\.root: expected numbers, texts, .* received a PosixPath"
     ):
@@ -163,7 +166,7 @@ def test_saving_replaces_whole_files_only(
 @pytest.mark.parametrize(
     ("weight", "half", "message"),
     [
-        (1e5, True, "at most 65504 .* received up to 100000; save without half"),
+        (1e5, True, "at most 65504 .* received up to 100000; save without fp16_checkpoint"),
         (torch.nan, False, "has diverged"),
     ],
 )
@@ -175,7 +178,7 @@ def test_weights_that_cannot_be_kept_are_refused(
     with pytest.raises(
         ValueError, match=f"pixel_decoder.mask_features.bias: expected finite weights.*{message}"
     ):
-        save_checkpoint(tmp_path / "model.pt", fresh, **STORED, half=half)
+        save_checkpoint(tmp_path / "model.pt", fresh, **STORED, fp16_checkpoint=half)
     assert not list(tmp_path.iterdir())
 
 
@@ -196,21 +199,21 @@ def test_weights_that_cannot_be_kept_are_refused(
         ),
         (
             {"config": {"image_size": 512}},
-            r"config\.image_size: this run expects 512, .* trained with 256",
+            r"image_size: this run expects 512, .* trained with 256",
         ),
-        ({"config": {"window": 7}}, r"config\.window: this run expects 7, .* trained with nothing"),
+        ({"config": {"window": 7}}, r"window: this run expects 7, .* trained with nothing"),
         (
             {
                 "config": {
-                    "network_def": {"decoder": {"num_queries": 32, "levels": [8, 4]}, "seed": None}
+                    "network": {"decoder": {"num_queries": 32, "levels": [8, 4]}, "seed": None}
                 }
             },
-            r"config\.network_def\.decoder\.num_queries: this run expects 32, .* trained with 10",
+            r"network\.decoder\.num_queries: this run expects 32, .* trained with 10",
         ),
         (
-            {"config": {"network_def": {"decoder": {"num_queries": 10}, "seed": None}}},
+            {"config": {"network": {"decoder": {"num_queries": 10}, "seed": None}}},
             (
-                r"config\.network_def\.decoder\.levels: this run expects nothing, .* trained with"
+                r"network\.decoder\.levels: this run expects nothing, .* trained with"
                 r" \[8, 4\]"
             ),
         ),
@@ -233,7 +236,7 @@ def test_another_version_or_layout_is_refused(
     save_checkpoint(path, network, **STORED)
     content = torch.load(path, weights_only=True)
     for change, message in [
-        ({"version": 99}, "version: this boltzmed reads version 1, received 99"),
+        ({"version": 99}, "version: this boltzmed reads versions 1 and 2, received 99"),
         ({"tokenizer": "words"}, "tokenizer: this run expects 'open_clip"),
         ({"config": 3}, "config: expected a mapping, received a int"),
         ({"model": [1]}, "model: expected a mapping, received a list"),
@@ -250,12 +253,26 @@ def test_another_version_or_layout_is_refused(
         assert_refused(fresh, partial(load_checkpoint, path, fresh), rf"^model\.pt: {message}")
     torch.save({"network": content["model"]}, path)
     assert_refused(
-        fresh, lambda: load_checkpoint(path, fresh), "without model, config, orientation, channels"
+        fresh, lambda: load_checkpoint(path, fresh), "without model, orientation, channels"
     )
     torch.save([1, 2], path)
     assert_refused(
-        fresh, lambda: load_checkpoint(path, fresh), "without model, config, orientation, channels"
+        fresh, lambda: load_checkpoint(path, fresh), "without model, orientation, channels"
     )
+
+
+def test_a_checkpoint_of_the_first_layout_still_loads(
+    network: BoltzFormer, fresh: BoltzFormer, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.pt"
+    save_checkpoint(path, network, **STORED)
+    content = torch.load(path, weights_only=True)
+    sizes = {"phantom": [{"image_size": 64, "min_side": 1}]}
+    older = {"network_def": content.pop("network"), "image_size": content.pop("image_size")}
+    torch.save({**content, "config": {**older, "frames": sizes}, "version": 1}, path)
+    held = load_checkpoint(path, fresh, **STORED)
+    assert (held["network"], held["input_sizes"]) == (older["network_def"], sizes)
+    assert read_record(path) == held
 
 
 @pytest.mark.parametrize(
@@ -397,7 +414,7 @@ def test_converted_weights_keep_through_our_checkpoint(
     load_upstream(
         converted, {key: value.half() if half else value for key, value in upstream.items()}
     )
-    save_checkpoint(tmp_path / "model.pt", converted, **STORED, half=half)
+    save_checkpoint(tmp_path / "model.pt", converted, **STORED, fp16_checkpoint=half)
     load_checkpoint(tmp_path / "model.pt", fresh, **STORED)
     assert all(
         torch.equal(value, converted.state_dict()[key]) for key, value in fresh.state_dict().items()
