@@ -30,9 +30,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.literal import attend_as_published
 from boltzmed.networks.attention import ImageTokens, MultiHeadAttention, sine_positions
 from boltzmed.networks.inference_attention import attend_in_blocks, attend_shared, find_shared
-from boltzmed.networks.literal import attend_as_published
 
 
 def make_forms(

@@ -27,12 +27,12 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.literal import LITERAL, LiteralDecoder, LiteralPiGMA
 from boltzmed.networks.attention import MultiHeadAttention
 from boltzmed.networks.boltzformer import BoltzFormer
 from boltzmed.networks.decoder import Decoder
 from boltzmed.networks.decoder_layer import QueryTextAttention
 from boltzmed.networks.image_encoder import FocalEncoder, HieraEncoder
-from boltzmed.networks.literal import LiteralDecoder, LiteralPiGMA
 from boltzmed.networks.pigma import PiGMA
 from boltzmed.networks.pixel_decoder import PixelDecoder, SemanticMap
 from boltzmed.networks.text_encoder import TextEncoder
@@ -63,13 +63,6 @@ PARTS: dict[str, list[tuple[type, str]]] = {
 # counts.
 HOLDS_OTHERS = "cross-attention"
 FORMS = ("literal", "fast")
-LITERAL_PARTS: dict[str, dict[str, Any]] = {
-    "pixel_decoder": {"whole_map": True},
-    "text_encoder": {"whole_context": True},
-    "decoder": {"_target_": "boltzmed.networks.literal.LiteralDecoder"},
-    "pigma": {"_target_": "boltzmed.networks.literal.LiteralPiGMA"},
-}
-"""What differs from a size's network in the published computation, step by step."""
 Seconds = dict[
     int, dict[str, list[dict[str, float]]]
 ]  # prompts → form → a run's parts and "whole", round by round
@@ -122,9 +115,9 @@ def build_forms(
     networks: dict[str, BoltzFormer] = {}
     for form in forms:
         torch.manual_seed(0)
-        parts: dict[str, Any] = {name: {} for name in LITERAL_PARTS}
+        parts: dict[str, Any] = {name: {} for name in LITERAL}
         if form == "literal":
-            parts = {name: dict(part) for name, part in LITERAL_PARTS.items()}
+            parts = {name: dict(part) for name, part in LITERAL.items()}
         if queries is not None:
             parts["decoder"]["num_queries"] = parts["pigma"]["num_queries"] = queries
         network: Any = build_network(config, **parts)

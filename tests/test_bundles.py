@@ -23,11 +23,11 @@ from ignite.metrics import Metric
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
+from benchmarks.literal import LITERAL, LiteralDecoder
 from boltzmed.cards import load_card, look_up_prompt
 from boltzmed.export import PromptedNetwork
 from boltzmed.losses import PromptLoss
 from boltzmed.metrics.overlap import dice
-from boltzmed.networks.literal import LiteralDecoder
 from boltzmed.networks.weights import load_checkpoint, save_checkpoint
 from boltzmed.phantom.study import make_phantom, write_phantoms
 from boltzmed.reports.training import read_training
@@ -111,16 +111,16 @@ def test_a_size_overlays_every_config(size: str, config: str) -> None:
     base = ConfigParser.load_config_file(CONFIGS / f"{size}.yaml").get("base")
     parser.read_config([str(CONFIGS / f"{name}.yaml") for name in (config, base, size) if name])
     assert parser["size"] == size and parser["image_size"] == (512 if "tiny" in size else 1024)
-    assert parser["network_def"]["_target_"] == "boltzmed.networks.boltzformer.BoltzFormer"
-    assert ("presence" in parser["network_def"]) == size.endswith("_gated")
+    assert parser["network_def"]["_target_"] == "boltzmed.workflow.build_network"
+    presence = parser["network_def"].get("presence", {})
+    assert ("_target_" in presence) == size.endswith("_gated")
 
 
 @pytest.mark.parametrize("size", [name for name in PARAMETERS if name.endswith("_gated")])
 def test_a_checkpoint_of_a_gated_size_is_known_as_such(size: str, tmp_path: Path) -> None:
     config = CONFIGS / f"{size}.yaml"
     plain, gated = (
-        network_settings(path, 64)["network_def"]
-        for path in (CONFIGS / f"{size[:-6]}.yaml", config)
+        network_settings(path, 64)["network"] for path in (CONFIGS / f"{size[:-6]}.yaml", config)
     )
     assert {name: part for name, part in gated.items() if name != "presence"} == plain
     assert gated["presence"]["hidden_dim"] == plain["decoder"]["hidden_dim"]
@@ -129,17 +129,16 @@ def test_a_checkpoint_of_a_gated_size_is_known_as_such(size: str, tmp_path: Path
         file, weights, config=network_settings(config, 64), orientation="axial", channels="repeat"
     )
     parser = read_inference(checkpoint=file)
-    assert (parser["size"], parser["image_size"], parser["channels"]) == (size, 64, "repeat")
+    trained = [parser.get_parsed_content(name) for name in ("size", "image_size", "channels")]
+    assert trained == [size, 64, "repeat"]
 
 
-def test_unknown_size_and_form_are_refused() -> None:
+def test_an_unknown_size_is_refused() -> None:
     with pytest.raises(
         ValueError,
         match=r"huge\.yaml: no such size.*tiny, tiny_gated, hiera_s, .*, focal_l and focal_l_gated",
     ):
         build_network(CONFIGS / "huge.yaml")
-    with pytest.raises(ValueError, match="form: expected literal or none, received 'approximate'"):
-        build_network(CONFIGS / "tiny.yaml", "approximate")
 
 
 @pytest.mark.parametrize("size", sorted(PARAMETERS))
@@ -147,7 +146,7 @@ def test_every_size_has_a_literal_form_with_the_same_parameters(size: str) -> No
     with torch.device("meta"):
         fast, literal = (
             build_network(CONFIGS / f"{size}.yaml"),
-            build_network(CONFIGS / f"{size}.yaml", "literal"),
+            build_network(CONFIGS / f"{size}.yaml", **LITERAL),
         )
     assert isinstance(literal.decoder, LiteralDecoder) and not isinstance(
         fast.decoder, LiteralDecoder
@@ -161,7 +160,7 @@ def test_every_size_has_a_literal_form_with_the_same_parameters(size: str) -> No
 
 @torch.no_grad()
 def test_the_literal_form_is_the_same_function() -> None:
-    networks = [build_network(CONFIGS / "tiny.yaml", form).eval() for form in (None, "literal")]
+    networks = [build_network(CONFIGS / "tiny.yaml", **parts).eval() for parts in ({}, LITERAL)]
     networks[1].load_state_dict(networks[0].state_dict())
     image = 255 * torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     input_ids = tokenize_prompts(["liver in abdomen CT", "aorta"])[None]

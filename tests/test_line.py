@@ -9,6 +9,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from benchmarks.literal import LITERAL
 from boltzmed.engines.inferer import PromptSliceInferer
 from boltzmed.networks.weights import save_checkpoint
 from boltzmed.phantom.study import make_phantom
@@ -121,13 +122,7 @@ def test_neither_sixteen_bits_nor_the_literal_form_change_the_trained_masks(
         "seed": 0,
         "device": "cpu",
     }
-    literal: dict[str, dict[str, object]] = {
-        "pixel_decoder": {"whole_map": True},
-        "text_encoder": {"whole_context": True},
-        "decoder": {"_target_": "boltzmed.networks.literal.LiteralDecoder"},
-        "pigma": {"_target_": "boltzmed.networks.literal.LiteralPiGMA"},
-    }
-    other = build_network(config, **(literal if change == "literal" else {}))
+    other = build_network(config, **(LITERAL if change == "literal" else {}))
     other.definition = read_definition(config)  # the same function, so that it may load the weights
     networks = [build_network(config).eval(), other.eval()]
     for network in networks:

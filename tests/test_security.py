@@ -19,7 +19,7 @@ from boltzmed.networks.weights import (
     load_sam2_image_encoder,
     load_seem_backbone,
     load_upstream,
-    read_config,
+    read_record,
 )
 from boltzmed.workflow import read_inference
 
@@ -37,13 +37,13 @@ class Trap:
 @pytest.mark.parametrize(
     "load",
     [
-        read_config,
+        read_record,
         lambda path: load_checkpoint(path, nn.Linear(1, 1)),
         lambda path: load_upstream(nn.Linear(1, 1), path),
         lambda path: load_sam2_image_encoder(nn.Linear(1, 1), path),
         lambda path: load_seem_backbone(nn.Linear(1, 1), path),
     ],
-    ids=["read_config", "ours", "upstream", "sam2", "seem"],
+    ids=["read_record", "ours", "upstream", "sam2", "seem"],
 )
 def test_a_checkpoint_that_holds_code_is_refused_and_not_run(
     load: Callable[[Path], Any], tmp_path: Path

@@ -19,6 +19,7 @@ from monai.inferers import Inferer
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
+from boltzmed.options import check_count, check_number
 from boltzmed.transforms.network_input import InputSize, NetworkInput
 from boltzmed.transforms.packed_masks import PackedMasks
 from boltzmed.transforms.slices import SlicePlan
@@ -110,6 +111,11 @@ class PromptSliceInferer(Inferer):
         progress: Callable[[Sequence[Any]], Iterable[Any]] | None = None,
     ) -> None:
         super().__init__()
+        check_count(min_side=min_side)
+        check_count(batch_size=batch_size)
+        check_number(threshold=threshold)
+        check_number(presence_threshold=presence_threshold)
+        check_number(presence_smoothing_mm=presence_smoothing_mm)
         if not 0 < threshold < 1:
             raise ValueError(
                 f"mask threshold: expected a probability between 0 and 1, received {threshold}"

@@ -172,12 +172,14 @@ class PixelDecoder(nn.Module):
         hidden_dim: D, width of the scales; divisible by 32 (group norm) and by the heads.
         mask_dim: M, width of the semantic map.
         num_layers, num_heads, feedforward_dim: of the transformer.
-        whole_map: True makes the semantic map at once, as published; False as far as it is needed,
-            and faster.
 
     Raises:
         ValueError: Sizes that don't fit together.
     """
+
+    # The semantic map is made as far as it is needed; a subclass may have all of it at once, as
+    # published.
+    whole_map = False
 
     def __init__(
         self,
@@ -187,10 +189,8 @@ class PixelDecoder(nn.Module):
         num_layers: int,
         num_heads: int,
         feedforward_dim: int,
-        whole_map: bool = False,
     ) -> None:
         super().__init__()
-        self.whole_map = whole_map
         if len(in_channels) != 4:
             raise ValueError(
                 "pixel decoder: expected in_channels at strides 4, 8, 16, 32, got"

@@ -33,9 +33,10 @@ class TextEncoder(nn.Module):
         context_length: largest number of tokens of a prompt, start and end token included.
         end_id: id of the end token, which also pads.
         projection_std: spread of the projection's initial weights; 1 as published.
-        whole_context: True computes what stands after the end token, too, as published, and cuts it
-            away then.
     """
+
+    # What stands after the end token is not computed; a subclass may do so, as published.
+    whole_context = False
 
     def __init__(
         self,
@@ -47,14 +48,12 @@ class TextEncoder(nn.Module):
         context_length: int = 77,
         end_id: int = 49407,
         projection_std: float = 1.0,
-        whole_context: bool = False,
     ) -> None:
         super().__init__()
         norm_layer = partial(LayerNormFp32, eps=NORM_EPSILON)
         self.vocabulary_size = vocabulary_size
         self.context_length = context_length
         self.end_id = end_id
-        self.whole_context = whole_context
         self.token_embedding = nn.Embedding(vocabulary_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
         self.transformer = Transformer(

@@ -111,11 +111,11 @@ class _WatchedStudy:
         # A tuple of paths and texts: MONAI would evaluate a text that begins with "$".
         parser.update({"image": (Path(study),), "prompts": (prompt,)})
         item = parser.get_parsed_content("dataset")[0]
+        inferer = parser.get_parsed_content("inferer")
         self._volume = np.asarray(item["image"][0])
         self.plan = SlicePlan.from_affine(
-            np.asarray(item["image"].affine), self._volume.shape, parser["plane"]
+            np.asarray(item["image"].affine), self._volume.shape, inferer.plane
         )
-        inferer = parser.get_parsed_content("inferer")
         *_, settings = parser.get_parsed_content("prepare_batch")(item)
         size = (settings["input_sizes"][0] or inferer.input_size).around(*self.plan.slice_shape)
         self._window = WindowIntensity(settings["windows"][0]).measured_on(self._volume)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.literal import LiteralDecoder, LiteralPiGMA
 from boltzmed.losses import PromptLoss
 from boltzmed.networks.boltzformer import INVALID_LOGIT, BoltzFormer
 from boltzmed.networks.decoder import Decoder
-from boltzmed.networks.literal import LiteralDecoder, LiteralPiGMA
 from boltzmed.networks.pigma import PiGMA
 from boltzmed.networks.pixel_decoder import SemanticMap
 from boltzmed.networks.text_encoder import TextEncoder

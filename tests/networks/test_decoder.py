@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.literal import LiteralDecoder, predict_masks
 from boltzmed.networks.boltzmann import draw_uniforms
 from boltzmed.networks.decoder import Decoder
-from boltzmed.networks.literal import LiteralDecoder, predict_masks
 from boltzmed.networks.pixel_decoder import SemanticMap
 
 WIDTH, SIZES = 16, [(2, 3), (4, 6), (8, 12)]

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks.literal import LiteralDecoder, LiteralPiGMA
 from boltzmed.losses import PromptLoss
 from boltzmed.networks.boltzformer import BoltzFormer, ImageFeatures, TextFeatures
 from boltzmed.networks.decoder import Decoder
 from boltzmed.networks.image_encoder import FocalEncoder, HieraEncoder
-from boltzmed.networks.literal import LiteralDecoder, LiteralPiGMA
 from boltzmed.networks.pigma import PiGMA
 from boltzmed.networks.pixel_decoder import PixelDecoder
 from boltzmed.networks.text_encoder import TextEncoder

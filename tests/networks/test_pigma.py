@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boltzmed.networks.literal import LiteralPiGMA, predict_masks
+from benchmarks.literal import LiteralPiGMA, predict_masks
 from boltzmed.networks.pigma import PiGMA, aggregate_composed, aggregate_sums
 from boltzmed.networks.pixel_decoder import SemanticMap
 

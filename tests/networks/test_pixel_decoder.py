@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.literal import LiteralPixelDecoder
 from boltzmed.networks.pixel_decoder import PixelDecoder, PixelEncoderLayer, SemanticMap
 
 CHANNELS = (12, 16, 20, 24)
@@ -123,9 +124,7 @@ def test_every_parameter_gets_a_gradient() -> None:
 def test_the_map_made_at_once_is_the_map_made_where_needed() -> None:
     features = features_of(64, 96)
     torch.manual_seed(0)
-    at_once = PixelDecoder(
-        CHANNELS, 32, 48, num_layers=2, num_heads=4, feedforward_dim=64, whole_map=True
-    )
+    at_once = LiteralPixelDecoder(CHANNELS, 32, 48, num_layers=2, num_heads=4, feedforward_dim=64)
     with torch.no_grad():
         (_, whole), (_, needed) = at_once(features), small()(features)
     assert whole.kernel_MDYX is None

@@ -1,8 +1,8 @@
 """The published computation, step by step: what the fast form is checked against and timed against.
 
 The same parameters under the same names, and the same function of the same weights and draws;
-nothing is shared, folded or left out. `bundles/boltzformer/configs/literal.yaml` puts these classes
-in place of the others.
+nothing is shared, folded or left out. ``LITERAL`` puts these classes in place of the others:
+``build_network("tiny.yaml", **LITERAL)``.
 
 Tensor suffixes: B images, P prompts, Q queries, N image tokens of one scale, D width, M width of
 the semantic map, A heads, H W pixels of the semantic map.
@@ -25,7 +25,28 @@ from boltzmed.networks.boltzmann import (
 )
 from boltzmed.networks.decoder import Decoder, Level
 from boltzmed.networks.pigma import PiGMA, resize_image
-from boltzmed.networks.pixel_decoder import SemanticMap
+from boltzmed.networks.pixel_decoder import PixelDecoder, SemanticMap
+from boltzmed.networks.text_encoder import TextEncoder
+
+LITERAL: dict[str, dict[str, object]] = {
+    "pixel_decoder": {"_target_": "benchmarks.literal.LiteralPixelDecoder"},
+    "text_encoder": {"_target_": "benchmarks.literal.LiteralTextEncoder"},
+    "decoder": {"_target_": "benchmarks.literal.LiteralDecoder"},
+    "pigma": {"_target_": "benchmarks.literal.LiteralPiGMA"},
+}
+"""What differs from a size's network, as ``boltzmed.workflow.build_network`` takes it."""
+
+
+class LiteralPixelDecoder(PixelDecoder):
+    """The pixel decoder as published: the whole semantic map at once."""
+
+    whole_map = True
+
+
+class LiteralTextEncoder(TextEncoder):
+    """The text encoder as published: what stands after the end token is computed, too."""
+
+    whole_context = True
 
 
 class LiteralDecoder(Decoder):
