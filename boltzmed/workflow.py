@@ -227,8 +227,14 @@ def read_trained(checkpoint: str | Path) -> dict[str, Any]:
         if read_definition(configs / f"{size}.yaml") == recorded["network"]:
             name = size
             break
-    trained = {field: recorded.get(field) for field in ("image_size", "channels")}
-    return {"size": name, "plane": recorded["orientation"], **trained}
+    trained = {
+        "size": name,
+        "plane": recorded["orientation"],
+        "image_size": recorded.get("image_size"),
+        "channels": recorded.get("channels"),
+    }
+    # A stranger's file: nothing that it records shall be evaluated, wherever it goes.
+    return {field: _protect(field, value) for field, value in trained.items()}
 
 
 def load_network(

@@ -20,15 +20,15 @@ import pytest
 import torch
 from ignite.engine import Events
 from ignite.metrics import Metric
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import MetaTensor
 
-from benchmarks.literal import LITERAL, LiteralDecoder
 from boltzmed.cards import load_card, look_up_prompt
 from boltzmed.export import PromptedNetwork
 from boltzmed.losses import PromptLoss
 from boltzmed.metrics.overlap import dice
-from boltzmed.networks.weights import load_checkpoint, save_checkpoint
+from boltzmed.networks.weights import load_checkpoint, read_record, save_checkpoint
+from boltzmed.options import RENAMED
 from boltzmed.phantom.study import make_phantom, write_phantoms
 from boltzmed.reports.training import read_training
 from boltzmed.resources import resource_folder
@@ -38,9 +38,11 @@ from boltzmed.transforms.network_input import InputSize
 from boltzmed.transforms.tokenize import tokenize_prompts
 from boltzmed.volumes import write_image
 from boltzmed.workflow import (
+    SaveTrained,
     build_network,
     digest_file,
     network_settings,
+    read_definition,
     read_inference,
     run_inference,
     start_weights,
@@ -96,6 +98,15 @@ def run_program(
     )
 
 
+def list_causes(error: BaseException) -> str:
+    """The lines of an error and of what it was raised from."""
+    lines = [str(error)]
+    while error.__cause__ is not None:
+        error = error.__cause__
+        lines.append(str(error))
+    return "\n".join(lines)
+
+
 @pytest.mark.parametrize("size", sorted(PARAMETERS))
 def test_every_size_builds(size: str) -> None:
     with torch.device("meta"):
@@ -111,9 +122,11 @@ def test_a_size_overlays_every_config(size: str, config: str) -> None:
     base = ConfigParser.load_config_file(CONFIGS / f"{size}.yaml").get("base")
     parser.read_config([str(CONFIGS / f"{name}.yaml") for name in (config, base, size) if name])
     assert parser["size"] == size and parser["image_size"] == (512 if "tiny" in size else 1024)
-    assert parser["network_def"]["_target_"] == "boltzmed.workflow.build_network"
-    presence = parser["network_def"].get("presence", {})
-    assert ("_target_" in presence) == size.endswith("_gated")
+    with torch.device("meta"):
+        definition = parser.get_parsed_content("network_def").definition
+    assert definition["_target_"] == "boltzmed.networks.boltzformer.BoltzFormer"
+    assert definition == read_definition(CONFIGS / f"{size}.yaml")
+    assert ("presence" in definition) == size.endswith("_gated")
 
 
 @pytest.mark.parametrize("size", [name for name in PARAMETERS if name.endswith("_gated")])
@@ -141,31 +154,168 @@ def test_an_unknown_size_is_refused() -> None:
         build_network(CONFIGS / "huge.yaml")
 
 
-@pytest.mark.parametrize("size", sorted(PARAMETERS))
-def test_every_size_has_a_literal_form_with_the_same_parameters(size: str) -> None:
-    with torch.device("meta"):
-        fast, literal = (
-            build_network(CONFIGS / f"{size}.yaml"),
-            build_network(CONFIGS / f"{size}.yaml", **LITERAL),
-        )
-    assert isinstance(literal.decoder, LiteralDecoder) and not isinstance(
-        fast.decoder, LiteralDecoder
+def test_removed_and_unknown_options_are_refused_from_python() -> None:
+    with pytest.raises(ValueError, match="form: the network's literal form is for benchmarks"):
+        read_inference(form="literal")
+    with pytest.raises(ValueError, match=r"treshold: expected an option of inference\.yaml"):
+        read_inference(treshold=0.3)
+
+
+SHARED = ("bundle_root", "device", "size_config")
+"""What MONAI gives three configs no way to share: a file that stands alone from any folder cannot name
+another one beside it (a macro's path is relative to the working folder).
+"""
+
+
+@pytest.mark.parametrize("name", ["evaluate", "inference"])
+def test_what_configs_share_stands_there_alike(name: str) -> None:
+    train, other = (ConfigParser.load_config_file(CONFIGS / f"{f}.yaml") for f in ("train", name))
+    assert {key: other[key] for key in SHARED} == {key: train[key] for key in SHARED}
+    parts = {key: other["network_def"][key] for key in other["network_def"] if key != "checkpoint"}
+    assert parts == train["network_def"]
+    inference = ConfigParser.load_config_file(CONFIGS / "inference.yaml")
+    for key in ("trained", "network_def", "network", "size", "image_size", "channels", "plane"):
+        assert other[key] == inference[key]
+
+
+@pytest.fixture
+def own_size(tmp_path: Path) -> Path:
+    """A size of one's own, which differs from a shipped one."""
+    path = tmp_path / "sizes" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text("base: tiny\nnetwork_def#decoder#num_layers: 2\n")
+    return path
+
+
+def test_a_size_of_ones_own_may_lie_anywhere(
+    own_size: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = read_definition(CONFIGS / "tiny.yaml")
+    definition["decoder"]["num_layers"] = 2
+    monkeypatch.chdir(tmp_path)
+    for file in (own_size, Path("sizes/mine.yaml")):
+        assert read_definition(file) == definition
+    assert training_recipe(own_size) == training_recipe(CONFIGS / "tiny.yaml")
+    own_size.write_text("base: mine\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml: expected another size as its base"):
+        read_definition(own_size)
+
+
+def test_a_checkpoint_records_the_network_that_was_trained_and_brings_it_along(
+    tmp_path: Path, phantoms: Path, own_size: Path
+) -> None:
+    overrides = {"size_config": str(own_size), "network_def#decoder#boltzmann": False}
+    run_training(prepare_training(tmp_path, phantoms, samples_per_epoch=2, **overrides))
+    own_size.unlink()
+    model = tmp_path / "run" / "model.pt"
+    recorded = read_record(model)
+    assert recorded["network"]["decoder"].items() >= {"num_layers": 2, "boltzmann": False}.items()
+    card = load_card("phantom")
+    trained_on = recorded["trained_on"]["phantom"]
+    assert trained_on["modality"] == "CT" and set(trained_on["targets"]) == set(card.targets)
+    parser = read_inference(checkpoint=model)
+    assert parser.get_parsed_content("network").definition == recorded["network"]
+    assert parser.get_parsed_content("size") is None
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        (
+            {"network_def#decoder#num_layers": 6},
+            r"network\.decoder\.num_layers: this run expects 6, the checkpoint was trained with 3",
+        ),
+        (
+            {"size": "tiny_gated"},
+            r"network\.presence: this run expects {.*, .*trained with nothing",
+        ),
+        ({"image_size": 512}, r"image_size: this run expects 512, .* trained with 64"),
+    ],
+)
+@pytest.mark.parametrize("config", ["evaluate", "inference"])
+def test_what_contradicts_a_checkpoint_is_refused(
+    config: str, override: dict[str, Any], line: str, untrained: Path
+) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(CONFIGS / f"{config}.yaml"))
+    parser.update({"bundle_root": str(BUNDLE), "checkpoint": str(untrained), **override})
+    with pytest.raises(Exception) as told:
+        parser.get_parsed_content("network")
+    assert re.search(line, list_causes(told.value))
+
+
+def test_a_checkpoint_with_a_class_from_elsewhere_needs_the_size_that_names_it(
+    tmp_path: Path, own_size: Path
+) -> None:
+    own_size.write_text(
+        "base: tiny\n"
+        "network_def#decoder#_target_: monai.networks.nets.BasicUNet\n"
+        "network_def#pigma#_target_: boltzmed.networks.pigma.PiGMA\n"
     )
-    shapes = [
-        {name: value.shape for name, value in network.state_dict().items()}
-        for network in (fast, literal)
-    ]
-    assert shapes[0] == shapes[1]
+    path = tmp_path / "model.pt"
+    config = network_settings(own_size, 64)
+    weights = torch.nn.Linear(1, 1)
+    save_checkpoint(path, weights, config=config, orientation="axial", channels="repeat")
+    with pytest.raises(ValueError, match=r"expected classes of boltzmed\.networks, .*BasicUNet"):
+        build_network(checkpoint=path)
 
 
-@torch.no_grad()
-def test_the_literal_form_is_the_same_function() -> None:
-    networks = [build_network(CONFIGS / "tiny.yaml", **parts).eval() for parts in ({}, LITERAL)]
-    networks[1].load_state_dict(networks[0].state_dict())
-    image = 255 * torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-    input_ids = tokenize_prompts(["liver in abdomen CT", "aorta"])[None]
-    fast, literal = (network(image, input_ids)["mask_logits"] for network in networks)
-    torch.testing.assert_close(fast, literal, atol=1e-5, rtol=1e-5)
+def test_a_networks_own_tree_is_refused_where_it_cannot_be_recorded() -> None:
+    with pytest.raises(ValueError, match="received a Linear that was built otherwise"):
+        SaveTrained(
+            torch.nn.Linear(1, 1),
+            image_size=64,
+            input_sizes=None,
+            orientation="axial",
+            channels="repeat",
+            sources=[],
+            fp16_checkpoint=False,
+        )
+
+
+def test_the_training_config_has_what_monai_looks_for(tmp_path: Path, phantoms: Path) -> None:
+    lists = {"datalist": str(phantoms), "validation_datalist": str(phantoms)}
+    workflow = ConfigWorkflow(
+        str(CONFIGS / "train.yaml"),
+        workflow_type="train",
+        logging_file=False,
+        output_dir=str(tmp_path / "run"),
+        samples_per_epoch=2,
+        validation_slices=2,
+        image_size=64,
+        **lists,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    assert workflow.val_interval == 1 and len(workflow.train_handlers) == 7
+
+
+def test_handlers_have_names(tmp_path: Path, phantoms: Path) -> None:
+    parser = prepare_training(tmp_path, phantoms, **{"train#gradient_clipping#max_norm": 0.5})
+    assert parser.get_parsed_content("train#handlers")[2].max_norm == 0.5
+    with pytest.raises(Exception) as told:
+        prepare_training(tmp_path, phantoms, **{"train#handlers#2#max_norm": 0.5})
+    assert "expected --train#gradient_clipping#max_norm 0.5, received" in list_causes(told.value)
+
+
+MAY_CHANGE = {
+    *("bundle_root", "output_dir", "dataset_dir", "caches", "datalist", "validation_datalist"),
+    *("card", "size", "size_config", "resume", "device", "epochs", "workers"),
+    *("early_stopping_patience", "fp16_checkpoint", "tensorboard", "log_interval"),
+    *("preview_interval", "val_interval", "tracking_uri", "experiment_name", "run_name"),
+    "save_execute_config",
+}
+"""Options that a training may have otherwise when it goes on: where things lie, how long, what is shown.
+Data are compared by their cards and number of slices, the size by the network.
+"""
+
+
+def test_every_other_option_is_compared_when_a_training_goes_on() -> None:
+    config = ConfigParser.load_config_file(CONFIGS / "train.yaml")
+    sections = {"imports", "initialize", "run"} | set(RENAMED)
+    sections |= {name for name, value in config.items() if isinstance(value, dict)}
+    options = set(config) - sections - MAY_CHANGE
+    assert options <= set(config["train"]["checkpoints"]["settings"])
 
 
 @pytest.mark.parametrize("kind", ["boltzmed", "upstream", "sam2", "seem"])
@@ -218,7 +368,7 @@ def train(folder: Path, phantoms: Path, *arguments: str) -> list[str]:
 
 def test_training_goes_on_where_it_stopped(tmp_path: Path, phantoms: Path) -> None:
     frames = {"phantom": [{"image_size": 64, "min_side": 64}]}
-    given = ["--epochs", "2", "--log_interval", "1", "--frames", str(frames)]
+    given = ["--epochs", "2", "--log_interval", "1", "--input_sizes", str(frames)]
     whole = train(tmp_path, phantoms, *given)
     assert [line.split(",")[0] for line in whole] == ["1/2"] * 4 + ["2/2"] * 4
     run = tmp_path / "run"
@@ -230,8 +380,15 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, phantoms: Path) -> No
     settings = {"config": network_settings(CONFIGS / "tiny.yaml", 64), "orientation": "axial"}
     network = build_network(CONFIGS / "tiny.yaml")
     held = load_checkpoint(run / "model.pt", network, channels="neighbours", **settings)
-    assert held["config"]["frames"] == frames
-    again = ["--resume", "False", "--initial", str(run / "model.pt"), "--learning_rate", "0.0001"]
+    assert held["input_sizes"] == frames
+    again = [
+        "--resume",
+        "False",
+        "--init_checkpoint",
+        str(run / "model.pt"),
+        "--learning_rate",
+        "0.0001",
+    ]
     assert train(tmp_path, phantoms, "--epochs", "1", "--log_interval", "1", *again)[0] != whole[0]
 
 
@@ -252,7 +409,7 @@ def test_a_size_brings_its_rates_to_training(size: str, overlay: bool) -> None:
         parser.get_parsed_content("learning_rate"),
         parser.get_parsed_content("weight_decay"),
     ) == (4e-5, 1e-4)
-    assert set(network_settings(CONFIGS / f"{size}.yaml", 64)) == {"network_def", "image_size"}
+    assert set(network_settings(CONFIGS / f"{size}.yaml", 64)) == {"network", "image_size"}
 
 
 def test_a_size_without_a_recipe_is_refused(tmp_path: Path) -> None:
@@ -314,7 +471,7 @@ def test_what_is_tracked_changes_nothing_that_is_trained(tmp_path: Path, phantom
     for name in ("untracked", "tracked"):
         settings = {
             "tensorboard": name == "tracked",
-            "sheet_interval": 1,
+            "preview_interval": 1,
             "log_interval": 1,
             "size": "tiny_gated",
         }
@@ -405,7 +562,12 @@ def test_training_stops_early_by_the_loss_and_keeps_the_best_dice(
     loss, scores = Scripted(3.0, 2.0, 2.5, 2.4, 1.0), Scripted(0.1, 0.3, 0.2, 0.4, 0.9)
     metrics = {"additional_metrics": {"val_loss": loss}, "key_val_metric": {"val_dice": scores}}
     overrides = {f"validate#evaluator#{name}": value for name, value in metrics.items()}
-    quick = {"epochs": 6, "patience": 2, "samples_per_epoch": 2, "validation_slices": 2}
+    quick = {
+        "epochs": 6,
+        "early_stopping_patience": 2,
+        "samples_per_epoch": 2,
+        "validation_slices": 2,
+    }
     parser = prepare_training(tmp_path, phantoms, **quick, **overrides)
     best, saved = parser.get_parsed_content("validate#best"), []
     best.save = lambda path: saved.append(best.best)
@@ -424,7 +586,7 @@ def test_training_stops_early_by_the_loss_and_keeps_the_best_dice(
 @pytest.mark.parametrize(
     ("name", "value", "line"),
     [
-        ("half", "false", "half: expected True or False, received 'false'"),
+        ("fp16_checkpoint", "false", "fp16_checkpoint: expected True or False, received 'false'"),
         ("quarter_turns", 1, "quarter_turns: expected True, False or some of phantom, received 1"),
         (
             "quarter_turns",
@@ -436,22 +598,22 @@ def test_training_stops_early_by_the_loss_and_keeps_the_best_dice(
         (
             "samples_per_epoch",
             "most",
-            "samples_per_epoch: expected a whole number, received 'most'",
+            "samples: expected a number from 1, or 'all', received 'most'; raise samples_per_epoch",
         ),
         ("prompts_per_image", 0, "prompts_per_image: expected 1 or more, received 0"),
-        ("shares", 0.5, "shares: expected a number from 0 for each card, "),
+        ("card_fractions", 0.5, "card_fractions: expected a number from 0 for each card, "),
         ("learning_rate", "fast", "learning_rate: expected a number, received 'fast'"),
         ("image_size", 100, "image_size: expected a multiple of 32, received 100"),
         (
-            "frames",
+            "input_sizes",
             {"phantom": {"image_size": 50}},
-            "frames: phantom: image_size: expected a multiple of 32, received 50",
+            "input_sizes: phantom: image_size: expected a multiple of 32, received 50",
         ),
         ("negative_probability", 20, "negative_probability: expected 0 to 1, received 20"),
         (
-            "frames",
+            "input_sizes",
             {"fantom": {"image_size": 64}},
-            "frames: expected some of phantom, received fantom",
+            "input_sizes: expected some of phantom, received fantom",
         ),
     ],
 )
@@ -461,30 +623,29 @@ def test_options_that_are_none_are_told(
     with pytest.raises(Exception) as told:
         parser = describe_training(tmp_path, phantoms, **{name: value})
         for index, expression in enumerate(parser.get("initialize")):
-            if "check_" in expression or "trainer" in expression:
+            if "check_writable" not in expression:
                 parser.get_parsed_content(f"initialize#{index}")
-    causes = [told.value]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    assert any(line in str(cause) for cause in causes)
+    assert line in list_causes(told.value)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, phantoms: Path, untrained: Path) -> Path:
     """The folder of a training of one epoch that started from a file, `untrained`."""
     folder = tmp_path_factory.mktemp("finished")
-    run_training(prepare_training(folder, phantoms, samples_per_epoch=2, initial=str(untrained)))
+    run_training(
+        prepare_training(folder, phantoms, samples_per_epoch=2, init_checkpoint=str(untrained))
+    )
     return folder
 
 
 @pytest.mark.parametrize(
     ("option", "value", "name"),
     [
-        ("average_decay", 0.5, None),
+        ("ema_decay", 0.5, None),
         ("negative_probability", 0.9, None),
         ("balance", ["size"], None),
-        ("initial", None, None),
-        ("initial_kind", "upstream", None),
+        ("init_checkpoint", None, None),
+        ("init_kind", "upstream", None),
         ("empty_slices", True, None),
         ("validation_slices", 2, None),
         ("loss#presence_weight", 0.5, "presence_weight"),
@@ -499,10 +660,11 @@ def test_other_samples_or_steps_or_starts_do_not_go_on(
     finished: Path, phantoms: Path, untrained: Path, option: str, value: Any, name: str | None
 ) -> None:
     parser = describe_training(
-        finished, phantoms, **{"samples_per_epoch": 2, "initial": str(untrained), option: value}
+        finished,
+        phantoms,
+        **{"samples_per_epoch": 2, "init_checkpoint": str(untrained), option: value},
     )
-    checkpoints = parser.get("train")["handlers"].index("@average") + 2
-    settings = parser.get_parsed_content(f"train#handlers#{checkpoints}#settings")
+    settings = parser.get_parsed_content("train#checkpoints#settings")
     recorded = torch.load(finished / "run" / "checkpoint_epoch=1.pt", weights_only=True)["settings"]
     assert {key for key, held in recorded.items() if held != settings[key]} == {name or option}
 
@@ -512,7 +674,10 @@ def test_another_start_does_not_go_on_and_the_same_one_may_lie_elsewhere(
 ) -> None:
     moved, other = shutil.copy(untrained, tmp_path / "moved.pt"), tmp_path / "other.pt"
     assert (
-        run_training(prepare_training(finished, phantoms, samples_per_epoch=2, initial=moved)) == []
+        run_training(
+            prepare_training(finished, phantoms, samples_per_epoch=2, init_checkpoint=moved)
+        )
+        == []
     )
     settings = network_settings(CONFIGS / "tiny.yaml", 64)
     save_checkpoint(
@@ -524,19 +689,20 @@ def test_another_start_does_not_go_on_and_the_same_one_may_lie_elsewhere(
     )
     with pytest.raises(
         ValueError,
-        match=r"checkpoint_epoch=1\.pt: expected a training with initial [0-9a-f]{16}, got ",
+        match=r"checkpoint_epoch=1\.pt: expected a training with init_checkpoint [0-9a-f]{16}, received ",
     ):
-        run_training(prepare_training(finished, phantoms, samples_per_epoch=2, initial=str(other)))
+        run_training(
+            prepare_training(finished, phantoms, samples_per_epoch=2, init_checkpoint=str(other))
+        )
     with pytest.raises(
         ValueError,
-        match=r"away\.pt: expected the checkpoint that the training starts from, found none",
+        match=r"away\.pt: expected the checkpoint that the training starts from, received none",
     ):
         digest_file(tmp_path / "away.pt")
 
 
 def test_all_slices_make_an_epoch(tmp_path: Path, phantoms: Path) -> None:
     parser = describe_training(tmp_path, phantoms, samples_per_epoch="all", batch_size=1)
-    parser.get_parsed_content("check_options")
     assert (
         len(parser.get_parsed_content("train#sampler"))
         == len(parser.get_parsed_content("train#dataset"))
@@ -569,7 +735,12 @@ def test_training_in_bfloat16_has_nearly_the_same_loss(tmp_path: Path, phantoms:
 def test_a_frozen_text_encoder_stays_while_the_rest_learns(
     tmp_path: Path, phantoms: Path, untrained: Path
 ) -> None:
-    frozen = {"freeze_text": True, "initial": str(untrained), "weight_decay": 0.5, "accumulate": 2}
+    frozen = {
+        "freeze_text": True,
+        "init_checkpoint": str(untrained),
+        "weight_decay": 0.5,
+        "gradient_accumulation": 2,
+    }
     start = torch.load(untrained, weights_only=True)["model"]
     whole = run_training(prepare_training(tmp_path, phantoms, epochs=2, **frozen))
     (tmp_path / "run" / "checkpoint_epoch=2.pt").unlink()
@@ -597,7 +768,7 @@ def test_a_frozen_text_encoder_stays_while_the_rest_learns(
     ("given", "kind", "message"),
     [
         (False, "boltzmed", "received no checkpoint"),
-        (True, "sam2", "--initial_kind boltzmed or upstream.*received one of kind sam2"),
+        (True, "sam2", "--init_kind boltzmed or upstream.*received one of kind sam2"),
         (True, "seem", "received one of kind seem"),
     ],
 )
@@ -656,7 +827,7 @@ def test_evaluation_writes_results(tmp_path: Path, phantoms: Path, untrained: Pa
     (datalist.parent / "damaged.nii.gz").write_bytes(b"damaged")
     datalist.write_text(json.dumps(content))
     arguments = ["--datalist", str(datalist), "--checkpoint", str(untrained), "--image_size", "64"]
-    arguments += ["--targets", "['liver','lung nodule']", "--phrasings", "held_out"]
+    arguments += ["--targets", "['liver','lung nodule']", "--prompt_variants", "held_out"]
     arguments += ["--output_dir", str(tmp_path / "new" / "folder")]
     done = run_bundle(tmp_path, "evaluate.yaml", *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -712,7 +883,7 @@ def test_a_checkpoint_brings_the_input_sizes_it_was_trained_with(
             {
                 "bundle_root": str(BUNDLE),
                 "checkpoint": checkpoint,
-                "frames": given,
+                "input_sizes": given,
                 "image_size": 64,
             }
         )
@@ -1034,7 +1205,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(
         "2",
     ]
     settings += ["--epochs", "4", "--validation_slices", "4", "--size", "tiny_gated"]
-    settings += ["--log_interval", "1", "--accumulate", str(accumulate)]
+    settings += ["--log_interval", "1", "--gradient_accumulation", str(accumulate)]
     start = ["-m", "monai.bundle", "run", "--config_file"]
     alone = [*start, str(CONFIGS / "train.yaml"), *settings, "--output_dir", str(tmp_path / "one")]
     configs = str([str(CONFIGS / name) for name in ("train.yaml", "multi_gpu_train.yaml")])
@@ -1085,7 +1256,15 @@ def test_a_training_killed_twice_ends_as_if_it_had_never_been(
         "--prompts_per_image",
         "2",
     ]
-    settings += ["--epochs", "4", "--size", "tiny_gated", "--accumulate", "4", "--output_dir"]
+    settings += [
+        "--epochs",
+        "4",
+        "--size",
+        "tiny_gated",
+        "--gradient_accumulation",
+        "4",
+        "--output_dir",
+    ]
     assert run_program(*settings, str(tmp_path / "whole")).returncode == 0
     run = tmp_path / "killed"
 

@@ -186,9 +186,9 @@ def test_a_prompt_that_is_none(
 
 
 def other_size(folder: Path) -> Path:
-    """A whole checkpoint of a network with more queries."""
+    """A checkpoint that records a network with more queries than its weights have."""
     network, settings = build_network(CONFIG), network_settings(CONFIG, 512)
-    settings["network_def"]["decoder"]["num_queries"] = 20
+    settings["network"]["decoder"]["num_queries"] = 20
     path = folder / "other.pt"
     save_checkpoint(path, network, config=settings, orientation="axial", channels="neighbours")
     return path
@@ -214,7 +214,7 @@ def test_a_checkpoint_that_does_not_fit(
     elif kind == "other size":
         path, part = (
             other_size(tmp_path),
-            "num_queries: this run expects 12, the checkpoint was trained with 20",
+            "decoder.query_features: expected shape (20, 64), received (12, 64)",
         )
     elif kind == "text":
         path.write_text("weights")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from boltzmed.networks.weights import (
     load_upstream,
     read_record,
 )
-from boltzmed.workflow import read_inference
+from boltzmed.workflow import build_network, read_inference
 
 
 class Trap:
@@ -83,12 +84,32 @@ def test_what_a_checkpoint_records_is_not_evaluated(
     recorded: Any = f"$__import__('os').mkdir({str(made)!r})"
     if nested:
         recorded = [{"_target_": "os.mkdir", "path": str(made)}]
-    content = {"orientation": "axial", "channels": "repeat", field: recorded}
+    content = {"orientation": "axial", "channels": "repeat", "tokenizer": "t", "version": 1}
+    content[field] = recorded
     config = {"network_def": {}, "image_size": content.pop("image_size", 512)}
     torch.save({"model": {}, "config": config, **content}, tmp_path / "weights.pt")
     with pytest.raises(ValueError, match=r"expected a plain value"):
         read_inference(checkpoint=tmp_path / "weights.pt").get_parsed_content("inferer")
     assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("definition", "message"),
+    [
+        ({"_target_": "os.mkdir"}, "expected classes of boltzmed.networks, received os.mkdir"),
+        ({"decoder": {"_target_": "os.mkdir"}}, "received os.mkdir"),
+        ({"decoder": {"num_layers": "$__import__('os').getcwd()"}}, "expected plain values"),
+    ],
+)
+def test_a_network_that_a_checkpoint_records_runs_nothing_else(
+    definition: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    network = {"_target_": "boltzmed.networks.boltzformer.BoltzFormer", **definition}
+    content = {"orientation": "axial", "channels": "repeat", "tokenizer": "t", "version": 2}
+    content |= {"model": {}, "network": network, "image_size": 512}
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build_network(checkpoint=tmp_path / "weights.pt")
 
 
 @pytest.mark.parametrize("value", ["$print(1)", "@seed", "%inference.yaml", ["$print(1)"]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -219,11 +219,25 @@ class _Settings:
             # A save from before networks were recorded tells by its weights' shapes alone.
             if name == "network" and name not in saved and "size" in saved:
                 continue
-            if name not in saved or _plain(saved[name]) != value:
-                made_with = saved.get(name, "none")
+            if name not in saved:
                 raise _OtherSettingsError(
-                    f"expected a training with {name} {value}, received one with {made_with}"
+                    f"expected a training with {name} {value}, received one with none"
                 )
+            for place, expected, received in _differences(name, value, _plain(saved[name])):
+                raise _OtherSettingsError(
+                    f"expected a training with {place} {expected}, received one with {received}"
+                )
+
+
+def _differences(name: str, expected: Any, received: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Where two plain values differ, down to the entries of mappings, with both."""
+    if isinstance(expected, Mapping) and isinstance(received, Mapping):
+        for key in {**expected, **received}:
+            yield from _differences(
+                f"{name}.{key}", expected.get(key, "none"), received.get(key, "none")
+            )
+    elif expected != received:
+        yield name, expected, received
 
 
 def _plain(value: Any) -> Any:

@@ -38,17 +38,37 @@ def record_sampling(
     output = network.decode(features, text, trace=trace)
     logits, presence = output["mask_logits"], output["presence_logits"]
     absent = presence is not None and float(presence[0, 0].sigmoid()) < presence_threshold
-    sizes = [tuple(scale.shape[-2:]) for scale in features.scales]
-    masks = interpolate(logits.float(), image.shape[-2:], mode="bilinear")
+    masks = interpolate(logits.float(), image.shape[-2:], mode="bilinear")[0, 0]
+    inside = (masks > math.log(threshold / (1 - threshold))).cpu().numpy()
+    sizes = [(int(scale.shape[-2]), int(scale.shape[-1])) for scale in features.scales]
+    attended = []
+    for layer, sampled in enumerate(trace["attended"]):
+        size = sizes[layer % len(sizes)]
+        attended.append(_list_attended(sampled, network.decoder.num_queries, size))
     return SampledSlice(
         index=index,
         image=image[0, 1].numpy(),
-        attended=[
-            sampled[0, 0].reshape(-1, *sizes[layer % len(sizes)]).cpu().numpy()
-            for layer, sampled in enumerate(trace["attended"])
-        ],
-        prediction=((masks[0, 0] > math.log(threshold / (1 - threshold))) & (not absent))
-        .cpu()
-        .numpy(),
+        attended=attended,
+        prediction=inside & (not absent),
         reference=reference,
     )
+
+
+def _list_attended(
+    sampled: Tensor | None, num_queries: int, size: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Return which tokens (Q,h,w) a layer attended to, of the first image's first prompt.
+
+    Args:
+        sampled: (B,P,Q,N), with an axis of heads (B,P,A,Q,N), of which any counts; or None from a
+            layer that attends to all tokens.
+        num_queries: Q.
+        size: (h, w) of the layer's tokens, h · w = N.
+    """
+    if sampled is None:
+        return np.ones((num_queries, *size), bool)
+    own = sampled[0, 0]
+    if own.ndim == 3:
+        own = own.any(0)
+    attended: NDArray[np.bool_] = own.reshape(num_queries, *size).cpu().numpy()
+    return attended
