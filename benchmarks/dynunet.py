@@ -39,7 +39,7 @@ from benchmarks.dynunet_patches import (
 )
 from boltzmed.data.cache import SliceCache
 from boltzmed.data.studies import open_labelled_studies
-from boltzmed.evaluation.scores import score_study
+from boltzmed.evaluation import PlainMasks, score_study
 from boltzmed.files import check_writable, whole_file
 from boltzmed.results import write_results
 
@@ -163,7 +163,7 @@ def score_studies(
         found, _ = score_study(
             whole,
             prompts,
-            lambda k, p=prompts, m=masks: m[p[k].target].astype(np.uint8),
+            PlainMasks([masks[prompt.target].astype(np.uint8) for prompt in prompts]),
             method=method,
             seed=seed,
             plane=plane,

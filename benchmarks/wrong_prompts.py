@@ -29,7 +29,7 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 from boltzmed.cards import DatasetCard, load_card, look_up_prompt
-from boltzmed.data.labels import foreign_targets, region_of
+from boltzmed.data.regions import foreign_targets, region_of
 from boltzmed.data.studies import LabelledCase, LabelledStudyDataset, open_labelled_cases
 from boltzmed.engines.batches import PrepareStudy
 from boltzmed.engines.inferer import PromptSliceInferer

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -63,6 +64,29 @@ SIZES = ("area", "diameter", "volume")
 """What an object's size may be measured by: area fraction, equivalent diameter in mm, volume in
 mm³.
 """
+
+
+@overload
+def area_fraction(pixels: int, height: int, width: int) -> float: ...
+
+
+@overload
+def area_fraction(pixels: NDArray[np.integer], height: int, width: int) -> NDArray[np.float64]: ...
+
+
+def area_fraction(
+    pixels: int | NDArray[np.integer], height: int, width: int
+) -> float | NDArray[np.float64]:
+    """Return a mask's pixels over the area of the slice's padded square.
+
+    Args:
+        pixels: of the mask at the slice's own size; several in an array.
+        height, width: of the slice.
+
+    Returns:
+        0 … 1: pixels / max(height, width)².
+    """
+    return pixels / max(height, width) ** 2
 
 
 def assign_area_bins(

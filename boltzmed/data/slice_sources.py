@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 from boltzmed.cards import DatasetCard, Target, load_card
 from boltzmed.data.cache import SliceCache
 from boltzmed.data.index import absent_pairs
-from boltzmed.data.labels import as_labels, check_grid, labelled_targets
+from boltzmed.masks.grids import Grid, check_grid
+from boltzmed.masks.label_names import labelled_targets
+from boltzmed.masks.label_values import HIGHEST_LABEL, as_labels
+from boltzmed.strata import area_fraction
 from boltzmed.transforms.slices import SlicePlan
 from boltzmed.transforms.window import Window, measure_percentiles
 from boltzmed.volumes import map_nifti
@@ -214,7 +217,8 @@ class NiftiSlices:
         labels = map_nifti(case["label"])[0]
         own_labels = np.ascontiguousarray(plan.slice_at(labels, entry.slice_index))
         window = entry.window or measure_percentiles(volume)
-        return plan.slices_at(volume, indices), as_labels(entry.case, own_labels), window
+        own_labels = as_labels(f"case {entry.case}", own_labels, highest=HIGHEST_LABEL)
+        return plan.slices_at(volume, indices), own_labels, window
 
     def count(self, case: str) -> int:
         """See :class:`SliceSource`."""
@@ -228,13 +232,15 @@ class NiftiSlices:
         name = case["case"]
         labels, affine_ras = map_nifti(case["label"])
         image, image_affine_ras = map_nifti(case["image"])
-        check_grid(name, image.shape, image_affine_ras, labels.shape, affine_ras)
+        grid = Grid(labels.shape, affine_ras)
+        check_grid(f"case {name}", Grid(image.shape, image_affine_ras), grid)
         plan = SlicePlan.from_affine(affine_ras, labels.shape, self.plane)
         self._plans[name] = plan
         by_window: dict[Window | None, list[Target]] = {}
         for target in self.card.targets.values():
             by_window.setdefault(target.window, []).append(target)
-        for slice_index, labels_HW in enumerate(plan.cut(as_labels(name, labels))):
+        labels = as_labels(f"case {name}", labels, highest=HIGHEST_LABEL)
+        for slice_index, labels_HW in enumerate(plan.cut(labels)):
             counts = np.bincount(labels_HW.reshape(-1), minlength=256)
             for window, targets in by_window.items():
                 areas = self._list_areas(targets, counts, plan.slice_shape)
@@ -249,7 +255,7 @@ class NiftiSlices:
         for target in targets:
             pixels = int(counts[list(target.labels)].sum())
             if pixels >= MIN_PIXELS or (pixels == 0 and self.card.exhaustive):
-                areas[target.name] = pixels / max(shape) ** 2
+                areas[target.name] = area_fraction(pixels, *shape)
         return areas
 
 

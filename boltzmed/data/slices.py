@@ -19,7 +19,7 @@ from monai.transforms import Compose, MapTransform
 from torch.utils.data import Dataset
 
 from boltzmed.cards import DatasetCard
-from boltzmed.data.labels import foreign_targets
+from boltzmed.data.regions import foreign_targets
 from boltzmed.data.slice_sources import SliceEntry, SliceSource
 from boltzmed.errors import unwrapped_input_errors
 from boltzmed.strata import assign_area_bins

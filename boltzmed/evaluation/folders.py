@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from boltzmed.cards import DatasetCard, load_card
-from boltzmed.errors import InputError
-from boltzmed.evaluation.case_files import CaseFiles, check_unnamed
-from boltzmed.evaluation.grids import resample_nearest
-from boltzmed.evaluation.mask_files import CaseMasks, MaskFile, find_target, list_cases, list_values
-from boltzmed.evaluation.mask_scores import LesionScores, read_lesion_scores, recorded_scores
-from boltzmed.evaluation.scores import Scoring, score_target
+from boltzmed.errors import InputError, one_line
+from boltzmed.evaluation.case_files import CaseFiles, check_unnamed, match_cases
+from boltzmed.evaluation.folder_options import FolderOptions
+from boltzmed.evaluation.pairs import PairScoring, missing_line
 from boltzmed.files import check_writable
-from boltzmed.geometry import describe_grid, is_same_grid
-from boltzmed.metrics.lesions import number_lesions
+from boltzmed.masks.dataset_json import find_label_names
+from boltzmed.masks.folders import CaseMasks, MaskFile, list_cases
+from boltzmed.masks.label_names import check_names, name_labels
+from boltzmed.masks.label_values import list_values
 from boltzmed.results import (
-    LEVELS,
     CaseResult,
     LesionResult,
-    compile_patient_pattern,
-    match_patient,
     write_exclusions,
     write_lesions,
     write_results,
 )
-from boltzmed.transforms.slices import PLANES
 
-MISSING = ("exclude", "empty", "error")
+_NAMED = 3
+"""So many cases of a folder are named in a message."""
+
+Cases = Mapping[str, CaseMasks]
 
 
 @dataclass
@@ -49,6 +44,7 @@ class FolderScores:
         passed_over: a line for each prediction that has no reference.
         repeated: a line for each target of a case that has several predictions, of a row each.
         unnamed: a line for each set of label values that --labels does not name.
+        report: called with each of these lines, as it comes.
     """
 
     rows: list[CaseResult] = field(default_factory=list)
@@ -59,165 +55,188 @@ class FolderScores:
     passed_over: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
     unnamed: list[str] = field(default_factory=list)
+    report: Callable[[str], None] | None = field(default=None, repr=False)
+
+    def tell(self, line: str, lines: list[str]) -> None:
+        """Add a line to one of the lists and report it, once."""
+        if line in lines:
+            return
+        lines.append(line)
+        if self.report is not None:
+            self.report(line)
 
 
 def score_folder(
     predictions: str | Path,
     references: str | Path,
+    options: FolderOptions | None = None,
     *,
-    labels: Mapping[str, tuple[int, ...]] | None = None,
-    card: str | Path | None = None,
-    method: str | None = None,
-    dataset: str | None = None,
-    patient_pattern: str | None = None,
-    plane: str = "axial",
-    levels: Sequence[str] = LEVELS,
-    scoring: Scoring | None = None,
-    resample: bool = False,
-    missing: str = "exclude",
-    lesion_scores: str | Path | None = None,
     report: Callable[[str], None] | None = None,
 ) -> FolderScores:
     """Score every reference that has a prediction of the same case and target.
 
     Args:
-        predictions, references: folders, see `boltzmed.evaluation.mask_files`.
-        labels: target → label values, of ``CASE.nii.gz`` files.
-        card: a dataset card that says the same, or nnU-Net's ``dataset.json`` for it, see
-            `list_cases`.
-        method, dataset: their names in the rows; by default the predictions' folder's, and the
-            card's or the references' folder's.
-        patient_pattern: regular expression on the case's name; its first group, or the whole match,
-            is the patient. Where it finds none, what the card says, else "": nothing says whose
-            case it is.
-        plane, levels, scoring: see `score_target`.
-        resample: bring a prediction on another grid onto its reference's, by nearest neighbour,
-            instead of refusing it.
-        missing: a reference without a prediction: "exclude" it, score an "empty" mask, or stop by
-            an "error".
-        lesion_scores: CSV of scores of predicted lesions; else ``run.json``'s serve.
+        predictions, references: folders, see `boltzmed.masks.folders`.
+        options: what is scored, and how; the defaults of `FolderOptions` without.
         report: called with each line of what is excluded or passed over, as it comes.
 
     Raises:
-        ValueError: arguments that don't fit, folders that hold no masks, no case in common, or
-            nothing to score.
+        ValueError: folders that hold no masks, no case in common, or nothing to score.
     """
-    if missing not in MISSING:
-        raise ValueError(f"missing: expected one of {', '.join(MISSING)}, received {missing!r}")
-    if plane not in PLANES:
-        raise ValueError(f"plane: expected one of {', '.join(PLANES)}, received {plane!r}")
-    if labels and card:
-        raise ValueError("expected --labels or --card, received both; leave one out")
-    read_card = load_card(card) if card else None
-    task = _Task(
-        method=method or Path(predictions).resolve().name,
-        dataset=dataset or (read_card.name if read_card else Path(references).resolve().name),
-        card=read_card,
-        patient_pattern=compile_patient_pattern(patient_pattern),
-        lesion_scores=read_lesion_scores(lesion_scores) if lesion_scores else None,
-        options={"plane": plane, "levels": levels, "scoring": scoring or Scoring()},
-        resample=resample,
-        missing=missing,
-    )
-    wanted, given = (
-        list_cases(references, labels, read_card),
-        list_cases(predictions, labels, read_card),
-    )
-    if not set(wanted) & set(given):
-        raise InputError(
-            "expected predictions named as their references, found no case in common:"
-            f" {_some(given)} in {Path(predictions).name}, {_some(wanted)} in"
-            f" {Path(references).name}; rename one side"
-        )
-    check_unnamed(wanted, given)
-    done = FolderScores()
-
-    def tell(line: str, lines: list[str]) -> None:
-        if line not in lines:
-            lines.append(line)
-            if report is not None:
-                report(line)
-
-    for case in given:
+    options = FolderOptions() if options is None else options
+    predictions = Path(predictions)
+    references = Path(references)
+    card = load_card(options.card) if options.card else None
+    scoring = PairScoring.of(options, card, predictions, references)
+    wanted = _list_targets(references, options, card)
+    predicted = _list_targets(predictions, options, card)
+    _check_shared(predictions, predicted, references, wanted)
+    check_unnamed(wanted, predicted)
+    scores = FolderScores(report=report)
+    for case in predicted:
         if case not in wanted:
-            tell(f"case {case}: no reference, passed over", done.passed_over)
-    asked = {slug for masks in given.values() for mask in masks.masks for slug in mask.slugs}
-    maps = {
-        mask.names[0]: mask
-        for masks in wanted.values()
-        for mask in masks.masks
-        if mask.values is not None
-    }
-    never = [target for target, mask in maps.items() if not mask.slugs & asked]
-    for target in never if missing == "exclude" else ():
-        line = (
-            f"target {target}: expected predictions, found none in any case; --missing empty scores"
-            " empty masks"
-        )
-        tell(line, done.never_predicted)
-        wanted = {case: masks.without(target) for case, masks in wanted.items()}
-    if missing == "error":
-        for case, reference in wanted.items():
-            files = CaseFiles(case, reference, given.get(case, CaseMasks(())))
-            for target, _, predicted in files.pairs():
-                if predicted is None and files.prediction.problem is None:
-                    raise InputError(_missing_line(case, target))
+            scores.tell(f"case {case}: no reference, passed over", scores.passed_over)
+    if options.missing == "exclude":
+        wanted = _exclude_never_predicted(wanted, predicted, scores)
+    if options.missing == "error":
+        _refuse_missing(wanted, predicted)
     unnamed: dict[frozenset[int], list[str]] = {}
-    for case, reference in wanted.items():
-        files = CaseFiles(case, reference, given.get(case, CaseMasks(())))
-        for mask in files.extra:
-            tell(f"case {case}: no reference for {mask.path.name}, passed over", done.passed_over)
-        pairs = list(files.pairs())
-        for target, several in files.list_repeated(pairs):
-            line = (
-                f"case {case}: {target} has several predictions, {several}, and each its rows;"
-                " compare and summarize"
-            )
-            tell(
-                f"{line} take one for a method: evaluate the others under another --method",
-                done.repeated,
-            )
-        for target, present, predicted in pairs:
-            try:
-                rows, lesions = task.score(files, target, present, predicted)
-            except ValueError as error:
-                line = " ".join(str(error).split())
-                tell(line if line.startswith("case ") else f"case {case}: {line}", done.excluded)
-                continue
-            done.rows += rows
-            done.lesions += lesions
-            if case not in done.cases:
-                done.cases.append(case)
-        # A card refuses such a file; --labels may name a part on purpose, and has to be told of the
-        # rest.
-        for path, values in files.list_unnamed(labels or {}) if read_card is None else ():
-            unnamed.setdefault(values, []).append(path)
-    for values, paths in unnamed.items():
-        line = (
-            f"label values {list_values(values)} have no name in {len(paths)} files, such as"
-            f" {paths[0]}"
-        )
-        tell(f"{line}, and are passed over; --labels can name them", done.unnamed)
-    for line in (
-        task.lesion_scores.list_unmatched() if task.lesion_scores and "volume" in levels else ()
-    ):
-        tell(line, done.excluded)
-    if not done.rows:
+    for files in match_cases(wanted, predicted):
+        _score_case(files, scoring, scores)
+        # A card refuses such a file; --labels may name a part on purpose, and has to be told of
+        # the rest.
+        if card is None:
+            named = set().union(*(options.labels or {}).values())
+            for path, values in files.list_unnamed(named):
+                unnamed.setdefault(values, []).append(path)
+    _tell_unnamed(unnamed, scores)
+    if scoring.lesion_scores is not None and "volume" in options.levels:
+        for line in scoring.lesion_scores.list_unmatched():
+            scores.tell(line, scores.excluded)
+    if not scores.rows:
         raise InputError(
             f"nothing could be scored, all of {len(wanted)} references are excluded; mend what is"
             " listed"
         )
-    return done
+    return scores
+
+
+def _list_targets(folder: Path, options: FolderOptions, card: DatasetCard | None) -> Cases:
+    """List a folder's cases, the targets of label maps by the names that the options give them."""
+    cases = list_cases(folder)
+    nested = any(mask.names for masks in cases.values() for mask in masks.masks)
+    if nested or not (options.labels or card):
+        return cases
+    if card is not None:
+        names = find_label_names(folder, card)
+        check_names(names.targets)
+    else:
+        names = name_labels(options.labels or {})
+    return {case: masks.as_targets(names) for case, masks in cases.items()}
+
+
+def _check_shared(
+    predictions: Path, predicted: Cases, references: Path, wanted: Cases
+) -> None:
+    if not set(wanted) & set(predicted):
+        raise InputError(
+            "expected predictions named as their references, found no case in common:"
+            f" {_list_some(predicted)} in {predictions.name}, {_list_some(wanted)} in"
+            f" {references.name}; rename one side"
+        )
+
+
+def _list_some(cases: Cases) -> str:
+    names = list(cases)
+    listing = ", ".join(names[:_NAMED])
+    return f"{listing} …" if len(names) > _NAMED else listing
+
+
+def _exclude_never_predicted(wanted: Cases, predicted: Cases, scores: FolderScores) -> Cases:
+    """Return the references without the label maps' targets that no case has a prediction of."""
+    predicted_slugs: set[str] = set()
+    for masks in predicted.values():
+        for mask in masks.masks:
+            predicted_slugs |= mask.slugs
+    targets: dict[str, MaskFile] = {}
+    for masks in wanted.values():
+        for mask in masks.masks:
+            if mask.values is not None:
+                targets[mask.names[0]] = mask
+    for target, mask in targets.items():
+        if mask.slugs & predicted_slugs:
+            continue
+        line = (
+            f"target {target}: expected predictions, found none in any case; --missing empty scores"
+            " empty masks"
+        )
+        scores.tell(line, scores.never_predicted)
+        wanted = {case: masks.without(target) for case, masks in wanted.items()}
+    return wanted
+
+
+def _refuse_missing(wanted: Cases, predicted: Cases) -> None:
+    for files in match_cases(wanted, predicted):
+        for pair in files.pairs():
+            if pair.prediction is None and files.prediction.problem is None:
+                raise InputError(missing_line(files.case, pair.target))
+
+
+def _score_case(files: CaseFiles, scoring: PairScoring, scores: FolderScores) -> None:
+    """Score the targets of one case, and tell what cannot be."""
+    case = files.case
+    for mask in files.extra:
+        line = f"case {case}: no reference for {mask.path.name}, passed over"
+        scores.tell(line, scores.passed_over)
+    pairs = list(files.pairs())
+    for target, names in files.list_repeated(pairs):
+        line = (
+            f"case {case}: {target} has several predictions, {names}, and each its rows; compare"
+            " and summarize take one for a method: evaluate the others under another --method"
+        )
+        scores.tell(line, scores.repeated)
+    for pair in pairs:
+        try:
+            rows, lesions = scoring.score(files, pair)
+        except ValueError as error:
+            line = one_line(error)
+            scores.tell(
+                line if line.startswith("case ") else f"case {case}: {line}", scores.excluded
+            )
+            continue
+        scores.rows += rows
+        scores.lesions += lesions
+        if case not in scores.cases:
+            scores.cases.append(case)
+
+
+def _tell_unnamed(unnamed: Mapping[frozenset[int], list[str]], scores: FolderScores) -> None:
+    for values, paths in unnamed.items():
+        line = (
+            f"label values {list_values(values)} have no name in {len(paths)} files, such as"
+            f" {paths[0]}, and are passed over; --labels can name them"
+        )
+        scores.tell(line, scores.unnamed)
 
 
 def write_scores(scores: FolderScores, output: str | Path) -> list[Path]:
-    """Write ``results.csv``, ``lesions.csv`` and ``left_out.csv`` into a folder, which is made;
-    returns their paths.
+    """Write ``results.csv``, ``lesions.csv`` and ``left_out.csv`` into a folder, which is made.
+
+    Args:
+        scores: what came of `score_folder`.
+        output: the folder.
+
+    Returns:
+        The files' paths.
     """
     check_writable(Path(output))
-    left_out = {"excluded": scores.excluded, "never predicted": scores.never_predicted}
-    left_out |= {"passed over": scores.passed_over, "several predictions": scores.repeated}
-    left_out |= {"unnamed label values": scores.unnamed}
+    left_out = {
+        "excluded": scores.excluded,
+        "never predicted": scores.never_predicted,
+        "passed over": scores.passed_over,
+        "several predictions": scores.repeated,
+        "unnamed label values": scores.unnamed,
+    }
     return write_evaluation(output, scores.rows, scores.lesions, left_out)
 
 
@@ -227,13 +246,15 @@ def write_evaluation(
     lesions: Iterable[LesionResult],
     left_out: Mapping[str, Iterable[str]],
 ) -> list[Path]:
-    """Write ``results.csv``, ``lesions.csv`` and ``left_out.csv`` into a folder, which is made;
-    returns their paths.
+    """Write ``results.csv``, ``lesions.csv`` and ``left_out.csv`` into a folder, which is made.
 
     Args:
         folder: where they go.
         rows, lesions: what was scored.
         left_out: lines on what has no rows, by kind.
+
+    Returns:
+        The files' paths.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -242,94 +263,3 @@ def write_evaluation(
     write_lesions(paths[1], lesions)
     write_exclusions(paths[2], left_out)
     return paths
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What is the same for all cases of a folder."""
-
-    method: str
-    dataset: str
-    card: DatasetCard | None
-    patient_pattern: re.Pattern[str] | None
-    lesion_scores: LesionScores | None
-    options: Mapping[str, Any]
-    resample: bool
-    missing: str
-
-    def score(
-        self, files: CaseFiles, target: str, reference: MaskFile | None, prediction: MaskFile | None
-    ) -> tuple[list[CaseResult], list[LesionResult]]:
-        """Score one target of one case; ValueError says why it can't be."""
-        case = files.case
-        if problem := files.reference.problem or files.prediction.problem:
-            raise InputError(problem)
-        assert reference is not None
-        if prediction is None and self.missing != "empty":
-            raise InputError(_missing_line(case, target))
-        affine, present = (
-            files.read(reference).affine_ras,
-            find_target(reference, files.read(reference)),
-        )
-        predicted, presence, score_IJK = np.zeros(present.shape, bool), None, None
-        if prediction is not None:
-            read = files.read(prediction)
-            own_affine, predicted = read.affine_ras, find_target(prediction, read)
-            if self.lesion_scores is None and prediction.components is not None:
-                made = (prediction.components, files.prediction.plane)
-                score_IJK = recorded_scores(predicted, own_affine, *made)
-            if is_same_grid(predicted.shape, own_affine, present.shape, affine):
-                presence = (
-                    prediction.presence if files.prediction.plane == self.options["plane"] else None
-                )
-            elif self.resample:
-                predicted = resample_nearest(predicted, own_affine, present.shape, affine)
-                if score_IJK is not None:
-                    score_IJK = resample_nearest(score_IJK, own_affine, present.shape, affine)
-            else:
-                raise InputError(
-                    f"case {case}: expected {prediction.path.name} on its reference's grid,"
-                    f" received {describe_grid(predicted.shape, own_affine)} for"
-                    f" {describe_grid(present.shape, affine)}; segment the same image, or pass"
-                    " --resample"
-                )
-        if self.lesion_scores is not None:
-            numbers, _ = number_lesions(predicted, self.options["scoring"].connectivity)
-            score_IJK = self.lesion_scores.spread(case, target, numbers)
-        prompt = (prediction.prompt if prediction else None) or target
-        identity: dict[str, Any] = {
-            "method": self.method,
-            "dataset": self.dataset,
-            "case": case,
-            "target": target,
-        }
-        identity |= {
-            "patient": self._patient(case),
-            "prompt": prompt,
-            "seed": files.prediction.seed,
-        }
-        return score_target(
-            predicted,
-            present,
-            affine,
-            identity=identity,
-            presence=presence,
-            score_IJK=score_IJK,
-            **self.options,
-        )
-
-    def _patient(self, case: str) -> str:
-        by_card = self.card.cases.find_patient(case) if self.card else None
-        return match_patient(self.patient_pattern, case) or by_card or ""
-
-
-def _missing_line(case: str, target: str) -> str:
-    return (
-        f"case {case}: expected a prediction of {target}, found none; --missing empty scores such"
-        " as an empty mask"
-    )
-
-
-def _some(cases: Mapping[str, CaseMasks]) -> str:
-    names = list(cases)
-    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,14 @@ from boltzmed.metrics.lesions import (
 from boltzmed.metrics.overlap import bounding_box, count_voxels
 from boltzmed.metrics.surface import NSD_TOLERANCE_MM, compare_surfaces
 from boltzmed.results import LEVELS, CaseResult, LesionResult
+from boltzmed.strata import area_fraction
 from boltzmed.studies import LabelledStudy
 from boltzmed.transforms.slices import SlicePlan
 
 DISTANCES = ("volume", "all", "none")
+"""The rows that may get surface distances."""
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -52,26 +56,43 @@ class Scoring:
 
     def __post_init__(self) -> None:
         read_rule(self.match)
-        for name, options in (("distances", DISTANCES), ("connectivity", CONNECTIVITIES)):
-            if getattr(self, name) not in options:
+        for name, choices in (("distances", DISTANCES), ("connectivity", CONNECTIVITIES)):
+            if getattr(self, name) not in choices:
                 raise ValueError(
-                    f"{name}: expected one of {', '.join(map(str, options))}, received"
+                    f"{name}: expected one of {', '.join(map(str, choices))}, received"
                     f" {getattr(self, name)!r}"
                 )
         for name in ("tolerance_mm", "miss_penalty_mm"):
-            if (number := getattr(self, name)) is not None and not 0 <= number < np.inf:
-                raise ValueError(f"{name}: expected a number of mm from 0, received {number!r}")
+            distance_mm = getattr(self, name)
+            if distance_mm is not None and not 0 <= distance_mm < np.inf:
+                raise ValueError(
+                    f"{name}: expected a number of mm from 0, received {distance_mm!r}"
+                )
 
     @property
     def lesion_rule(self) -> str:
         """The column of that name; one text for each rule, however its number was written."""
         least_iou = read_rule(self.match)
-        return f"{self.connectivity} " + ("overlap" if least_iou is None else f"iou:{least_iou:g}")
+        rule = "overlap" if least_iou is None else f"iou:{least_iou:g}"
+        return f"{self.connectivity} {rule}"
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """How sure a method was of its prediction.
+
+    Attributes:
+        presence: probability that the target is there, of each slice.
+        score_IJK: of each voxel; a lesion takes its highest.
+    """
+
+    presence: Sequence[float] | None = None
+    score_IJK: NDArray[np.float32] | None = None
 
 
 def score_mask(
-    prediction: NDArray,
-    reference: NDArray,
+    prediction: Array,
+    reference: Array,
     affine_ras: NDArray[np.float64],
     *,
     identity: Mapping[str, Any],
@@ -85,153 +106,203 @@ def score_mask(
 
     Args:
         prediction, reference: (I,J,K) on one grid; not 0 is inside.
-        affine_ras: Of that grid, to RAS mm.
-        identity: The fields of :class:`CaseResult` that say what was scored: ``method, dataset,
+        affine_ras: of that grid, to RAS mm.
+        identity: the fields of :class:`CaseResult` that say what was scored: ``method, dataset,
             patient, case, target, prompt, seed``.
-        plane: How slices are cut.
-        presence: Presence probability of each slice, if there is one.
-        scoring: What is measured; distances of volumes alone by default.
+        plane: how slices are cut.
+        presence: presence probability of each slice, if there is one.
+        scoring: what is measured; distances of volumes alone by default.
 
     Raises:
-        ValueError: The masks are on different grids.
+        ValueError: the masks are on different grids.
     """
-    return score_target(
+    rows, _ = score_target(
         prediction,
         reference,
         affine_ras,
         identity=identity,
         plane=plane,
-        presence=presence,
         scoring=scoring,
-    )[0]
+        certainty=Certainty(presence),
+    )
+    return rows
 
 
 def score_target(
-    prediction: NDArray,
-    reference: NDArray,
+    prediction: Array,
+    reference: Array,
     affine_ras: NDArray[np.float64],
     *,
     identity: Mapping[str, Any],
     plane: str = "axial",
-    presence: Sequence[float] | None = None,
     scoring: Scoring | None = None,
     levels: Sequence[str] = LEVELS,
-    score_IJK: NDArray[np.float32] | None = None,
+    certainty: Certainty | None = None,
 ) -> tuple[list[CaseResult], list[LesionResult]]:
     """Score as :func:`score_mask`, and list the volume's lesions.
 
     Args:
-        levels: Which rows: "slice", "volume"; without "volume" no lesions are listed.
-        score_IJK: How sure the method was of each voxel of the prediction; a lesion takes its
-            highest.
+        prediction, reference, affine_ras, identity, plane, scoring: see :func:`score_mask`.
+        levels: which rows: "slice", "volume"; without "volume" no lesions are listed.
+        certainty: how sure the method was, if it says so.
+
+    Raises:
+        ValueError: the masks are on different grids, or presence is of other slices.
     """
+    scoring = Scoring() if scoring is None else scoring
+    certainty = Certainty() if certainty is None else certainty
+    presence = certainty.presence
     if prediction.shape != reference.shape:
         raise ValueError(
             f"{identity.get('case')}: expected prediction and reference on one grid, received"
             f" {prediction.shape} and {reference.shape} voxels; segment the image that the"
             " reference belongs to"
         )
-    scoring = Scoring() if scoring is None else scoring
     plan = SlicePlan.from_affine(affine_ras, reference.shape, plane)
     if presence is not None and len(presence) != plan.count:
         raise ValueError(
             f"{identity.get('case')}: expected a presence of each of {plan.count} slices, received"
-            f" {len(presence)}"
+            f" {len(presence)}; leave it out or pass that of this plane"
         )
-    voxel_mm3, side2 = voxel_volume_mm3(affine_ras), max(plan.slice_shape) ** 2
-    steps = np.asarray(affine_ras)[:3, :3].T  # mm from a voxel to the next one, a row an axis
-    predicted_KHW, present_KHW = plan.cut(prediction), plan.cut(reference)
-    pixels_K = np.count_nonzero(present_KHW, axis=(1, 2))
+    pixels_K = np.count_nonzero(plan.cut(reference), axis=(1, 2))
     rows: list[CaseResult] = []
-    for index in range(plan.count) if "slice" in levels else ():
-        measured, _ = _measure(
-            *(
-                predicted_KHW[index],
-                present_KHW[index],
-                steps[list(plan.axes[1:])],
-                voxel_mm3,
-                scoring,
-            ),
-            distances=scoring.distances == "all",
-        )
+    lesions: list[LesionResult] = []
+    if "slice" in levels:
+        measured_K = _measure_slices(prediction, reference, affine_ras, plan, scoring)
+        for index, measured in enumerate(measured_K):
+            rows.append(
+                CaseResult(
+                    **identity,
+                    level="slice",
+                    axis=plane,
+                    slice_index=index,
+                    area_fraction=area_fraction(int(pixels_K[index]), *plan.slice_shape),
+                    presence_score=None if presence is None else float(presence[index]),
+                    **measured,
+                )
+            )
+    if "volume" in levels:
+        pair = _MaskPair(prediction, reference, _voxel_steps(affine_ras))
+        voxel_mm3 = voxel_volume_mm3(affine_ras)
+        with_distances = scoring.distances != "none"
+        measured, matched = _measure(pair, voxel_mm3, scoring, distances=with_distances)
         rows.append(
             CaseResult(
                 **identity,
-                level="slice",
+                level="volume",
                 axis=plane,
-                slice_index=index,
-                area_fraction=int(pixels_K[index]) / side2,
-                presence_score=None if presence is None else float(presence[index]),
+                slice_index=None,
+                area_fraction=area_fraction(int(pixels_K.max()), *plan.slice_shape),
+                presence_score=None if presence is None else float(max(presence)),
                 **measured,
             )
         )
-    if "volume" not in levels:
-        return rows, []
-    measured, lesions = _measure(
-        *(prediction, reference, steps, voxel_mm3, scoring), distances=scoring.distances != "none"
-    )
-    whole = CaseResult(
-        **identity,
-        level="volume",
-        axis=plane,
-        slice_index=None,
-        area_fraction=int(pixels_K.max()) / side2,
-        presence_score=None if presence is None else float(max(presence)),
-        **measured,
-    )
-    return [*rows, whole], _list_lesions(lesions, identity, voxel_mm3, score_IJK)
+        lesions = _list_lesions(matched, identity, voxel_mm3, certainty.score_IJK)
+    return rows, lesions
+
+
+class StudyMasks(Protocol):
+    """A study's masks by the number of their prompt, as `PackedMasks` holds them."""
+
+    def volume(self, prompt: int) -> Array:
+        """Return a mask (I,J,K)."""
+
+    def presence(self, prompt: int) -> Sequence[float] | None:
+        """Return the probability of each slice that it is there, if there is one."""
+
+    def probability_volume(self, prompt: int) -> NDArray[np.float32] | None:
+        """Return the probability of each of the mask's voxels (I,J,K), if there is one."""
+
+
+@dataclass(frozen=True)
+class PlainMasks:
+    """Masks of a method that does not say how sure it is, as `StudyMasks`.
+
+    Attributes:
+        masks: (I,J,K), one a prompt.
+    """
+
+    masks: Sequence[Array]
+
+    def volume(self, prompt: int) -> Array:
+        """Return a mask (I,J,K)."""
+        return self.masks[prompt]
+
+    def presence(self, prompt: int) -> None:
+        """Return None: there is no presence."""
+
+    def probability_volume(self, prompt: int) -> None:
+        """Return None: there are no probabilities."""
 
 
 def score_study(
     study: LabelledStudy,
     prompts: Sequence[PromptTarget],
-    masks: Callable[[int], NDArray],
+    masks: StudyMasks,
     *,
     method: str,
     seed: int = 0,
     plane: str = "axial",
     scoring: Scoring | None = None,
-    presence: Callable[[int], Sequence[float] | None] = lambda index: None,
-    score_IJK: Callable[[int], NDArray[np.float32] | None] = lambda index: None,
 ) -> tuple[list[CaseResult], list[LesionResult]]:
     """Score every target that a labelled study is asked for.
 
     Args:
         study: the case, its reference and what is scored of it.
         prompts: what it was asked for.
-        masks, presence, score_IJK: The number of a prompt → its mask (I,J,K), and what
-            `score_target` takes beside it.
-        method, seed: Of the rows.
-        plane, scoring: See `score_target`.
+        masks: one a prompt.
+        method, seed: of the rows.
+        plane, scoring: see `score_target`.
     """
     rows: list[CaseResult] = []
     lesions: list[LesionResult] = []
-    for index, (prompt, asked) in enumerate(zip(prompts, study.requested_slices, strict=True)):
-        # Another window of the published protocol makes another case, as in its file names.
-        again = prompt.target in (other.target for other in prompts[:index])
-        volume = asked is None  # the published protocol asks for slices alone
-        scored, listed = score_target(
-            masks(index),
+    scored_targets: set[str | None] = set()
+    for index, (prompt, slices) in enumerate(zip(prompts, study.requested_slices, strict=True)):
+        case = study.case
+        if prompt.target in scored_targets:
+            # Another window of the published protocol makes another case, as in its file names.
+            case = f"{study.case}_{prompt.window_name}"
+        scored_targets.add(prompt.target)
+        whole = slices is None  # the published protocol asks for slices alone
+        certainty = Certainty(
+            masks.presence(index), masks.probability_volume(index) if whole else None
+        )
+        target_rows, target_lesions = score_target(
+            masks.volume(index),
             study.reference(prompt.target),
             np.asarray(study.grid.affine),
             identity={
                 "method": method,
                 "dataset": prompt.card,
                 "patient": study.patient,
-                "case": f"{study.case}_{prompt.window_name}" if again else study.case,
+                "case": case,
                 "target": prompt.target,
                 "prompt": prompt.prompt,
                 "seed": seed,
             },
             plane=plane,
-            presence=presence(index),
             scoring=scoring,
-            levels=LEVELS if volume else ("slice",),
-            score_IJK=score_IJK(index) if volume else None,
+            levels=LEVELS if whole else ("slice",),
+            certainty=certainty,
         )
-        rows += [row for row in scored if asked is None or row.slice_index in asked]
-        lesions += listed
+        for row in target_rows:
+            if slices is None or row.slice_index in slices:
+                rows.append(row)
+        lesions += target_lesions
     return rows, lesions
+
+
+class _MaskPair(NamedTuple):
+    """Two masks on one grid, of a slice or a volume.
+
+    Attributes:
+        prediction, reference: (…), as many axes as the grid.
+        steps: (axes, 3) mm from a voxel to the next one, a row an axis.
+    """
+
+    prediction: Array
+    reference: Array
+    steps: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -245,18 +316,36 @@ class _Lesions:
     match: LesionMatch
 
 
-def _measure(
-    prediction: NDArray,
-    reference: NDArray,
-    steps: NDArray,
-    voxel_mm3: float,
+def _voxel_steps(affine_ras: NDArray[np.float64]) -> NDArray[np.float64]:
+    steps: NDArray[np.float64] = np.asarray(affine_ras)[:3, :3].T
+    return steps
+
+
+def _measure_slices(
+    prediction: Array,
+    reference: Array,
+    affine_ras: NDArray[np.float64],
+    plan: SlicePlan,
     scoring: Scoring,
-    *,
-    distances: bool,
+) -> Iterator[dict[str, Any]]:
+    """The measured columns of each slice's row."""
+    voxel_mm3 = voxel_volume_mm3(affine_ras)
+    steps = _voxel_steps(affine_ras)[list(plan.axes[1:])]
+    distances = scoring.distances == "all"
+    slices = zip(plan.cut(prediction), plan.cut(reference), strict=True)
+    for predicted_HW, present_HW in slices:
+        pair = _MaskPair(predicted_HW, present_HW, steps)
+        columns, _ = _measure(pair, voxel_mm3, scoring, distances=distances)
+        yield columns
+
+
+def _measure(
+    pair: _MaskPair, voxel_mm3: float, scoring: Scoring, *, distances: bool
 ) -> tuple[dict[str, Any], _Lesions]:
     """The columns of a row that come from the masks alone."""
-    shape, box = reference.shape, bounding_box(prediction, reference)
-    prediction, reference = prediction[box], reference[box]
+    box = bounding_box(pair.prediction, pair.reference)
+    prediction = pair.prediction[box]
+    reference = pair.reference[box]
     counts = count_voxels(prediction, reference)
     numbered, voxels_P = number_lesions(prediction, scoring.connectivity)
     numbered_reference, voxels_R = number_lesions(reference, scoring.connectivity)
@@ -283,63 +372,91 @@ def _measure(
         "lesion_rule": scoring.lesion_rule,
     }
     if distances:
-        if len(shape) == 3 and 1 in shape and counts.predicted + counts.referenced:
-            thin = shape.index(
-                1
-            )  # a volume of one slice has no surface above and below it, only an outline
-            prediction, reference, steps = (
-                prediction.take(0, thin),
-                reference.take(0, thin),
-                np.delete(steps, thin, 0),
-            )
-        surfaces = compare_surfaces(prediction, reference, steps, tolerance_mm=scoring.tolerance_mm)
-        columns |= {**surfaces._asdict(), "nsd_tolerance_mm": float(scoring.tolerance_mm)}
+        boxed = _MaskPair(prediction, reference, pair.steps)
+        if counts.predicted + counts.referenced:
+            boxed = _drop_thin_axis(boxed, pair.reference.shape)
+        surfaces = compare_surfaces(*boxed, tolerance_mm=scoring.tolerance_mm)
+        columns |= surfaces._asdict()
+        columns["nsd_tolerance_mm"] = float(scoring.tolerance_mm)
     return columns, _Lesions(box, numbered, voxels_P, voxels_R, match)
 
 
-def _list_lesions(
-    lesions: _Lesions, identity: Mapping[str, Any], voxel_mm3: float, score_IJK: NDArray | None
-) -> list[LesionResult]:
-    match, whose = (
-        lesions.match,
-        {name: identity[name] for name in ("method", "dataset", "patient", "case", "target")},
+def _drop_thin_axis(pair: _MaskPair, shape: tuple[int, ...]) -> _MaskPair:
+    """Return a volume of one slice as that slice.
+
+    It has no surface above and below, only an outline.
+    """
+    if len(shape) != 3 or 1 not in shape:
+        return pair
+    thin = shape.index(1)
+    return _MaskPair(
+        pair.prediction.take(0, thin),
+        pair.reference.take(0, thin),
+        np.delete(pair.steps, thin, 0),
     )
-    scores: list[float | None] = [None] * len(lesions.prediction_voxels_P)
-    if score_IJK is not None:
-        inside = lesions.prediction > 0
-        highest = np.full(len(scores), -np.inf)
-        np.maximum.at(highest, lesions.prediction[inside] - 1, score_IJK[lesions.box][inside])
-        scores = [float(score) if np.isfinite(score) else None for score in highest]
-    reference_scores = [
-        max((score for p in found_by if (score := scores[p]) is not None), default=None)
-        for found_by in match.found_by
-    ]
-    kinds = (
-        (
-            "reference",
+
+
+def _list_lesions(
+    lesions: _Lesions,
+    identity: Mapping[str, Any],
+    voxel_mm3: float,
+    score_IJK: NDArray[np.float32] | None,
+) -> list[LesionResult]:
+    """A row for each lesion of the reference, then for each predicted one."""
+    match = lesions.match
+    scores = _score_predicted(lesions, score_IJK)
+    reference_scores = [_best_score(scores, numbers) for numbers in match.found_by]
+    kinds = {
+        "reference": (
             lesions.reference_voxels_R,
             reference_scores,
             match.reference_matched_R,
             match.reference_iou_R,
         ),
-        (
-            "prediction",
+        "prediction": (
             lesions.prediction_voxels_P,
             scores,
             match.prediction_matched_P,
             match.prediction_iou_P,
         ),
-    )
-    return [
-        LesionResult(
-            **whose,
-            kind=kind,
-            lesion=number,
-            volume_mm3=int(size) * voxel_mm3,
-            score=score,
-            matched=bool(matched),
-            iou=float(iou),
-        )
-        for kind, *columns in kinds
-        for number, (size, score, matched, iou) in enumerate(zip(*columns, strict=True), start=1)
-    ]
+    }
+    names = ("method", "dataset", "patient", "case", "target")
+    lesion_identity = {name: identity[name] for name in names}
+    rows = []
+    for kind, columns in kinds.items():
+        for number, (size, score, matched, iou) in enumerate(zip(*columns, strict=True), start=1):
+            rows.append(
+                LesionResult(
+                    **lesion_identity,
+                    kind=kind,
+                    lesion=number,
+                    volume_mm3=int(size) * voxel_mm3,
+                    score=score,
+                    matched=bool(matched),
+                    iou=float(iou),
+                )
+            )
+    return rows
+
+
+def _score_predicted(
+    lesions: _Lesions, score_IJK: NDArray[np.float32] | None
+) -> list[float | None]:
+    """The highest score in each predicted lesion; None where it has none."""
+    count = len(lesions.prediction_voxels_P)
+    if score_IJK is None:
+        return [None] * count
+    inside = lesions.prediction > 0
+    highest = np.full(count, -np.inf)
+    np.maximum.at(highest, lesions.prediction[inside] - 1, score_IJK[lesions.box][inside])
+    return [float(score) if np.isfinite(score) else None for score in highest]
+
+
+def _best_score(scores: Sequence[float | None], numbers: Iterable[int]) -> float | None:
+    """The highest score of the predicted lesions that found a reference's."""
+    best = None
+    for number in numbers:
+        score = scores[number]
+        if score is not None and (best is None or score > best):
+            best = score
+    return best

@@ -46,12 +46,10 @@ class ScoreMasksd(MapTransform):
             item["rows"], item["lesions"] = score_study(
                 item["study"],
                 item["prompts"],
-                masks.volume,
+                masks,
                 method=self.method,
                 seed=self.seed,
                 plane=self.plane,
                 scoring=self.scoring,
-                presence=masks.presence,
-                score_IJK=masks.probability_volume,
             )
         return item

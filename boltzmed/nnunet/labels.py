@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from boltzmed.cards import DatasetCard
-from boltzmed.data.labels import labelled_targets
+from boltzmed.masks.label_names import labelled_targets
 
 MODES = ("multiclass", "experts")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from boltzmed.data.layouts.dataset_json import read_json
+from boltzmed.masks.dataset_json import read_json
 
 SUMMARY_JSON = "summary.json"
 DICE_TOLERANCE = 1e-4

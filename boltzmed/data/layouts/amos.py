@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from boltzmed.cards import DatasetCard
-from boltzmed.data.labels import labelled_targets
+from boltzmed.masks.label_names import labelled_targets
 from boltzmed.data.layouts.case import LabelledVolume, SourceCase
 from boltzmed.data.layouts.label_maps import pair_files, read_label_map
 

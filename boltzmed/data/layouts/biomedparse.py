@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from boltzmed.cards import DatasetCard, normalise_prompt
 from boltzmed.data.layouts.case import LabelledVolume, SourceCase
-from boltzmed.data.layouts.dataset_json import read_json
+from boltzmed.masks.dataset_json import read_json
 from boltzmed.data.layouts.label_maps import naming_case, refuse_flat, refuse_problem
 from boltzmed.errors import InputError
 from boltzmed.geometry import flip_lps_ras

@@ -1,63 +1,45 @@
-"""The JSON files that list a data set; `dataset.json` above all, as the Decathlon began it and
-nnU-Net goes on.
-"""
+"""``dataset.json``, which lists a data set, as the Decathlon began it and nnU-Net goes on."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from boltzmed.cards import DatasetCard
-from boltzmed.data.layouts.label_maps import list_values
+from boltzmed.masks.dataset_json import DATASET_JSON, read_json
+from boltzmed.masks.label_values import list_values
 
-DATASET_JSON = "dataset.json"
 _MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR"}
 _LISTED = 5
 """So many folders are named when one has to be chosen."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds a mapping; ValueError names the file and what is wrong with it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ValueError(
-            f"{path.name}: expected a file to read, received {error.strerror}; check it"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path.name}: expected JSON, received something else ({error}); copy it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path.name}: expected a mapping at its top, received a {type(content).__name__}"
-        )
-    return content
-
-
 def read_dataset_json(source: Path) -> dict[str, Any]:
-    """Read `dataset.json` of a data set's folder; ValueError says which folder to pass where this
-    one has none.
+    """Read ``dataset.json`` of a data set's folder.
+
+    Raises:
+        ValueError: there is none, with the folder to pass where one is near; or it is damaged.
     """
     if (source / DATASET_JSON).is_file():
         return read_json(source / DATASET_JSON)
-    found, advice = "none there", "check the path"
+    expected = f"{source}: expected a folder with {DATASET_JSON}"
     if not source.exists():
-        found = "no such folder"
-    elif not source.is_dir():
-        found, advice = "a file", "unpack it and pass the folder"
-    elif inner := sorted(path.parent.name for path in source.glob(f"*/{DATASET_JSON}")):
+        raise ValueError(f"{expected}, found no such folder; check the path")
+    if not source.is_dir():
+        raise ValueError(f"{expected}, received a file; unpack it and pass the folder")
+    inner = sorted(path.parent.name for path in source.glob(f"*/{DATASET_JSON}"))
+    advice = "check the path"
+    if inner:
         more = ", …" if len(inner) > _LISTED else ""
         advice = f"pass one of the folders in it: {', '.join(inner[:_LISTED])}{more}"
     elif (source.parent / DATASET_JSON).is_file():
         advice = "pass the folder above it"
-    raise ValueError(f"{source}: expected a folder with {DATASET_JSON}, found {found}; {advice}")
+    raise ValueError(f"{expected}, found none there; {advice}")
 
 
 def get_field(content: Mapping[str, Any], field: str, kind: type) -> Any:
-    """A field of `dataset.json`; ValueError unless it is there and of its kind."""
+    """Return a field of ``dataset.json``; ValueError unless it is there and of its kind."""
     value = content.get(field)
     if not isinstance(value, kind):
         raise ValueError(
@@ -68,8 +50,12 @@ def get_field(content: Mapping[str, Any], field: str, kind: type) -> Any:
 
 
 def check_labels(values: Iterable[Any], card: DatasetCard, *, ignored: Iterable[Any] = ()) -> None:
-    """Raise ValueError unless a data set's label values are the card's; the ignored ones may be in
-    either or not.
+    """Raise ValueError unless a data set's label values are the card's.
+
+    Args:
+        values: of the data set.
+        card: whose they should be.
+        ignored: may be in either or not.
     """
     try:
         received = {int(value) for value in values}
@@ -87,12 +73,15 @@ def check_labels(values: Iterable[Any], card: DatasetCard, *, ignored: Iterable[
 
 
 def choose_channel(names: Mapping[str, Any], card: DatasetCard) -> int:
-    """Which channel is read: the only one, or the `channel` of the card's layout; ValueError where
-    that is unclear.
+    """Return which channel is read: the only one, or the ``channel`` of the card's layout.
 
     Args:
-        names: a data set's channels, "0" -> "CT".
+        names: a data set's channels, "0" → "CT".
         card: its layout may choose one, and its modality has to be the channel's.
+
+    Raises:
+        ValueError: there are several channels and none is chosen, or the one that is chosen is not
+            there or of another modality.
     """
     listing = ", ".join(f"{number} {name}" for number, name in names.items())
     chosen = card.layout.get("channel")

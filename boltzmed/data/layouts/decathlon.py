@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from boltzmed.cards import DatasetCard
-from boltzmed.data.labels import labelled_targets
+from boltzmed.masks.label_names import labelled_targets
 from boltzmed.data.layouts.case import LabelledVolume, SourceCase
 from boltzmed.data.layouts.dataset_json import (
     check_labels,

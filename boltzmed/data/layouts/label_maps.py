@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from boltzmed.cards import DatasetCard
-from boltzmed.data.labels import as_labels, check_grid
 from boltzmed.data.layouts.case import LabelledVolume, SourceCase
-from boltzmed.errors import InputError
+from boltzmed.errors import InputError, one_line
+from boltzmed.masks.grids import Grid, check_grid
+from boltzmed.masks.label_values import HIGHEST_LABEL, check_values, read_labels
 from boltzmed.volumes import read_volume
 
 
@@ -27,17 +27,22 @@ def pair_files(
     patient: str | None = None,
     split: str | None = None,
 ) -> SourceCase:
-    """A case of one image and one label map, with its problem where either is not there."""
-    missing = [
-        f"{kind} {path.name}"
-        for kind, path in (("image", image), ("label", label))
-        if not os.path.exists(path)
-    ]
-    problem = (
-        f"case {case}: expected {' and '.join(missing)}, found nothing there; copy it again"
-        if missing
-        else None
-    )
+    """Return a case of one image and one label map, with its problem where either is not there.
+
+    Args:
+        case: its name.
+        image, label: files that belong together.
+        subset, patient, split: what the data set says of the case, where it does.
+    """
+    missing = []
+    for kind, path in (("image", image), ("label", label)):
+        # Not `path.exists()`, which raises for a name that is too long.
+        if not os.path.exists(path):
+            missing.append(f"{kind} {path.name}")
+    problem = None
+    if missing:
+        listing = " and ".join(missing)
+        problem = f"case {case}: expected {listing}, found nothing there; copy it again"
     return SourceCase(case, (image,), (label,), subset, patient, split, problem)
 
 
@@ -60,14 +65,13 @@ def read_label_map(
     with naming_case(found.case, found.image[0]):
         image = read_volume(found.image[0], modality=card.modality, channel=channel)
     with naming_case(found.case, found.label[0]):
-        label = read_volume(found.label[0])
-    check_grid(found.case, image.shape[1:], image.affine, label.shape[1:], label.affine)
+        label = read_labels(found.label[0], highest=HIGHEST_LABEL)
+        check_values(found.label[0].name, label.values, card.labels, f"card {card.name}")
+    grid = Grid(image.shape[1:], np.asarray(image.affine, np.float64))
+    check_grid(f"case {found.case}", grid, label.grid)
     refuse_flat(found, image)
-    labels = as_labels(found.case, np.asarray(label[0]))
-    _check_values(found, card, labels)
-    return LabelledVolume(
-        image, labels, {name: target.labels for name, target in card.targets.items()}
-    )
+    label_values = {name: target.labels for name, target in card.targets.items()}
+    return LabelledVolume(image, label.labels_IJK, label_values)
 
 
 def refuse_problem(found: SourceCase) -> None:
@@ -88,29 +92,8 @@ def refuse_flat(found: SourceCase, image: torch.Tensor) -> None:
 
 @contextmanager
 def naming_case(case: str, path: Path) -> Iterator[None]:
-    """Begin the error of reading a file with its case, and name the file without the folders it
-    lies in.
-    """
+    """Begin the error of reading a file with its case, and name the file without its folders."""
     try:
         yield
     except (OSError, ValueError) as error:
-        line = " ".join(str(error).replace(str(path), path.name).split())
-        raise InputError(f"case {case}: {line}") from error
-
-
-def _check_values(found: SourceCase, card: DatasetCard, labels: NDArray[np.uint8]) -> None:
-    # Slice by slice, since counting copies what it counts to 64 bits.
-    counts = sum(
-        np.bincount(labels[..., k].ravel(order="K"), minlength=256) for k in range(labels.shape[-1])
-    )
-    if unknown := [int(value) for value in np.flatnonzero(counts) if int(value) not in card.labels]:
-        raise InputError(
-            f"case {found.case}: expected labels {list_values(card.labels)} of card {card.name},"
-            f" received {list_values(unknown)} in {found.label[0].name}; pass the card of this"
-            " data set"
-        )
-
-
-def list_values(values: object) -> str:
-    """Label values in order: "0, 1, 2"."""
-    return ", ".join(map(str, sorted(values)))  # type: ignore[call-overload]
+        raise InputError(f"case {case}: {one_line(error, path)}") from error

@@ -25,7 +25,7 @@ from monai.data.meta_tensor import MetaTensor
 from numpy.typing import NDArray
 
 from boltzmed.cards import DatasetCard
-from boltzmed.data.labels import labelled_targets
+from boltzmed.masks.label_names import labelled_targets
 from boltzmed.data.layouts.case import LabelledVolume, SourceCase
 from boltzmed.data.layouts.lidc_contours import (
     Mark,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from boltzmed.cards import DatasetCard
-from boltzmed.data.labels import labelled_targets
+from boltzmed.masks.label_names import labelled_targets
 from boltzmed.data.layouts.case import LabelledVolume, SourceCase
 from boltzmed.data.layouts.dataset_json import (
     check_labels,

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from boltzmed.cards import DatasetCard
-from boltzmed.data.labels import labelled_targets
+from boltzmed.masks.label_names import labelled_targets
 from boltzmed.data.layouts.case import LabelledVolume, SourceCase
-from boltzmed.data.layouts.dataset_json import read_json
+from boltzmed.masks.dataset_json import read_json
 from boltzmed.data.layouts.label_maps import pair_files, read_label_map
 from boltzmed.volumes.nifti import case_name
 
