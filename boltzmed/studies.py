@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from monai.data import MetaTensor
@@ -55,6 +56,22 @@ class LabelledStudy:
         """Return the reference mask (I,J,K) of a target, uint8 in {0,1}."""
         values = self.label_values.get(target or "", ())
         return np.isin(self.labels, values).astype(np.uint8)
+
+
+class ReferencedImage(NamedTuple):
+    """An image with its reference, both as slices (K,H,W).
+
+    Attributes:
+        image: intensities.
+        reference: bool.
+        affine_ras: (4,4) from (k, h, w) to RAS mm; None where voxels have no size.
+        window: the window that the intensities went through already, or None.
+    """
+
+    image: NDArray[Any]
+    reference: NDArray[np.bool_]
+    affine_ras: NDArray[np.float64] | None
+    window: Window | None = None
 
 
 def empty_grid(image: MetaTensor) -> MetaTensor:

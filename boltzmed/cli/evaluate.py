@@ -136,18 +136,16 @@ def read_scoring(options: argparse.Namespace, distances: str = "volume") -> Scor
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from boltzmed.evaluation import score_folder, write_scores
-    from boltzmed.evaluation.mask_files import parse_labels
+    from boltzmed.evaluation import FolderOptions, score_folder, write_scores
     from boltzmed.files import check_writable
+    from boltzmed.masks.label_names import parse_labels
     from boltzmed.reports.evaluation import MEASURES, report_scores
 
     levels = ("slice", "volume") if options.level == "both" else (options.level,)
     scoring = read_scoring(options, "all" if options.level == "slice" else "volume")
     if options.output:
         check_writable(Path(options.output))
-    done = score_folder(
-        options.predictions,
-        options.references,
+    how = FolderOptions(
         labels=parse_labels(options.labels) if options.labels is not None else None,
         card=options.card,
         method=options.method,
@@ -159,6 +157,11 @@ def _evaluate(options: argparse.Namespace) -> int:
         resample=options.resample,
         missing=options.missing,
         lesion_scores=options.lesion_scores,
+    )
+    done = score_folder(
+        options.predictions,
+        options.references,
+        how,
         report=lambda line: print(f"boltzmed: {line}", file=sys.stderr, flush=True),
     )
     print(

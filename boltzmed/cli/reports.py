@@ -1,4 +1,4 @@
-"""``boltzmed stats``, ``summarize``, ``compare`` and ``training``: tables in, tables and pages out."""
+"""``boltzmed stats``, ``summarize``, ``compare`` and ``training``: tables and pages out."""
 
 from __future__ import annotations
 
@@ -116,6 +116,11 @@ def add_reports(commands: Any) -> None:
         ),
     )
     pictures.add_argument(
+        "--labels",
+        metavar="1=NAME,2=NAME",
+        help="targets in label maps, instead of what a card says; 1+2=NAME for a union",
+    )
+    pictures.add_argument(
         "--window", type=_list_numbers, metavar="LOW,HIGH", help="the target's card says by default"
     )
     pictures.add_argument(
@@ -204,12 +209,25 @@ def _compare(options: argparse.Namespace) -> int:
         return 0
     from boltzmed.reports.report import report_methods
 
-    names = ("images", "references", "cache", "window", "worst", "page_megabytes", "number_cases")
+    names = ("images", "references", "window", "worst", "page_megabytes", "number_cases")
     shown = {name: getattr(options, name) for name in names}
     shown |= {"predictions": dict(options.predictions), "cases": options.case}
+    shown |= _open_cache(options.cache) | _name_labels(options.labels)
     shown["report"] = lambda line: print(f"boltzmed: {line}", file=sys.stderr, flush=True)
     print(report_methods(options.tables, options.output, **settings, **shown))
     return 0
+
+
+def _open_cache(folder: str | None) -> dict[str, Any]:
+    from boltzmed.data.pictures import CachedImages
+
+    return {} if folder is None else {"cache": CachedImages.open(folder)}
+
+
+def _name_labels(labels: str | None) -> dict[str, Any]:
+    from boltzmed.masks.label_names import name_labels, parse_labels
+
+    return {} if labels is None else {"labels": name_labels(parse_labels(labels))}
 
 
 def _score_settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -9,11 +9,11 @@ import numpy as np
 from boltzmed.cards import DatasetCard
 from boltzmed.data.cache import SliceCache
 from boltzmed.errors import InputError
-from boltzmed.masks.pictures import ReferencedImage
+from boltzmed.studies import ReferencedImage
 
 
 class CachedImages:
-    """The images and references of a cache, see `boltzmed.masks.pictures.PreparedImages`.
+    """The images and references of a cache, see ``boltzmed.reports.pictures.PreparedImages``.
 
     Args:
         cache: opened.

@@ -17,11 +17,11 @@ from monai.transforms import Compose, MapTransform
 from boltzmed.cards import DatasetCard, PromptTarget, load_card, look_up_prompt
 from boltzmed.data.cache import SliceCache
 from boltzmed.data.case_file import CaseFile
-from boltzmed.masks.label_names import labelled_targets
 from boltzmed.data.layouts.case import LabelledVolume, SourceCase
 from boltzmed.data.layouts.label_maps import read_label_map
 from boltzmed.data.slice_sources import read_datalist
 from boltzmed.errors import InputError, unwrapped_input_errors
+from boltzmed.masks.label_names import labelled_targets
 from boltzmed.slugs import slug_prompts
 from boltzmed.studies import LabelledStudy, empty_grid
 from boltzmed.transforms.restore import check_restorable

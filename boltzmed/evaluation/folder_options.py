@@ -59,8 +59,6 @@ class FolderOptions:
                 f"missing: expected one of {', '.join(MISSING)}, received {self.missing!r}"
             )
         if self.plane not in PLANES:
-            raise ValueError(
-                f"plane: expected one of {', '.join(PLANES)}, received {self.plane!r}"
-            )
+            raise ValueError(f"plane: expected one of {', '.join(PLANES)}, received {self.plane!r}")
         if self.labels and self.card:
             raise ValueError("expected --labels or --card, received both; leave one out")

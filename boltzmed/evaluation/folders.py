@@ -135,9 +135,7 @@ def _list_targets(folder: Path, options: FolderOptions, card: DatasetCard | None
     return {case: masks.as_targets(names) for case, masks in cases.items()}
 
 
-def _check_shared(
-    predictions: Path, predicted: Cases, references: Path, wanted: Cases
-) -> None:
+def _check_shared(predictions: Path, predicted: Cases, references: Path, wanted: Cases) -> None:
     if not set(wanted) & set(predicted):
         raise InputError(
             "expected predictions named as their references, found no case in common:"

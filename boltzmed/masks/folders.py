@@ -66,9 +66,7 @@ class MaskFile:
         values = names.find(target)
         if values is None:
             return self
-        return replace(
-            self, names=(target,), values=values, known=names.known, source=names.source
-        )
+        return replace(self, names=(target,), values=values, known=names.known, source=names.source)
 
 
 @dataclass(frozen=True)

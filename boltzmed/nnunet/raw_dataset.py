@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from boltzmed.data.cache import SliceCache
-from boltzmed.masks.dataset_json import DATASET_JSON, read_json
 from boltzmed.files import whole_file
 from boltzmed.geometry import shear_degrees
+from boltzmed.masks.dataset_json import DATASET_JSON, read_json
 from boltzmed.nnunet.labels import RawPlan, plan_datasets
 from boltzmed.volumes import write_image
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-from boltzmed.reports.cases import CasePicture
 from boltzmed.reports.figures import REFERENCE_COLOUR
+from boltzmed.reports.pictures import CasePicture
 from boltzmed.reports.scores import DIFFERENCES, ERRORS, OBJECT, is_same_size
 from boltzmed.reports.viewer import scale_grey
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from boltzmed.errors import InputError
-from boltzmed.reports.cases import CasePicture, PictureFolders, ScoredObject
 from boltzmed.reports.failures import choose_slice, choose_worst, draw_thumbnails
 from boltzmed.reports.names import ShownNames
 from boltzmed.reports.page import FailureCase
+from boltzmed.reports.pictures import CasePicture, PictureFolders, ScoredObject
 from boltzmed.reports.viewer import embed_case
 
 NO_PICTURE = (

@@ -1,4 +1,4 @@
-"""Tables of results, and folders of pictures, → a folder with one page, its tables and its figures."""
+"""The report of a comparison: a folder with one page, its tables and its figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from boltzmed.reports.cases import PictureFolders, open_pictures
+from boltzmed.masks.label_names import LabelNames
 from boltzmed.reports.comparison import Comparison, compare, describe_comparison
 from boltzmed.reports.failures import pair_scores
 from boltzmed.reports.figures import REFERENCE_COLOUR, colour_of
@@ -16,6 +16,8 @@ from boltzmed.reports.folder import whole_report
 from boltzmed.reports.gallery import make_gallery
 from boltzmed.reports.names import ShownNames
 from boltzmed.reports.page import Page, write_page
+from boltzmed.reports.patients import find_card
+from boltzmed.reports.pictures import PictureFolders, PreparedImages, open_pictures
 from boltzmed.reports.scores import OBJECT, SHARES, Scores, read_scores, select_objects
 from boltzmed.reports.sections import (
     list_objects,
@@ -33,6 +35,7 @@ from boltzmed.reports.viewer import find_niivue
 PAGE = "report.html"
 
 
+# Each parameter is an option of ``boltzmed compare``.
 def report_methods(
     paths: Iterable[str | Path],
     folder: str | Path,
@@ -41,10 +44,11 @@ def report_methods(
     methods: Sequence[str] = (),
     reference_method: str | None = None,
     images: str | Path | None = None,
-    cache: str | Path | None = None,
+    cache: PreparedImages | None = None,
     references: str | Path | None = None,
     predictions: Mapping[str, str | Path] | None = None,
     window: Sequence[float] | None = None,
+    labels: LabelNames | None = None,
     cases: Sequence[str] = (),
     worst: int = 12,
     page_megabytes: float = 30.0,
@@ -62,7 +66,7 @@ def report_methods(
         folder: Where everything goes.
         patient_pattern: See `read_scores`.
         methods, reference_method: See `compare`; the reference method stands first.
-        images, cache, references, predictions, window: See `open_pictures`.
+        images, cache, references, predictions, window, labels: See `open_pictures`.
         cases, worst, page_megabytes, number_cases, report: See `write_report`.
         settings: Of `compare` and `summarise`: metric, by, edges, level, targets, seed.
 
@@ -79,7 +83,16 @@ def report_methods(
             f"predictions: expected one of the methods {', '.join(known)}, got {unknown[0]!r}"
         )
     datasets = [str(name) for name in scores.rows["dataset"].unique()]
-    pictures = open_pictures(datasets, images, cache, references, predictions, window)
+    cards = {name: card for name in datasets if (card := find_card(name)) is not None}
+    pictures = open_pictures(
+        cards,
+        images=images,
+        cache=cache,
+        references=references,
+        predictions=predictions,
+        window=window,
+        labels=labels,
+    )
     if absent := sorted(set(cases) - set(scores.rows["case"])):
         raise ValueError(f"case: expected one of the tables, got {absent[0]!r}")
     if cases and not pictures.given:
@@ -106,6 +119,7 @@ def report_methods(
     return f"{text}\n\n{Path(folder) / PAGE}"
 
 
+# Each parameter is an option of ``boltzmed compare``, or what it made of one.
 def write_report(
     scores: Scores,
     summary: Summary,

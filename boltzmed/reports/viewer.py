@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, generate_binary_structure
 
-from boltzmed.reports.cases import CasePicture
+from boltzmed.reports.pictures import CasePicture
 from boltzmed.volumes import write_image
 
 _MARGIN_MM = 30.0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from boltzmed.cards import load_card
-from boltzmed.data.labels import as_labels, check_grid, foreign_targets, labelled_targets
+from boltzmed.data.regions import as_labels, check_grid, foreign_targets, labelled_targets
 from boltzmed.errors import InputError
 
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from boltzmed.cards import load_card
-from boltzmed.data.nnunet_labels import read_predicted_dataset
+from boltzmed.masks.dataset_json import read_predicted_dataset
 from tests.nnunet.conftest import write_card
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "nnunet"

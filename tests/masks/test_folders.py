@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from boltzmed.errors import InputError
-from boltzmed.evaluation.mask_files import (
+from boltzmed.masks.folders import (
     MaskFile,
     find_target,
     list_cases,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from boltzmed.evaluation.grids import resample_nearest
+from boltzmed.masks.grids import resample_nearest
 
 AFFINE = np.array([[-0.7, 0, 0, 90], [0, 0.7, 0, -120], [0, 0, 5, 40], [0, 0, 0, 1]], float)
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from boltzmed.evaluation import score_mask
-from boltzmed.reports.cases import PictureFolders
 from boltzmed.reports.comparison import compare
+from boltzmed.reports.pictures import PictureFolders
 from boltzmed.reports.report import write_report
 from boltzmed.reports.scores import read_scores
 from boltzmed.reports.summary import summarise

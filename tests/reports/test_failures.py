@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from boltzmed.reports.cases import CasePicture
 from boltzmed.reports.failures import choose_slice, choose_worst, draw_thumbnails, pair_scores
+from boltzmed.reports.pictures import CasePicture
 
 
 def make_rows(scores):

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from boltzmed.cli import main
-from boltzmed.reports.cases import PictureFolders
 from boltzmed.reports.gallery import NO_PICTURE
 from boltzmed.reports.names import ShownNames, redact_name
+from boltzmed.reports.pictures import PictureFolders
 from boltzmed.reports.report import write_report
 from boltzmed.reports.scores import read_scores
 from boltzmed.reports.summary import summarise

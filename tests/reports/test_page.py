@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from boltzmed.reports.cases import CasePicture
 from boltzmed.reports.page import Grid
+from boltzmed.reports.pictures import CasePicture
 from boltzmed.reports.viewer import embed_case, find_niivue
 
 BLUE = (0, 114, 178)  # the first method's colour

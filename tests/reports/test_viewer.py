@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from boltzmed.reports.cases import CasePicture
+from boltzmed.reports.pictures import CasePicture
 from boltzmed.reports.viewer import embed_case, encode_script, find_niivue, scale_grey
 
 COLOURS = {"reference": "#F0E442", "a": "#0072B2"}

@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 
 from boltzmed.cards import DatasetCard
-from boltzmed.masks.label_names import labelled_targets
 from boltzmed.data.layouts.case import LabelledVolume, SourceCase
 from boltzmed.data.layouts.label_maps import pair_files, read_label_map
+from boltzmed.masks.label_names import labelled_targets
 
 _SUBSETS = {"Tr": "training", "Va": "validation"}
 _NAME = re.compile(r"(amos_(\d+))\.nii\.gz")

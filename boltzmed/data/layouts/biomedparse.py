@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from boltzmed.cards import DatasetCard, normalise_prompt
 from boltzmed.data.layouts.case import LabelledVolume, SourceCase
-from boltzmed.masks.dataset_json import read_json
 from boltzmed.data.layouts.label_maps import naming_case, refuse_flat, refuse_problem
 from boltzmed.errors import InputError
 from boltzmed.geometry import flip_lps_ras
+from boltzmed.masks.dataset_json import read_json
 from boltzmed.volumes import read_picture
 from boltzmed.volumes.nifti import as_volume
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from boltzmed.cards import DatasetCard
-from boltzmed.masks.label_names import labelled_targets
 from boltzmed.data.layouts.case import LabelledVolume, SourceCase
 from boltzmed.data.layouts.dataset_json import (
     check_labels,
@@ -19,6 +18,7 @@ from boltzmed.data.layouts.dataset_json import (
     read_dataset_json,
 )
 from boltzmed.data.layouts.label_maps import pair_files, read_label_map
+from boltzmed.masks.label_names import labelled_targets
 from boltzmed.volumes.nifti import case_name
 
 

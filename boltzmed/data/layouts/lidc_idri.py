@@ -25,7 +25,6 @@ from monai.data.meta_tensor import MetaTensor
 from numpy.typing import NDArray
 
 from boltzmed.cards import DatasetCard
-from boltzmed.masks.label_names import labelled_targets
 from boltzmed.data.layouts.case import LabelledVolume, SourceCase
 from boltzmed.data.layouts.lidc_contours import (
     Mark,
@@ -38,6 +37,7 @@ from boltzmed.data.layouts.lidc_contours import (
 )
 from boltzmed.errors import InputError
 from boltzmed.geometry import spacing_mm, voxel_volume_mm3
+from boltzmed.masks.label_names import labelled_targets
 from boltzmed.strata import equivalent_diameters_mm
 from boltzmed.volumes import list_series, read_identity, read_volume
 from boltzmed.volumes.dicom_series import read_source_headers

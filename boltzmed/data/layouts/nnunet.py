@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from boltzmed.cards import DatasetCard
-from boltzmed.masks.label_names import labelled_targets
 from boltzmed.data.layouts.case import LabelledVolume, SourceCase
 from boltzmed.data.layouts.dataset_json import (
     check_labels,
@@ -21,6 +20,7 @@ from boltzmed.data.layouts.dataset_json import (
     read_dataset_json,
 )
 from boltzmed.data.layouts.label_maps import pair_files, read_label_map
+from boltzmed.masks.label_names import labelled_targets
 
 _ENDINGS = (".nii.gz", ".nii")
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from boltzmed.cards import DatasetCard
-from boltzmed.masks.label_names import labelled_targets
 from boltzmed.data.layouts.case import LabelledVolume, SourceCase
-from boltzmed.masks.dataset_json import read_json
 from boltzmed.data.layouts.label_maps import pair_files, read_label_map
+from boltzmed.masks.dataset_json import read_json
+from boltzmed.masks.label_names import labelled_targets
 from boltzmed.volumes.nifti import case_name
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".json")

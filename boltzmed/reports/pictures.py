@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from boltzmed.masks.folders import find_mask, find_target
 from boltzmed.masks.grids import Grid, check_grid
 from boltzmed.masks.label_names import LabelNames
 from boltzmed.masks.label_values import read_labels
+from boltzmed.studies import ReferencedImage
 from boltzmed.transforms.slices import SlicePlan
 from boltzmed.volumes import read_volume
 from boltzmed.volumes.nifti import NIFTI_SUFFIXES
@@ -71,22 +72,6 @@ class ScoredObject:
     axis: str = ""
     slice_index: int | None = None
     prompt: str = ""
-
-
-class ReferencedImage(NamedTuple):
-    """An image with its reference, both as slices (K,H,W).
-
-    Attributes:
-        image: intensities.
-        reference: bool.
-        affine_ras: (4,4) from (k, h, w) to RAS mm; None where voxels have no size.
-        window: the window that the intensities went through already, or None.
-    """
-
-    image: NDArray[Any]
-    reference: NDArray[np.bool_]
-    affine_ras: NDArray[np.float64] | None
-    window: Window | None = None
 
 
 class PreparedImages(Protocol):
@@ -185,9 +170,7 @@ class PictureFolders:
         volume = read_volume(_find_image(self.images or Path(), shown.case))
         image, affine_ras = _cut(volume[0].numpy(), np.asarray(volume.affine), plane)
         unreferenced = ReferencedImage(image, np.zeros(0, bool), affine_ras)
-        reference = self._read_mask(
-            self.references, "references", shown, card, plane, unreferenced
-        )
+        reference = self._read_mask(self.references, "references", shown, card, plane, unreferenced)
         return unreferenced._replace(reference=reference)
 
     def _read_mask(
@@ -242,7 +225,9 @@ def open_pictures(
     folders = {"images": images, "references": references, **(predictions or {})}
     for name, folder in folders.items():
         if folder is not None and not Path(folder).is_dir():
-            raise InputError(f"{name}: expected a folder, received {folder}, which is none; check it")
+            raise InputError(
+                f"{name}: expected a folder, received {folder}, which is none; check it"
+            )
     anything = images is not None or references is not None or bool(predictions)
     if anything and (images is None) == (cache is None):
         raise InputError(

@@ -9,7 +9,7 @@ from boltzmed.cards import load_card
 from boltzmed.data.cache import SliceCache
 from boltzmed.data.prepare import prepare_cache
 from boltzmed.errors import InputError
-from boltzmed.reports.cases import PictureFolders, ScoredObject
+from boltzmed.reports.pictures import PictureFolders, ScoredObject
 from boltzmed.volumes import write_image
 
 AFFINE = np.diag(
