@@ -1,4 +1,4 @@
-"""``boltzmed stats``, ``summarize``, ``compare`` and ``training``: tables in, tables and pages out."""
+"""``boltzmed stats``, ``summarize``, ``compare`` and ``training``: tables and pages out."""
 
 from __future__ import annotations
 

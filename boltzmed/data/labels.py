@@ -57,7 +57,7 @@ def as_labels(case: str, values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def labelled_targets(card: DatasetCard, names: Sequence[str] | None = None) -> list[Target]:
-    """A card's targets, or those named; ValueError if the card does not say which labels they are."""
+    """Return a card's targets, or those named; ValueError for one without labels."""
     targets = [card.target(name) for name in (card.targets if names is None else names)]
     for target in targets:
         if not target.labels:

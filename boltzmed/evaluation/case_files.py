@@ -40,7 +40,7 @@ class CaseFiles:
     def list_repeated(
         pairs: Sequence[tuple[str, MaskFile | None, MaskFile | None]],
     ) -> Iterator[tuple[str, str]]:
-        """(target, its predictions' files) of each target that has several, of what `pairs` gave."""
+        """Yield (target, its predictions' files) of each target of the pairs that has several."""
         for name in dict.fromkeys(target for target, _, _ in pairs):
             files = [
                 mask.path.name for target, _, mask in pairs if target == name and mask is not None

@@ -40,7 +40,8 @@ class FolderScores:
     """What came of comparing two folders.
 
     Attributes:
-        rows, lesions: what was scored.
+        rows: what was scored.
+        lesions: what was scored.
         cases: names of the cases with a row.
         excluded: a line for each case, or target of a case, that has no row, and for lesion scores
             of no lesion or lesions of no score.
@@ -61,7 +62,7 @@ class FolderScores:
     unnamed: list[str] = field(default_factory=list)
 
 
-def score_folder(
+def score_folder(  # noqa: C901  (to be split with its options)
     predictions: str | Path,
     references: str | Path,
     *,
@@ -81,16 +82,20 @@ def score_folder(
     """Score every reference that has a prediction of the same case and target.
 
     Args:
-        predictions, references: folders, see `boltzmed.evaluation.mask_files`.
+        predictions: folders, see `boltzmed.evaluation.mask_files`.
+        references: folders, see `boltzmed.evaluation.mask_files`.
         labels: target → label values, of ``CASE.nii.gz`` files.
         card: a dataset card that says the same, or nnU-Net's ``dataset.json`` for it, see
             `list_cases`.
-        method, dataset: their names in the rows; by default the predictions' folder's, and the
-            card's or the references' folder's.
+        method: their names in the rows; by default the predictions' folder's, and the card's or the
+            references' folder's.
+        dataset: as ``method``.
         patient_pattern: regular expression on the case's name; its first group, or the whole match,
             is the patient. Where it finds none, what the card says, else "": nothing says whose
             case it is.
-        plane, levels, scoring: see `score_target`.
+        plane: see `score_target`.
+        levels: see `score_target`.
+        scoring: see `score_target`.
         resample: bring a prediction on another grid onto its reference's, by nearest neighbour,
             instead of refusing it.
         missing: a reference without a prediction: "exclude" it, score an "empty" mask, or stop by
@@ -232,7 +237,8 @@ def write_evaluation(
 
     Args:
         folder: where they go.
-        rows, lesions: what was scored.
+        rows: what was scored.
+        lesions: what was scored.
         left_out: lines on what has no rows, by kind.
     """
     folder = Path(folder)

@@ -84,9 +84,10 @@ def score_mask(
     Slices where neither mask has a voxel give a row without a Dice.
 
     Args:
-        prediction, reference: (I,J,K) on one grid; not 0 is inside.
+        prediction: (I,J,K) on one grid; not 0 is inside.
+        reference: (I,J,K) on one grid; not 0 is inside.
         affine_ras: Of that grid, to RAS mm.
-        identity: The fields of :class:`CaseResult` that say what was scored: ``method, dataset,
+        identity: The fields of ``CaseResult`` that say what was scored: ``method, dataset,
             patient, case, target, prompt, seed``.
         plane: How slices are cut.
         presence: Presence probability of each slice, if there is one.
@@ -118,7 +119,7 @@ def score_target(
     levels: Sequence[str] = LEVELS,
     score_IJK: NDArray[np.float32] | None = None,
 ) -> tuple[list[CaseResult], list[LesionResult]]:
-    """Score as :func:`score_mask`, and list the volume's lesions.
+    """Score as ``score_mask``, and list the volume's lesions.
 
     Args:
         levels: Which rows: "slice", "volume"; without "volume" no lesions are listed.
@@ -199,10 +200,13 @@ def score_study(
     Args:
         study: the case, its reference and what is scored of it.
         prompts: what it was asked for.
-        masks, presence, score_IJK: The number of a prompt → its mask (I,J,K), and what
-            `score_target` takes beside it.
-        method, seed: Of the rows.
-        plane, scoring: See `score_target`.
+        masks: The number of a prompt → its mask (I,J,K), and what `score_target` takes beside it.
+        presence: as ``masks``.
+        score_IJK: as ``masks``.
+        method: Of the rows.
+        seed: Of the rows.
+        plane: See `score_target`.
+        scoring: See `score_target`.
     """
     rows: list[CaseResult] = []
     lesions: list[LesionResult] = []

@@ -16,11 +16,15 @@ class ScoreMasksd(MapTransform):
     """Score masks against a study's reference: ``rows`` and ``lesions`` for tables of results.
 
     Args:
-        keys: of the :class:`PackedMasks`.
+        keys: of the ``PackedMasks``.
         method: name of what made the masks.
         seed: of the draws.
         plane: how slices are cut.
-        distances, tolerance_mm, connectivity, match, miss_penalty_mm: see :class:`Scoring`.
+        distances: see ``Scoring``.
+        tolerance_mm: see ``Scoring``.
+        connectivity: see ``Scoring``.
+        match: see ``Scoring``.
+        miss_penalty_mm: see ``Scoring``.
     """
 
     def __init__(

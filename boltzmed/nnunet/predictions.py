@@ -32,7 +32,8 @@ class Import:
     """What `import_predictions` found.
 
     Attributes:
-        rows, lesions: as our own evaluation writes them.
+        rows: as our own evaluation writes them.
+        lesions: as our own evaluation writes them.
         compared: how many of nnU-Net's own Dice were held against ours.
         excluded: a line for each prediction or case that has no rows.
         disagreements: a line for each Dice that `summary.json` has otherwise, or that only one of

@@ -19,7 +19,7 @@ _LISTED = 5
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds a mapping; ValueError names the file and what is wrong with it."""
+    """Read a JSON file that holds a mapping; ValueError names the file and what is wrong."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
