@@ -20,11 +20,8 @@ class ScoreMasksd(MapTransform):
         method: name of what made the masks.
         seed: of the draws.
         plane: how slices are cut.
-        distances: see ``Scoring``.
-        tolerance_mm: see ``Scoring``.
-        connectivity: see ``Scoring``.
-        match: see ``Scoring``.
-        miss_penalty_mm: see ``Scoring``.
+        **scoring: ``distances``, ``tolerance_mm``, ``connectivity``, ``match`` and
+            ``miss_penalty_mm``, see ``Scoring``.
     """
 
     def __init__(
