@@ -35,7 +35,7 @@ from boltzmed.networks.attention import ImageTokens, MultiHeadAttention, sine_po
 from boltzmed.networks.inference_attention import attend_in_blocks, attend_shared, find_shared
 
 
-def make_forms(
+def make_forms(  # noqa: C901  (a function of one line for each form)
     side: int, queries: int, width: int, heads: int, *, backward: bool
 ) -> dict[str, Callable[[], None]]:
     """The layer's forms as functions of nothing, on the same random inputs."""

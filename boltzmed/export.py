@@ -76,7 +76,7 @@ class PromptedNetwork(nn.Module):
 
 
 def _close_gate(mask_logits: Tensor, presence_logits: Tensor | None = None) -> Tensor:
-    """Mask logits (B, P, h, w), those of prompts that the gate (B, P) takes for absent far below 0."""
+    """Return mask logits (B,P,h,w), far below 0 where presence (B,P) says absent."""
     if presence_logits is None:
         return mask_logits
     return mask_logits.masked_fill(presence_logits[:, :, None, None] < 0, INVALID_LOGIT)

@@ -107,7 +107,7 @@ def orientation_codes(affine_ras: ArrayLike) -> tuple[str, str, str]:
     Each anatomical axis is used once.
     """
     affine = np.asarray(affine_ras, dtype=np.float64)
-    first, second, third = aff2axcodes(affine)
+    first, second, third = aff2axcodes(affine)  # type: ignore[no-untyped-call]
     return str(first), str(second), str(third)
 
 

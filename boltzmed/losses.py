@@ -65,7 +65,9 @@ class PromptLoss(nn.Module):
         """The total and its parts, each the mean of `terms`.
 
         Args:
-            logits, target, prompt_valid: As in `terms`.
+            logits: As in `terms`.
+            target: As in `terms`.
+            prompt_valid: As in `terms`.
 
         Returns:
             Scalars `total`, `dice`, `bce` and, of a network with a gate, `presence`; with gradient.

@@ -36,7 +36,7 @@ class StudyOutputs:
         self._started = 0.0
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a ``SupervisedEvaluator`` over a :class:`StudyDataset`."""
+        """Attach to a ``SupervisedEvaluator`` over a ``StudyDataset``."""
         engine.add_event_handler(Events.STARTED, self._check)
         engine.add_event_handler(Events.ITERATION_STARTED, self._start)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._note)
@@ -79,7 +79,7 @@ class ResultsWriter:
         self.excluded: list[str] = []
 
     def attach(self, engine: Engine) -> None:
-        """Attach to an evaluator whose postprocessing scores studies (:class:`ScoreMasksd`)."""
+        """Attach to an evaluator whose postprocessing scores studies (``ScoreMasksd``)."""
         engine.add_event_handler(Events.STARTED, self._check_output)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._finish)

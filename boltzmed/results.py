@@ -68,22 +68,26 @@ class CaseResult:
         area_fraction: reference mask pixels over the area of the padded square, 0 … 1; a volume row
             takes its largest slice's; None without a reference.
         volume_mm3: of the reference (a slice row's: of its voxels); None without a reference.
-        reference_empty, prediction_empty: no voxel is set.
+        reference_empty: no voxel is set.
+        prediction_empty: no voxel is set.
         presence_score: 0 … 1, None where the network gives none.
         iou: 0 … 1, None where dice is. What follows is None where it was not computed, too.
-        hd95_mm, assd_mm: distances of the surfaces, see `boltzmed.metrics.surface`; None where a
-            mask is empty.
+        hd95_mm: distances of the surfaces, see `boltzmed.metrics.surface`; None where a mask is
+            empty.
+        assd_mm: as ``hd95_mm``.
         nsd: share of the surfaces within nsd_tolerance_mm of each other, 0 … 1; None where both
             masks are empty.
         prediction_volume_mm3: of the prediction.
         volume_difference_mm3: prediction − reference.
-        false_positive_mm3, false_negative_mm3: volume in the prediction alone, in the reference
-            alone.
-        reference_lesions, predicted_lesions: connected components.
-        matched_lesions, missed_lesions: of the reference's, by the rule of
-            `boltzmed.metrics.lesions`.
+        false_positive_mm3: volume in the prediction alone, in the reference alone.
+        false_negative_mm3: as ``false_positive_mm3``.
+        reference_lesions: connected components.
+        predicted_lesions: connected components.
+        matched_lesions: of the reference's, by the rule of `boltzmed.metrics.lesions`.
+        missed_lesions: as ``matched_lesions``.
         false_lesions: of the prediction's.
-        detection_f1, panoptic_quality: 0 … 1, None where there is no lesion in either.
+        detection_f1: 0 … 1, None where there is no lesion in either.
+        panoptic_quality: 0 … 1, None where there is no lesion in either.
         lesion_rule: neighbours that made a lesion and the rule that matched them, "26 overlap" or
             "6 iou:0.5"; "" where nothing says it.
 
@@ -158,7 +162,11 @@ class LesionResult:
     """One lesion (connected component) of a reference or of a prediction.
 
     Attributes:
-        method, dataset, patient, case, target: as in `CaseResult`.
+        method: as in `CaseResult`.
+        dataset: as in `CaseResult`.
+        patient: as in `CaseResult`.
+        case: as in `CaseResult`.
+        target: as in `CaseResult`.
         kind: "reference" or "prediction".
         lesion: 1, 2 … by size, the largest first.
         volume_mm3: its own.

@@ -38,7 +38,7 @@ class LabelledStudy:
         patient: whose it is; "" where nothing says.
         labels: (I,J,K) uint8 on the study's own grid.
         label_values: target → the values whose union is its mask.
-        grid: as in :class:`Study`.
+        grid: as in ``Study``.
         requested_slices: for each prompt the slices that are scored, None for all of them and the
             volume.
         read_seconds: how long reading took.

@@ -312,7 +312,9 @@ class SaveTrained:
         network: whose weights; it was built from a definition.
         image_size: of cards without an input size of their own.
         input_sizes: card → its input size or sizes.
-        orientation, channels, fp16_checkpoint: see ``save_checkpoint``.
+        orientation: see ``save_checkpoint``.
+        channels: see ``save_checkpoint``.
+        fp16_checkpoint: see ``save_checkpoint``.
         sources: of the slices that it is trained on.
 
     Raises:
@@ -413,8 +415,9 @@ def run_inference(
     network once.
 
     Args:
-        studies, prompts: See :class:`StudyDataset`.
-        output_dir: See :class:`StudyFolders`.
+        studies: See ``StudyDataset``.
+        prompts: See ``StudyDataset``.
+        output_dir: See ``StudyFolders``.
         report: Called after each study with its path and the folder of its masks, or with what was
             wrong with it; the others then go on. Without it the first error is raised.
         **overrides: See `read_inference`.

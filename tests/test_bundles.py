@@ -162,8 +162,8 @@ def test_removed_and_unknown_options_are_refused_from_python() -> None:
 
 
 SHARED = ("bundle_root", "device", "size_config")
-"""What MONAI gives three configs no way to share: a file that stands alone from any folder cannot name
-another one beside it (a macro's path is relative to the working folder).
+"""What MONAI gives three configs no way to share: a file that stands alone from any folder cannot
+name another one beside it (a macro's path is relative to the working folder).
 """
 
 
@@ -305,8 +305,8 @@ MAY_CHANGE = {
     *("preview_interval", "val_interval", "tracking_uri", "experiment_name", "run_name"),
     "save_execute_config",
 }
-"""Options that a training may have otherwise when it goes on: where things lie, how long, what is shown.
-Data are compared by their cards and number of slices, the size by the network.
+"""Options that a training may have otherwise when it goes on: where things lie, how long, what is
+shown. Data are compared by their cards and number of slices, the size by the network.
 """
 
 
@@ -689,7 +689,8 @@ def test_another_start_does_not_go_on_and_the_same_one_may_lie_elsewhere(
     )
     with pytest.raises(
         ValueError,
-        match=r"checkpoint_epoch=1\.pt: expected a training with init_checkpoint [0-9a-f]{16}, received ",
+        match=r"checkpoint_epoch=1\.pt: expected a training with init_checkpoint [0-9a-f]{16},"
+        r" received ",
     ):
         run_training(
             prepare_training(finished, phantoms, samples_per_epoch=2, init_checkpoint=str(other))

@@ -54,8 +54,11 @@ class Target:
         prompts: phrasings, the first of which is the usual one; used in training.
         held_out_prompts: phrasings that training never sees; they measure how far wording
             generalises.
-        category, code, modifier, region: segmented property category and type, laterality, anatomic
-            region (DICOM PS3.3, C.8.20.4); None where unknown.
+        category: segmented property category and type, laterality, anatomic region (DICOM PS3.3,
+            C.8.20.4); None where unknown.
+        code: as ``category``.
+        modifier: as ``category``.
+        region: as ``category``.
         all_labels: the published protocol asks for this merged target (both kidneys) only where
             each label is seen.
         extra_windows: further windows in which the published protocol shows its slices again.
@@ -151,7 +154,10 @@ class PromptTarget:
         target: the card's name of the target; None for free text, and then so are the codes.
         card: where the target, or for free text the window, comes from.
         window: None for percentiles of the volume.
-        category, code, modifier, region: see ``Target``.
+        category: see ``Target``.
+        code: see ``Target``.
+        modifier: see ``Target``.
+        region: see ``Target``.
     """
 
     prompt: str

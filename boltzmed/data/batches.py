@@ -65,7 +65,8 @@ class KeyedBatches(DistributedSampler[Any]):
             large.
         card_fractions: card → fraction of the samples, 0 or more; by default as many as it has
             entries. Not with ``"all"``.
-        small_weight, balance: see ``PromptSliceDataset.weights``; they act within a card.
+        small_weight: see ``PromptSliceDataset.weights``; they act within a card.
+        balance: see ``PromptSliceDataset.weights``; they act within a card.
         seed: of the draw.
         fixed: every epoch is the first one: what validation compares has to be the same.
 

@@ -27,7 +27,8 @@ class SliceCache:
     Attributes:
         folder: where it lies.
         card: its own copy of the card.
-        protocol, plane: what it was prepared by, see ``prepare_cache``.
+        protocol: what it was prepared by, see ``prepare_cache``.
+        plane: what it was prepared by, see ``prepare_cache``.
         cases: case -> its entry of the manifest.
         index: table with the columns ``boltzmed.data.index.COLUMNS``.
     """

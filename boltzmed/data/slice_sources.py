@@ -151,7 +151,7 @@ def open_sources(
         part: of the split: ``train``, ``validation`` or ``test``.
         card: of the datalist.
         plane: how slices are cut; caches must be cut so.
-        empty_slices: see :class:`CachedSlices`; a datalist's are not listed.
+        empty_slices: see ``CachedSlices``; a datalist's are not listed.
 
     Raises:
         ValueError: neither or both are given, or one of them is unusable.
@@ -180,9 +180,9 @@ class NiftiSlices:
     slowly.
 
     Args:
-        cases: records with ``image``, ``label``, ``case`` (see :func:`read_datalist`).
+        cases: records with ``image``, ``label``, ``case`` (see ``read_datalist``).
         card: the card, or its name: labels → targets → windows and prompts.
-        plane: slice plane of the network (see :class:`SlicePlan`).
+        plane: slice plane of the network (see ``SlicePlan``).
 
     Raises:
         ValueError: the card has no labels, an image and its labels do not lie on one grid, or
@@ -210,7 +210,7 @@ class NiftiSlices:
     def read(
         self, entry: SliceEntry, indices: Sequence[int]
     ) -> tuple[NDArray[Any], NDArray[np.uint8], Window]:
-        """See :class:`SliceSource`."""
+        """See ``SliceSource``."""
         case = self.cases[entry.case]
         plan = self._plans[entry.case]
         volume = map_nifti(case["image"])[0]
@@ -221,11 +221,11 @@ class NiftiSlices:
         return plan.slices_at(volume, indices), own_labels, window
 
     def count(self, case: str) -> int:
-        """See :class:`SliceSource`."""
+        """See ``SliceSource``."""
         return self._plans[case].count
 
     def label_values(self, case: str, target: str) -> tuple[int, ...]:
-        """See :class:`SliceSource`."""
+        """See ``SliceSource``."""
         return self.card.targets[target].labels
 
     def _index_case(self, case: Mapping[str, Any]) -> Iterator[SliceEntry]:
@@ -303,7 +303,7 @@ class CachedSlices:
     def read(
         self, entry: SliceEntry, indices: Sequence[int]
     ) -> tuple[NDArray[Any], NDArray[np.uint8], Window]:
-        """See :class:`SliceSource`."""
+        """See ``SliceSource``."""
         file = self._open(entry.case)
         images = [file.image_at(index) for index in indices]
         window = file.facts.window or entry.window or file.facts.percentiles
@@ -313,12 +313,12 @@ class CachedSlices:
         return slices, file.labels_at(entry.slice_index), window
 
     def count(self, case: str) -> int:
-        """See :class:`SliceSource`."""
+        """See ``SliceSource``."""
         count: int = self._counts[case]
         return count
 
     def label_values(self, case: str, target: str) -> tuple[int, ...]:
-        """See :class:`SliceSource`."""
+        """See ``SliceSource``."""
         return self._open(case).facts.targets.get(target, ())
 
     def __getstate__(self) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class SliceRequest:
 
 
 class LoadSlicesd(MapTransform):
-    """MONAI transform: a :class:`SliceRequest` becomes raw slices with their labels.
+    """MONAI transform: a ``SliceRequest`` becomes raw slices with their labels.
 
     The slices that the network's three channels need, (U,H,W) float32 at the file's intensities,
     take the request's place; labels (1,H,W) uint8 of the slice itself, the window and the number of
@@ -134,11 +134,11 @@ class PromptSliceDataset(Dataset[Any]):
     an empty mask.
 
     Args:
-        sources: where slices come from (:func:`open_sources`), each with its own card for windows
+        sources: where slices come from (``open_sources``), each with its own card for windows
             and prompts.
         image_size: side S of the square that the network sees, in pixels.
         prompts_per_image: P.
-        channels: ``"repeat"`` or ``"neighbours"`` (see :func:`channel_indices`).
+        channels: ``"repeat"`` or ``"neighbours"`` (see ``channel_indices``).
         seed: first part of every random key.
         augment_probability: fraction of items that get the augmentation of the paper's A.5; 0
             switches it off.
@@ -148,12 +148,12 @@ class PromptSliceDataset(Dataset[Any]):
             (empty mask).
         prompt_variants: ``"random"`` draws among the card's prompts, ``"first"`` takes the first.
         input_sizes: card → how large its slices are for the network, one size or several that take
-            turns; see :class:`InputSize`. Cards that are not named are magnified or reduced to
+            turns; see ``InputSize``. Cards that are not named are magnified or reduced to
             ``image_size``.
         out_of_region_probability: fraction of items that ask for other cards' targets instead, of
             body regions that the card's images do not show; all masks are empty. They teach the
             presence head.
-        transform: the preprocessing; :func:`compose_preprocessing` by default.
+        transform: the preprocessing; ``compose_preprocessing`` by default.
 
     Raises:
         ValueError: a fraction outside 0 … 1, no prompt, or a card that is not there.

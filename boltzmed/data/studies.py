@@ -57,7 +57,7 @@ class StudyDataset(_TransformedStudies):
     """Studies to segment, read one at a time, each by the same prompts.
 
     Preprocessing gets ``{"image": path, "prompts": texts}`` and makes of it ``image``, a MetaTensor
-    (1,I,J,K), ``study`` (:class:`Study`), ``prompts``, P ``PromptTarget``s, and ``input_ids``
+    (1,I,J,K), ``study`` (``Study``), ``prompts``, P ``PromptTarget``s, and ``input_ids``
     (P,T).
 
     Args:
@@ -189,11 +189,11 @@ class LabelledCase:
 
 
 class LoadLabelledStudyd(MapTransform):
-    """MONAI transform: a :class:`LabelledCase` becomes a volume with its reference and prompts.
+    """MONAI transform: a ``LabelledCase`` becomes a volume with its reference and prompts.
 
     Args:
         keys: of the case; the volume, a MetaTensor (1,I,J,K), takes its place.
-        study_key: where the :class:`LabelledStudy` goes.
+        study_key: where the ``LabelledStudy`` goes.
         prompts_key: where the ``PromptTarget``s go.
     """
 
@@ -212,7 +212,7 @@ class LoadLabelledStudyd(MapTransform):
         """Return the dictionary with the volume, its study and its prompts.
 
         Raises:
-            InputError: see :meth:`LabelledCase.read`.
+            InputError: see ``LabelledCase.read``.
         """
         item = dict(data)
         for key in self.key_iterator(item):
@@ -337,7 +337,7 @@ def list_cached_cases(
 ) -> list[LabelledCase]:
     """Return cases of a prepared cache, by name, with what its protocol asks for.
 
-    It is the same for whoever scores. See :func:`list_labelled_cases`.
+    It is the same for whoever scores. See ``list_labelled_cases``.
     """
     records = [
         {"case": name, "patient": cache.cases[name]["patient"], "cached": cache.path(name)}
@@ -353,7 +353,7 @@ class LabelledStudyDataset(_TransformedStudies):
     """Cases with a reference, read one at a time.
 
     Preprocessing gets ``{"image": LabelledCase}`` and makes of it ``image``, a MetaTensor
-    (1,I,J,K), ``study`` (:class:`LabelledStudy`), ``prompts``, P ``PromptTarget``s, and
+    (1,I,J,K), ``study`` (``LabelledStudy``), ``prompts``, P ``PromptTarget``s, and
     ``input_ids`` (P,T).
 
     Args:
@@ -412,7 +412,8 @@ def open_labelled_cases(
         part: of the split: ``train``, ``validation`` or ``test``.
         card: of the datalist.
         plane: how slices are cut; caches must be cut so.
-        prompt_variants, targets: see :func:`list_labelled_cases`.
+        prompt_variants: see ``list_labelled_cases``.
+        targets: see ``list_labelled_cases``.
 
     Raises:
         ValueError: neither or both are given, a cache is unfinished, damaged or cut otherwise, or
@@ -438,5 +439,5 @@ def open_labelled_cases(
 
 
 def open_labelled_studies(**settings: Any) -> LabelledStudyDataset:
-    """Return the data set of what :func:`open_labelled_cases` lists by the same settings."""
+    """Return the data set of what ``open_labelled_cases`` lists by the same settings."""
     return LabelledStudyDataset(open_labelled_cases(**settings))

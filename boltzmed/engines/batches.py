@@ -66,7 +66,7 @@ def segment_readable(engine: SupervisedEvaluator, batchdata: Mapping[str, Any]) 
 
 
 class PrepareStudy(PrepareBatch):
-    """Hand a study and its prompts to a :class:`PromptSliceInferer`.
+    """Hand a study and its prompts to a ``PromptSliceInferer``.
 
     Args:
         input_sizes: card → how large slices are for the network for its prompts; the inferer's own

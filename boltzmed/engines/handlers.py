@@ -308,7 +308,7 @@ class BestCheckpoint:
     """Write a checkpoint that inference can use whenever validation gives a new best value of its
     key metric.
 
-    The best value is part of a training's state (give the handler to :class:`TrainingCheckpoints`),
+    The best value is part of a training's state (give the handler to ``TrainingCheckpoints``),
     so that a training that goes on does not overwrite a better file. With several processes the
     first one writes.
 

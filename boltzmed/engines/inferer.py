@@ -78,9 +78,9 @@ class PromptSliceInferer(Inferer):
     Args:
         image_size: side of the square that the network sees, in pixels, divisible by 32, for
             prompts without an input size.
-        min_side: native pixels to which slices are padded at least (see :class:`InputSize`), for
+        min_side: native pixels to which slices are padded at least (see ``InputSize``), for
             prompts without an input size.
-        plane: slice plane (see :class:`SlicePlan`); it must be the checkpoint's.
+        plane: slice plane (see ``SlicePlan``); it must be the checkpoint's.
         channels: ``"repeat"`` or ``"neighbours"``; it must be the checkpoint's.
         batch_size: slices per forward pass, of ``image_size``. Where both an input size and the
             slice itself are smaller, as many as have the same number of pixels.

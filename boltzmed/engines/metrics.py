@@ -53,7 +53,8 @@ class PromptDice(_PromptMeans):
     Args:
         by_size: ``compute`` gives ``{"0.1–1 %": …}`` for the strata that hold an object instead of
             the mean of all.
-        output_transform, device: As in every Ignite metric.
+        output_transform: As in every Ignite metric.
+        device: As in every Ignite metric.
 
     Raises:
         NotComputableError: No target was on any slice.
@@ -116,7 +117,8 @@ class MeanPromptLoss(_PromptMeans):
 
     Args:
         loss: Has ``terms`` and ``total``, as `boltzmed.losses.PromptLoss` does.
-        output_transform, device: As in every Ignite metric.
+        output_transform: As in every Ignite metric.
+        device: As in every Ignite metric.
 
     Raises:
         NotComputableError: There was no valid prompt.
@@ -159,7 +161,8 @@ class PresenceRate(_PromptMeans):
 
     Args:
         present: True gives the sensitivity, False the specificity.
-        output_transform, device: As in every Ignite metric.
+        output_transform: As in every Ignite metric.
+        device: As in every Ignite metric.
 
     Raises:
         NotComputableError: From ``compute``: there was nothing to count.

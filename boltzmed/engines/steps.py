@@ -143,7 +143,8 @@ class GradientClipper:
                 f"epoch {engine.state.epoch}, iteration {engine.state.iteration}: expected a finite"
                 f" gradient, received one of norm {norm.item()} from a finite loss on one or more"
                 " of cases"
-                f" {', '.join(sorted(self._cases))}{' or of another process' if idist.get_world_size() > 1 else ''};"
+                f" {', '.join(sorted(self._cases))}"
+                f"{' or of another process' if idist.get_world_size() > 1 else ''};"
                 " check those images or lower the rate"
             )
         self._cases.clear()

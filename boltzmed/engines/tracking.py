@@ -37,7 +37,7 @@ class Tracking:
         loss: The trainer's loss; its ``latest`` has the parts of the iteration by name, ``total``
             among them.
         tensorboard: Whether to write events into the folder. MLflow comes by
-            :func:`take_over_mlflow`.
+            ``take_over_mlflow``.
         sheets: Draws pictures of validation slices: ``sheets(title)`` gives figures by name.
         sheet_interval: Epochs between two of them, the last epoch's come in any case; 0 for none.
         log_interval: Iterations between two points of a curve, or two lines.

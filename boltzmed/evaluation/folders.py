@@ -35,7 +35,8 @@ class FolderScores:
     """What came of comparing two folders.
 
     Attributes:
-        rows, lesions: what was scored.
+        rows: what was scored.
+        lesions: what was scored.
         cases: names of the cases with a row.
         excluded: a line for each case, or target of a case, that has no row, and for lesion scores
             of no lesion or lesions of no score.
@@ -66,7 +67,7 @@ class FolderScores:
             self.report(line)
 
 
-def score_folder(
+def score_folder(  # noqa: C901  (to be split with its options)
     predictions: str | Path,
     references: str | Path,
     options: FolderOptions | None = None,
@@ -248,7 +249,8 @@ def write_evaluation(
 
     Args:
         folder: where they go.
-        rows, lesions: what was scored.
+        rows: what was scored.
+        lesions: what was scored.
         left_out: lines on what has no rows, by kind.
 
     Returns:

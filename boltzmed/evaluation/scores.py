@@ -139,7 +139,7 @@ def score_target(
     levels: Sequence[str] = LEVELS,
     certainty: Certainty | None = None,
 ) -> tuple[list[CaseResult], list[LesionResult]]:
-    """Score as :func:`score_mask`, and list the volume's lesions.
+    """Score as ``score_mask``, and list the volume's lesions.
 
     Args:
         prediction, reference, affine_ras, identity, plane, scoring: see :func:`score_mask`.

@@ -16,11 +16,12 @@ class ScoreMasksd(MapTransform):
     """Score masks against a study's reference: ``rows`` and ``lesions`` for tables of results.
 
     Args:
-        keys: of the :class:`PackedMasks`.
+        keys: of the ``PackedMasks``.
         method: name of what made the masks.
         seed: of the draws.
         plane: how slices are cut.
-        distances, tolerance_mm, connectivity, match, miss_penalty_mm: see :class:`Scoring`.
+        **scoring: ``distances``, ``tolerance_mm``, ``connectivity``, ``match`` and
+            ``miss_penalty_mm``, see ``Scoring``.
     """
 
     def __init__(

@@ -42,10 +42,11 @@ class LesionMatch:
     """The lesions of a reference (R) and of a prediction (P), and who found whom.
 
     Attributes:
-        reference_matched_R, prediction_matched_P: True for a reference lesion that was found; for a
-            predicted one that is not false.
-        reference_iou_R, prediction_iou_P: IoU with the one it is matched with, else the largest
-            with any.
+        reference_matched_R: True for a reference lesion that was found; for a predicted one that is
+            not false.
+        prediction_matched_P: as ``reference_matched_R``.
+        reference_iou_R: IoU with the one it is matched with, else the largest with any.
+        prediction_iou_P: as ``reference_iou_R``.
         found_by: for each reference lesion the predicted ones, from 0, that count as finding it.
         panoptic_quality: sum of the IoUs above 0.5 / (their number + half the number of all other
             lesions); None where there is no lesion at all.
@@ -139,8 +140,8 @@ def match_lesions(
     """Match numbered lesions.
 
     Args:
-        prediction, reference: numbers of one shape, and the voxels of each, as `number_lesions`
-            gives them.
+        prediction: numbers of one shape, and the voxels of each, as `number_lesions` gives them.
+        reference: as ``prediction``.
         least_iou: None for the rule ``overlap``, T for ``iou:T``.
     """
     count_R, count_P = len(reference_voxels_R), len(prediction_voxels_P)

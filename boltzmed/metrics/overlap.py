@@ -27,7 +27,7 @@ class VoxelCounts(NamedTuple):
 
     @property
     def dice(self) -> float | None:
-        """2 |prediction ∩ reference| / (|prediction| + |reference|), see :func:`dice`."""
+        """2 |prediction ∩ reference| / (|prediction| + |reference|), see ``dice``."""
         total = self.predicted + self.referenced
         return 2 * self.both / total if total else None
 
@@ -61,7 +61,8 @@ def dice(prediction: NDArray, reference: NDArray) -> float | None:
     """Return 2 |prediction ∩ reference| / (|prediction| + |reference|), in [0,1] (Dice 1945).
 
     Args:
-        prediction, reference: Masks of one shape; not 0 is inside.
+        prediction: Masks of one shape; not 0 is inside.
+        reference: Masks of one shape; not 0 is inside.
 
     Returns:
         The coefficient; 0 where exactly one of them is empty, None where both are (0/0).

@@ -64,7 +64,8 @@ def compare_surfaces(
     """Compare the surfaces of two masks in mm.
 
     Args:
-        prediction, reference: (I,J,K) or (H,W) of one shape; not 0 is inside.
+        prediction: (I,J,K) or (H,W) of one shape; not 0 is inside.
+        reference: (I,J,K) or (H,W) of one shape; not 0 is inside.
         steps_mm: Voxel edges along those axes, (axes,), of a grid with right angles; or, of any
             grid, (axes, 3): the steps in space from a voxel to the next one along each axis:
             columns of an affine.

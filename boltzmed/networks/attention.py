@@ -39,7 +39,9 @@ def attend_reference(
     Scores are divided by √E, as in the published code (the paper prints a division by d).
 
     Args:
-        query_BASE, key_BANE, value_BANE: projected and split into heads.
+        query_BASE: projected and split into heads.
+        key_BANE: projected and split into heads.
+        value_BANE: projected and split into heads.
         attended_BASN: bool, broadcastable to (B, A, S, N); None attends to everything. No row may
             be empty.
 
@@ -277,7 +279,8 @@ def sine_positions(
     of geometrically spaced frequencies (base 10000) alternate.
 
     Args:
-        height, width: of the grid, in tokens.
+        height: of the grid, in tokens.
+        width: of the grid, in tokens.
         channels: D, divisible by 4.
 
     Returns:

@@ -55,7 +55,8 @@ class BoltzFormer(nn.Module):
         decoder: prompts and image features → queries and their masks.
         pigma: the queries' mask embeddings, the semantic map and the image → one mask per prompt;
             built for the decoder's number of queries.
-        pixel_mean, pixel_std: of the three channels, on the scale 0 to 255.
+        pixel_mean: of the three channels, on the scale 0 to 255.
+        pixel_std: of the three channels, on the scale 0 to 255.
         seed: decides every draw at inference; may be set later.
         presence: the queries after the last layer (B, P, Q, D) → presence logits (B, P); None as
             published.

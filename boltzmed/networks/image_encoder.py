@@ -63,7 +63,8 @@ class HieraEncoder(nn.Module):
     """SAM 2's Hiera trunk and neck.
 
     Args:
-        embed_dim, num_heads: of the first stage; both double from stage to stage.
+        embed_dim: of the first stage; both double from stage to stage.
+        num_heads: of the first stage; both double from stage to stage.
         stages: blocks of each of the four stages.
         global_att_blocks: blocks, counted from 0, with attention over the whole image instead of
             windows.
@@ -159,8 +160,8 @@ class FocalEncoder(nn.Module):
     Args:
         embed_dim: channels of the first stage; they double from stage to stage.
         depths: blocks of each of the four stages.
-        focal_levels, focal_windows: per stage; the depth-wise kernels grow by 2 from the window's
-            size.
+        focal_levels: per stage; the depth-wise kernels grow by 2 from the window's size.
+        focal_windows: as ``focal_levels``.
         drop_path_rate: stochastic depth of the last block in training, rising linearly from 0.
         layerscale_value: initial scale of each block's contribution.
 

@@ -82,7 +82,9 @@ def attend_shared(
     ones would be four fifths.
 
     Args:
-        query_BPQAE, key_BNAE, value_BNAE: projected and split into heads.
+        query_BPQAE: projected and split into heads.
+        key_BNAE: projected and split into heads.
+        value_BNAE: projected and split into heads.
         attended_BPQN: bool, no row empty.
         union_BQN: bool, where any prompt attends.
 

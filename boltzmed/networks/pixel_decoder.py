@@ -171,7 +171,9 @@ class PixelDecoder(nn.Module):
         in_channels: of the features at strides 4, 8, 16, 32.
         hidden_dim: D, width of the scales; divisible by 32 (group norm) and by the heads.
         mask_dim: M, width of the semantic map.
-        num_layers, num_heads, feedforward_dim: of the transformer.
+        num_layers: of the transformer.
+        num_heads: of the transformer.
+        feedforward_dim: of the transformer.
 
     Raises:
         ValueError: Sizes that don't fit together.

@@ -96,14 +96,14 @@ def load_sam2_image_encoder(
     network: nn.Module, source: str | Path | Mapping[str, Any]
 ) -> LoadReport:
     """Fill a Hiera image encoder (trunk and neck) from a SAM 2 checkpoint; else as
-    :func:`load_upstream`.
+    ``load_upstream``.
     """
     return _load_published(network, source, SAM2)
 
 
 def load_seem_backbone(network: nn.Module, source: str | Path | Mapping[str, Any]) -> LoadReport:
     """Fill a FocalNet image encoder from a SEEM or X-Decoder checkpoint; else as
-    :func:`load_upstream`.
+    ``load_upstream``.
     """
     return _load_published(network, source, SEEM)
 
@@ -216,10 +216,13 @@ def load_checkpoint(
     expected.
 
     Args:
-        path: a file of :func:`save_checkpoint`.
+        path: a file of ``save_checkpoint``.
         network: of the checkpoint's sizes.
-        config, orientation, channels, tokenizer: what the run expects; None accepts anything. Of
-            ``config`` the given entries are compared, each in full.
+        config: what the run expects; None accepts anything. Of ``config`` the given entries are
+            compared, each in full.
+        orientation: as ``config``.
+        channels: as ``config``.
+        tokenizer: as ``config``.
         start: the weights are the start of a training: ``NEW_PARTS`` that the file lacks stay
             fresh.
 
@@ -262,7 +265,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """Return what one of our checkpoints records of its training; its weights stay unread.
 
     Returns:
-        Its entries but ``model``, see :func:`save_checkpoint`.
+        Its entries but ``model``, see ``save_checkpoint``.
 
     Raises:
         ValueError: the file is missing, can't be read, or is none of ours. One line.

@@ -17,7 +17,8 @@ class RawPlan:
     """A raw data set to be written.
 
     Attributes:
-        number, name: of `DatasetNNN_NAME`.
+        number: of `DatasetNNN_NAME`.
+        name: of `DatasetNNN_NAME`.
         classes: name -> the card's label values that become this class; numbered from 1 in this
             order.
         targets: target -> the numbers of the classes that make it up.

@@ -43,7 +43,8 @@ class Export:
 
     Attributes:
         folder: `DatasetNNN_NAME`.
-        written, kept: cases whose files were made now, and those that an earlier run had made.
+        written: cases whose files were made now, and those that an earlier run had made.
+        kept: cases whose files were made now, and those that an earlier run had made.
         excluded: case -> why nnU-Net cannot have it.
     """
 
@@ -192,7 +193,7 @@ def _make_record(cache: SliceCache, plan: RawPlan) -> dict[str, Any]:
 
 
 def _check_place(raw_dir: Path, plan: RawPlan, record: Mapping[str, Any]) -> None:
-    """Refuse an id that is taken: nnU-Net could not tell the two apart, and would mix their files."""
+    """Refuse an id that is taken: nnU-Net would mix the files of the two."""
     for folder in sorted(raw_dir.glob(f"Dataset{plan.number:03d}_*")):
         same = folder.name == plan.folder and (folder / RECORD).is_file()
         if same:

@@ -48,7 +48,8 @@ class Anatomy:
         shapes: by the organ's name.
         boxes: outside which a shape is surely absent, by the same names.
         points: places and curves (n, 3) by name.
-        low_mm, high_mm: the range of z that a scan covers, before size.
+        low_mm: the range of z that a scan covers, before size.
+        high_mm: the range of z that a scan covers, before size.
     """
 
     rng: np.random.Generator

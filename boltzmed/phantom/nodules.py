@@ -33,7 +33,8 @@ class NoduleShape:
         diameter_mm: of the sphere of the same volume.
         kind: "solid", "ground-glass" or "part-solid".
         touches: "vessel", "pleura" or "none".
-        hu, core_hu: of the nodule, and of a part-solid one's core.
+        hu: of the nodule, and of a part-solid one's core.
+        core_hu: of the nodule, and of a part-solid one's core.
         waves: outline, see `draw_relief`.
         feeders: vessels that run into it.
     """
@@ -92,7 +93,8 @@ class _LungSpace:
 
     Attributes:
         lung: the shape, mm below zero inside.
-        points, radii: (n, 3) and (n,), the nodes of the lung's vessels.
+        points: (n, 3) and (n,), the nodes of the lung's vessels.
+        radii: (n, 3) and (n,), the nodes of the lung's vessels.
         depth: (n,) the lung's value at them.
         pool: (m, 3) points all over the lung.
         pool_depth: (m,) the lung's value at them.
@@ -316,7 +318,8 @@ class _Samples:
 
     Attributes:
         where: the voxels [K, J, I] around the nodule.
-        distance, radius: from its centre to each sample, and the outline's in that direction, mm.
+        distance: from its centre to each sample, and the outline's in that direction, mm.
+        radius: from its centre to each sample, and the outline's in that direction, mm.
         size: (K, samples, J, samples, I, samples).
         step_mm: of the samples in the plane.
     """

@@ -127,7 +127,10 @@ class Canvas:
         Args:
             knots: (n, 3) body mm.
             radius: mm, one number or several spread along the tube.
-            layers, texture_hu, step_mm, over: see `paint`.
+            layers: see `paint`.
+            texture_hu: see `paint`.
+            step_mm: see `paint`.
+            over: see `paint`.
         """
         curve = dense_curve(np.array(knots, float), 7.0)
         radii = np.interp(

@@ -189,7 +189,9 @@ def write_phantoms(
         compress: ``.nii.gz`` instead of ``.nii``.
         progress: called with (done, total) after each case; None shows a bar.
         workers: processes to use.
-        matrix, slice_spacing_mm, in_plane_spacing_mm: see ``make_phantom``.
+        matrix: see ``make_phantom``.
+        slice_spacing_mm: see ``make_phantom``.
+        in_plane_spacing_mm: see ``make_phantom``.
 
     Returns:
         The datalist's path: ``{"training": [{"image", "label", "case", "patient"}]}``, ordered by

@@ -73,7 +73,9 @@ class Comparison:
             and both after Holm (wilcoxon_holm, permutation_holm), rank_biserial, cohens_dz.
         excluded: method, dataset, reason, rows.
         reference_method: What the others are compared with.
-        metric, level, by: What the score is, of which rows, and what the strata go by.
+        metric: What the score is, of which rows, and what the strata go by.
+        level: What the score is, of which rows, and what the strata go by.
+        by: What the score is, of which rows, and what the strata go by.
         presence: Of `tabulate_presence`, for both levels; not paired.
     """
 

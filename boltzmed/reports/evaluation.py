@@ -55,7 +55,8 @@ def report_scores(
     lesions were counted.
 
     Args:
-        rows, lesions: Of one method; the rows say by which rule lesions were counted.
+        rows: Of one method; the rows say by which rule lesions were counted.
+        lesions: Of one method; the rows say by which rule lesions were counted.
         folder: Where the file goes.
         miss_penalty_mm: See `tabulate_scores`.
 

@@ -133,7 +133,7 @@ def draw_thumbnails(
 
 
 def _frame(masks: Sequence[NDArray[np.bool_]], pixel_mm: Sequence[float]) -> tuple[slice, slice]:
-    """A square in mm, twice as wide as what the masks span and inside the slice as far as it goes."""
+    """Return a square in mm, twice as wide as the masks, inside the slice as far as it goes."""
     shape = masks[0].shape
     found = np.argwhere(np.any(masks, axis=0))
     if not len(found):

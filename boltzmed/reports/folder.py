@@ -1,4 +1,4 @@
-"""A report's folder: what a run writes takes the place of what the same command left there before."""
+"""A report's folder, in which a run's files take the place of an earlier run's."""
 
 from __future__ import annotations
 

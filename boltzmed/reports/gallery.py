@@ -1,4 +1,4 @@
-"""The worst cases with what there is to see of them: numbers, thumbnails, volumes for the viewer."""
+"""The worst cases: numbers, thumbnails, volumes for the viewer."""
 
 from __future__ import annotations
 

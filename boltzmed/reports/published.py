@@ -33,7 +33,8 @@ class MeanTable:
     rows behind them.
 
     Attributes:
-        means, counts: "Method", then a column per data set or target.
+        means: "Method", then a column per data set or target.
+        counts: "Method", then a column per data set or target.
     """
 
     means: pd.DataFrame

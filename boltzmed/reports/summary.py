@@ -47,7 +47,9 @@ class Summary:
         overall: Over data sets: a row per weighting (`WEIGHTINGS`), stratum and method; empty for
             one data set.
         excluded: method, dataset, reason, rows.
-        metric, level, by: What the score is, of which rows, and what the strata go by.
+        metric: What the score is, of which rows, and what the strata go by.
+        level: What the score is, of which rows, and what the strata go by.
+        by: What the score is, of which rows, and what the strata go by.
         strata: In the tables' order: all sizes, bins, groups of bins.
         bins: Those of the strata that do not overlap, small to large.
     """
@@ -144,7 +146,7 @@ def list_targets(rows: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
 
 
 class _OverDatasets:
-    """Collects data sets' sums, as seen and in every bootstrap sample, and makes one mean of them."""
+    """One mean of data sets' sums, as measured and in every bootstrap sample."""
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], list[NDArray]] = {}

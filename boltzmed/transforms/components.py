@@ -64,7 +64,7 @@ class MeasureMasksd(MapTransform):
     """Measure masks: volume of each prompt's, volume and probabilities of each component.
 
     Args:
-        keys: of the :class:`PackedMasks`.
+        keys: of the ``PackedMasks``.
         study_key: of the study, whose grid says how large a voxel is.
         output_key: where a mapping for each prompt goes: ``volume_mm3``, and ``components``, the
             largest first, each with ``volume_mm3``, ``max_probability``, ``mean_probability``.
@@ -111,7 +111,7 @@ class FilterComponentsd(MapTransform):
     """Take components out of masks, by size, score and number; without arguments none.
 
     Args:
-        keys: of the :class:`PackedMasks`.
+        keys: of the ``PackedMasks``.
         min_volume_mm3: smaller components go.
         min_score: components whose highest probability is lower go.
         max_components: of what is left the largest stay, so many; None for all.

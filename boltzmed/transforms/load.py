@@ -18,13 +18,13 @@ class LoadStudyd(MapTransform):
     """Read studies: a path under a key becomes a MetaTensor (1,I,J,K; float32; RAS; mm).
 
     What stays true of the study whatever is done to its voxels stands under ``study_key``
-    (:class:`Study`).
+    (``Study``).
 
     Args:
         keys: of the path; one.
         series_uid: which DICOM series, where a folder holds several.
         modality: ``"CT"`` or ``"MR"`` for files that do not say.
-        study_key: where the :class:`Study` goes.
+        study_key: where the ``Study`` goes.
         allow_missing_keys: the path may be absent.
     """
 

@@ -1,6 +1,6 @@
 """A slice's way into the network, and a mask's way back: the one home of both.
 
-Training items, inference and the pictures of sampling call :class:`NetworkInput`: which slices are
+Training items, inference and the pictures of sampling call ``NetworkInput``: which slices are
 needed for an index, windowed and squared, perhaps augmented, stacked to three channels; and logits
 back to the slice's own grid.
 
@@ -59,7 +59,7 @@ def read_input_sizes(settings: Mapping[str, Any] | None) -> dict[str, tuple[Inpu
     """Return card → its input sizes, as a config or a checkpoint has them.
 
     Args:
-        settings: card → a mapping of :class:`InputSize`'s fields, or a list of such.
+        settings: card → a mapping of ``InputSize``'s fields, or a list of such.
 
     Raises:
         ValueError: anything else; the line names the card.
@@ -154,7 +154,7 @@ class NetworkInputd(MapTransform):
 
     The dictionary holds the slices (U,H,W) of ``needed_slices`` under the first key, labels (1,H,W)
     under the second, and beside them ``slice_index``, ``slice_count``, ``channels``, ``window``
-    (:class:`WindowIntensity`), ``input_size`` and ``augmentation`` (or None). The image becomes
+    (``WindowIntensity``), ``input_size`` and ``augmentation`` (or None). The image becomes
     (3,S,S) float32 in 0 … 255, the labels (1,S,S).
 
     Args:

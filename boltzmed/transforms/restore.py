@@ -88,7 +88,7 @@ class RestoreGridd(MapTransform):
     slices are not the study's own any more, it is left out.
 
     Args:
-        keys: of the :class:`PackedMasks`.
+        keys: of the ``PackedMasks``.
         transform: the preprocessing.
         image_key: of the image, whose record of operations is inverted.
         study_key: of the study, which knows its grid.

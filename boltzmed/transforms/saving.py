@@ -1,7 +1,7 @@
 """MONAI transforms that write a study's outputs: masks, DICOM SEG, last of all ``run.json``.
 
 A study's folder appears whole: the transforms write into a temporary folder beside it, and
-:class:`SaveRund` moves it to its name. What an earlier run's ``run.json`` lists in the same folder
+``SaveRund`` moves it to its name. What an earlier run's ``run.json`` lists in the same folder
 is replaced, so that masks of two runs never stand side by side; other files stay.
 """
 
@@ -120,7 +120,7 @@ class SaveMasksd(MapTransform):
     """Write ``<prompt-slug>.nii.gz`` for every prompt, uint8, on exactly the study's grid.
 
     Args:
-        keys: of the :class:`PackedMasks`.
+        keys: of the ``PackedMasks``.
         folders: where they go.
         prompts_key: of the prompts' meanings.
         study_key: of the study.
@@ -164,7 +164,7 @@ class SaveSegmentationd(MapTransform):
     """Write ``segmentation.dcm``, all masks as one DICOM SEG, for studies that came as DICOM.
 
     Args:
-        keys: of the :class:`PackedMasks`.
+        keys: of the ``PackedMasks``.
         folders: where it goes.
         enabled: False writes none.
         prompts_key: of the prompts' meanings.
@@ -246,7 +246,7 @@ class SaveRund(MapTransform):
     """Write ``run.json``, what was asked and found by what, and move the folder to its name.
 
     Args:
-        keys: of the :class:`PackedMasks`.
+        keys: of the ``PackedMasks``.
         folders: where it goes.
         bundle: the bundle's folder; its version and the SHA-256 of its configs are recorded.
         checkpoint: its SHA-256 is recorded.

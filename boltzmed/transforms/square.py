@@ -21,7 +21,8 @@ class SquareGrid:
     and back moves nothing.
 
     Args:
-        height, width: native pixels, at least 1.
+        height: native pixels, at least 1.
+        width: native pixels, at least 1.
         image_size: side of the network's image, at least 1.
         min_side: the square is padded to this side at least, so that a crop keeps the scale it had
             in its image (``min_side`` equal to ``image_size``: a pixel stays a pixel) instead of

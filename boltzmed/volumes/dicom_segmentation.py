@@ -118,7 +118,8 @@ def write_segmentation(
         segments: at least one.
         source: the volume as `read_volume` returned it from a DICOM series.
         path: the file to write.
-        algorithm_name, algorithm_version: what made the masks.
+        algorithm_name: what made the masks.
+        algorithm_version: what made the masks.
         software_version: of the program around the algorithm.
         series_description: what viewers list the series as; up to 64 characters are kept.
 

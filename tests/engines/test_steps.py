@@ -33,7 +33,7 @@ SAMPLES = [
 
 
 def build_trainer(network: nn.Module, handlers: Any, *, batch_size: int = 2, **options: Any) -> Any:
-    """Five epochs of ten samples each, in order, by plain gradient descent unless told otherwise."""
+    """Five epochs of ten samples each, in order, by plain gradient descent by default."""
     sampler: Any = DistributedSampler(SAMPLES, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
     return SupervisedTrainer(
         **{
@@ -112,7 +112,8 @@ class TestAccumulation:
     def test_other_numbers_are_refused(self, accumulate):
         with pytest.raises(
             ValueError,
-            match=f"gradient_accumulation: expected a number of batches from 1, received {accumulate!r}",
+            match="gradient_accumulation: expected a number of batches from 1, received"
+            f" {accumulate!r}",
         ):
             count_steps(10, accumulate)
 
@@ -151,7 +152,7 @@ class TestMixedPrecisionInferer:
 
 class TestGradientClipper:
     def step_length(self, *, max_norm: float, scale: float) -> float:
-        """Length of one step at rate 1, which is the norm of the gradient that the optimiser saw."""
+        """Length of one step at rate 1: the norm of the gradient that the optimiser saw."""
         torch.manual_seed(0)
         network = nn.Linear(3, 1).double()
         before = parameters(network)

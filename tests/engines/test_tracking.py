@@ -333,7 +333,7 @@ def test_missing_mlflow_is_told_in_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("asked", [None, "false"])
 def test_mlflow_reports_nothing_by_itself(monkeypatch, asked):
-    """Wherever its address came from; what is set when its client of usage reports starts decides."""
+    """What is set when its client of usage reports starts decides."""
     monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
     if asked is not None:
         monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", asked)

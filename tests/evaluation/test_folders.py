@@ -218,10 +218,14 @@ def test_label_values_that_nobody_named_are_told(pair):
     lines: list[str] = []
     done = score(pair, labels={"head": (1,)}, levels=("volume",), report=lines.append)
     assert [row.dice for row in done.rows] == [1, 1] and done.excluded == []
-    assert done.unnamed == lines == [
-        "label values 2 have no name in 3 files, such as references/hippocampus_001.nii.gz, and are passed over; "
-        "--labels can name them"
-    ]  # fmt: skip
+    assert (
+        done.unnamed
+        == lines
+        == [
+            "label values 2 have no name in 3 files, such as references/hippocampus_001.nii.gz,"
+            " and are passed over; --labels can name them"
+        ]
+    )
     command = [
         "evaluate",
         "--predictions",

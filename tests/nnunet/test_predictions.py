@@ -1,4 +1,4 @@
-"""nnU-Net's masks back as rows: the same names and numbers as ours, its own Dice held against them."""
+"""nnU-Net's masks back as rows, with our names and numbers, and its own Dice beside them."""
 
 from __future__ import annotations
 

@@ -129,9 +129,15 @@ def test_a_choice_of_targets_numbers_its_classes_from_one(toy, tmp_path: Path) -
 
 
 def test_numbers_that_are_not_whole_stay_as_they_are(tmp_path: Path) -> None:
-    toy = write_toy(tmp_path, ["a", "c"], modality="MR", windows={"percentiles": None}, default_window="percentiles",
-                    targets={"organ": {"labels": [1, 2], "prompts": ["organ in MRI"], "site": "abdomen",
-                                       "window": "percentiles"}})  # fmt: skip
+    organ = {"labels": [1, 2], "prompts": ["organ in MRI"], "site": "abdomen"}
+    toy = write_toy(
+        tmp_path,
+        ["a", "c"],
+        modality="MR",
+        windows={"percentiles": None},
+        default_window="percentiles",
+        targets={"organ": {**organ, "window": "percentiles"}},
+    )
     hu, _, affine_ras = make_case("a")
     nibabel.save(
         nibabel.Nifti1Image(hu.astype(np.float32) + 0.25, affine_ras), toy.source / "a.nii"

@@ -15,7 +15,8 @@ from boltzmed.reports.pictures import CasePicture
 def make_rows(scores):
     """(target, case, {method: score}) → rows as `select_rows` gives them."""
     return pd.DataFrame(
-        {"method": method, "dataset": "set", "case": case, "level": "slice", "axis": "", "slice_index": k, "window": "",
+        {"method": method, "dataset": "set", "case": case, "level": "slice", "axis": "",
+         "slice_index": k, "window": "",
          "target": target, "score": score, "missed": score == 0, "size": 0.01, "prompt": "p"}
         for target, case, k, found in scores
         for method, score in found.items()

@@ -162,7 +162,7 @@ def test_niivue_goes_through_slices_of_other_planes(niivue_page, directions):
 
 
 def test_of_cases_opened_in_haste_the_last_is_shown(niivue_page):
-    """Each takes the stage from the one before, whose drawing context is lost while it still loads."""
+    """Each takes the place of the one before, whose drawing context is lost while it loads."""
     niivue_page.evaluate("""async () => {
             const buttons = document.querySelectorAll('[data-open-volume]');
             for (const [number, wait] of [[1, 0], [0, 20], [1, 150], [0, 300], [1, 50], [0, 0]]) {

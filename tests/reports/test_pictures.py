@@ -94,7 +94,7 @@ def test_a_mask_of_another_size_is_refused(folders, tmp_path):
 
 
 def test_a_mask_elsewhere_is_refused(folders, tmp_path):
-    """A mask of the image's size, shifted or of other voxels, would be drawn where it does not lie."""
+    """A shifted mask of the image's size would be drawn where it does not lie."""
     path = tmp_path / "ours" / "one" / "liver-in-abdomen-ct.nii.gz"
     for matrix in (
         AFFINE + np.array([[0, 0, 0, 5.0], *np.zeros((3, 4))]),

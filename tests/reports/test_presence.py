@@ -34,7 +34,8 @@ def write_table(folder: Path, rule: str = "26 overlap") -> Path:
             )
         for case, count in FALSE.items():
             count = count if method == "a" else 0
-            rest = f"0,0,true,{str(count == 0).lower()},{10 * count},{count},{rule if method == 'b' else '26 overlap'}"
+            own_rule = rule if method == "b" else "26 overlap"
+            rest = f"0,0,true,{str(count == 0).lower()},{10 * count},{count},{own_rule}"
             lines.append(f"{method},set,{case},liver,volume,,,{0 if count else ''},{rest}")
         lines.append(f"{method},set,p1,liver,slice,axial,0,0.7,0.1,100,false,false,0,0,26 overlap")
     path = folder / "results.csv"

@@ -237,8 +237,11 @@ def test_rows_of_ones_own_have_a_number_each():
     assert mark_best(means) == {(0, 1), (1, 1), (1, 3)}  # x: equal as printed
     table = MeanTable(means, counts)
     assert table.print().to_dict("list") == {
-        "Method": ["a", "b"], "x (n=3)": ["50.0", "50.0"], "y (n=4)": ["1.0", "–"], "w": ["1.0 (n=5)", "2.0 (n=6)"],
-    }  # fmt: skip
+        "Method": ["a", "b"],
+        "x (n=3)": ["50.0", "50.0"],
+        "y (n=4)": ["1.0", "–"],
+        "w": ["1.0 (n=5)", "2.0 (n=6)"],
+    }
     assert list(table.join().columns) == ["Method", "x", "n: x", "y", "n: y", "w", "n: w"]
 
 

@@ -1,4 +1,4 @@
-"""The reader of tables of results: whose they are, what is a patient, and what is wrong with them."""
+"""The reader of tables of results: methods, patients, and what is wrong with a table."""
 
 from __future__ import annotations
 
