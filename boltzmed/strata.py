@@ -81,7 +81,8 @@ def area_fraction(
 
     Args:
         pixels: of the mask at the slice's own size; several in an array.
-        height, width: of the slice.
+        height: of the slice.
+        width: of the slice.
 
     Returns:
         0 … 1: pixels / max(height, width)².

@@ -71,7 +71,7 @@ class ReferencedImage(NamedTuple):
     image: NDArray[Any]
     reference: NDArray[np.bool_]
     affine_ras: NDArray[np.float64] | None
-    window: Window | None = None
+    window: tuple[float, float] | None = None
 
 
 def empty_grid(image: MetaTensor) -> MetaTensor:

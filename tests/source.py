@@ -175,6 +175,8 @@ def list_public(source: Source) -> Iterator[tuple[str, Definition]]:
     for node in source.tree.body:
         if not isinstance(node, Definition) or node.name.startswith("_"):
             continue
+        if any(dotted_name(decorator) == "overload" for decorator in node.decorator_list):
+            continue  # the definition that follows has the docstring
         yield node.name, node
         if not isinstance(node, ast.ClassDef):
             continue

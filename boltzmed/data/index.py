@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from boltzmed.cards import PROTOCOLS, DatasetCard, Target
 from boltzmed.data.case_file import CaseFacts
 from boltzmed.data.splits import Membership
+from boltzmed.strata import area_fraction
 
 _SMALLEST_OF_LARGEST = 10
 """A slice with less than the largest slice's pixels over this is dropped by ``biomedparse``."""
@@ -123,7 +124,7 @@ def _index_target(
             "slice_index": shown,
             "target": target.name,
             "pixels": pixels[shown],
-            "area_fraction": pixels[shown] / max(facts.shape[1:]) ** 2,
+            "area_fraction": area_fraction(pixels[shown], *facts.shape[1:]),
             "volume_mm3": volume_mm3,
             "used": used[shown].astype(int),
         }

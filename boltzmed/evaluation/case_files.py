@@ -26,7 +26,8 @@ class CaseFiles:
 
     Args:
         case: its name.
-        reference, prediction: its masks on either side.
+        reference: its masks on either side.
+        prediction: its masks on either side.
     """
 
     def __init__(self, case: str, reference: CaseMasks, prediction: CaseMasks) -> None:

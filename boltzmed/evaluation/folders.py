@@ -77,7 +77,8 @@ def score_folder(  # noqa: C901  (to be split with its options)
     """Score every reference that has a prediction of the same case and target.
 
     Args:
-        predictions, references: folders, see `boltzmed.masks.folders`.
+        predictions: folders, see `boltzmed.masks.folders`.
+        references: folders, see `boltzmed.masks.folders`.
         options: what is scored, and how; the defaults of `FolderOptions` without.
         report: called with each line of what is excluded or passed over, as it comes.
 

@@ -39,7 +39,8 @@ class LesionScores:
         """Give each voxel of a prediction's numbered lesions its lesion's score.
 
         Args:
-            case, target: what the prediction is of.
+            case: what the prediction is of.
+            target: what the prediction is of.
             numbers: (I,J,K), see `spread_scores`.
         """
         key = (case, target)
@@ -92,8 +93,9 @@ def read_lesion_scores(path: str | Path) -> LesionScores:
             f" {one_line(error)}; correct the table"
         ) from error
     scores: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
-    for row in table.itertuples(index=False):
-        scores[row.case, row.target][int(row.lesion)] = float(row.score)
+    columns = [table[name].tolist() for name in ("case", "target", "lesion", "score")]
+    for case, target, lesion, score in zip(*columns, strict=True):
+        scores[case, target][int(lesion)] = score
     return LesionScores(dict(scores))
 
 

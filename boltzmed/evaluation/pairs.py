@@ -28,7 +28,8 @@ class PairScoring:
 
     Attributes:
         options: what is scored, and how.
-        method, dataset: names in the rows.
+        method: names in the rows.
+        dataset: names in the rows.
         card: that may know the patients.
         patient_pattern: that may find them in a case's name.
         lesion_scores: scores of predicted lesions from a table.
@@ -50,7 +51,8 @@ class PairScoring:
         Args:
             options: of `score_folder`.
             card: the options' card, read.
-            predictions, references: the folders; their names serve where the options give none.
+            predictions: the folders; their names serve where the options give none.
+            references: the folders; their names serve where the options give none.
 
         Raises:
             ValueError: a pattern that is none, or a table of scores that cannot be read.
@@ -116,7 +118,7 @@ class PairScoring:
     def _read_prediction(
         self, files: CaseFiles, mask: MaskFile, grid: Grid
     ) -> tuple[NDArray[np.bool_], Certainty]:
-        """Return a prediction on its reference's grid, and what ``run.json`` says of its certainty."""
+        """Return a prediction on its reference's grid, and its certainty by ``run.json``."""
         read = files.read(mask)
         predicted = find_target(mask, read)
         score_IJK = None

@@ -105,9 +105,10 @@ def score_mask(
     Slices where neither mask has a voxel give a row without a Dice.
 
     Args:
-        prediction, reference: (I,J,K) on one grid; not 0 is inside.
+        prediction: (I,J,K) on one grid; not 0 is inside.
+        reference: (I,J,K) on one grid; not 0 is inside.
         affine_ras: of that grid, to RAS mm.
-        identity: the fields of :class:`CaseResult` that say what was scored: ``method, dataset,
+        identity: the fields of ``CaseResult`` that say what was scored: ``method, dataset,
             patient, case, target, prompt, seed``.
         plane: how slices are cut.
         presence: presence probability of each slice, if there is one.
@@ -142,7 +143,12 @@ def score_target(
     """Score as ``score_mask``, and list the volume's lesions.
 
     Args:
-        prediction, reference, affine_ras, identity, plane, scoring: see :func:`score_mask`.
+        prediction: see ``score_mask``.
+        reference: see ``score_mask``.
+        affine_ras: see ``score_mask``.
+        identity: see ``score_mask``.
+        plane: see ``score_mask``.
+        scoring: see ``score_mask``.
         levels: which rows: "slice", "volume"; without "volume" no lesions are listed.
         certainty: how sure the method was, if it says so.
 
@@ -251,8 +257,10 @@ def score_study(
         study: the case, its reference and what is scored of it.
         prompts: what it was asked for.
         masks: one a prompt.
-        method, seed: of the rows.
-        plane, scoring: see `score_target`.
+        method: of the rows.
+        seed: of the rows.
+        plane: see `score_target`.
+        scoring: see `score_target`.
     """
     rows: list[CaseResult] = []
     lesions: list[LesionResult] = []
@@ -296,7 +304,8 @@ class _MaskPair(NamedTuple):
     """Two masks on one grid, of a slice or a volume.
 
     Attributes:
-        prediction, reference: (…), as many axes as the grid.
+        prediction: (…), as many axes as the grid.
+        reference: (…), as many axes as the grid.
         steps: (axes, 3) mm from a voxel to the next one, a row an axis.
     """
 

@@ -27,7 +27,7 @@ class LabelNames:
     dataset: str = ""
 
     def find(self, target: str) -> frozenset[int] | None:
-        """Return a target's values; None for one that has none. Case and punctuation don't count."""
+        """Return a target's values, None without any; case and punctuation do not count."""
         for name, values in self.targets.items():
             if slug_name(name) == slug_name(target):
                 return values

@@ -69,6 +69,7 @@ def as_labels(name: str, voxels: NDArray[Any], *, highest: int | None = None) ->
     if voxels.dtype == np.uint8:
         return voxels
     fits = highest is not None or not voxels.size or not voxels.max() > HIGHEST_LABEL
+    labels: NDArray[Any]
     with np.errstate(invalid="ignore"):
         labels = voxels.astype(np.uint8 if fits else np.int32)
     wrong = labels != voxels

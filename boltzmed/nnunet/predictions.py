@@ -35,7 +35,8 @@ class Import:
     """What came of `import_predictions`.
 
     Attributes:
-        rows, lesions: as our own evaluation writes them.
+        rows: as our own evaluation writes them.
+        lesions: as our own evaluation writes them.
         compared: how many of nnU-Net's own Dice were compared with ours.
         excluded: a line for each prediction or case that has no rows.
         disagreements: a line for each Dice that ``summary.json`` has otherwise, or that only one of
@@ -117,7 +118,8 @@ class _FolderImport:
         names: of their label values.
         cache: with the references.
         part: which part of it was predicted.
-        method, scoring: see `import_predictions`.
+        method: see `import_predictions`.
+        scoring: see `import_predictions`.
     """
 
     folder: Path

@@ -60,7 +60,9 @@ class ScoredObject:
     """What a table of results says about what to show.
 
     Attributes:
-        dataset, case, target: names in the table.
+        dataset: names in the table.
+        case: names in the table.
+        target: names in the table.
         axis: the plane of the slices, "" where the table has none.
         slice_index: None for whole volumes.
         prompt: "" where the table has none.
@@ -188,8 +190,8 @@ class PictureFolders:
             mask = find_mask(folder, shown.case, shown.target, shown.prompt)
         if folder is None or mask is None:
             raise InputError(
-                f"{shown.case}, {shown.target}: expected a mask among the {whose}, found none; check"
-                " the folder and its names"
+                f"{shown.case}, {shown.target}: expected a mask among the {whose}, found none;"
+                " check the folder and its names"
             )
         if not mask.names:
             names = self.labels or _name_labels(folder, shown, card)
@@ -216,7 +218,13 @@ def open_pictures(
     """Check where pictures are said to lie.
 
     Args:
-        cards, images, cache, references, predictions, window, labels: see `PictureFolders`.
+        cards: see `PictureFolders`.
+        images: see `PictureFolders`.
+        cache: see `PictureFolders`.
+        references: see `PictureFolders`.
+        predictions: see `PictureFolders`.
+        window: see `PictureFolders`.
+        labels: see `PictureFolders`.
 
     Raises:
         InputError: a folder is not there, or what is given cannot make a picture: images without

@@ -65,9 +65,19 @@ def report_methods(
         paths: CSV files, of one method each or of several.
         folder: Where everything goes.
         patient_pattern: See `read_scores`.
-        methods, reference_method: See `compare`; the reference method stands first.
-        images, cache, references, predictions, window, labels: See `open_pictures`.
-        cases, worst, page_megabytes, number_cases, report: See `write_report`.
+        methods: See `compare`; the reference method stands first.
+        reference_method: See `compare`; the reference method stands first.
+        images: See `open_pictures`.
+        cache: See `open_pictures`.
+        references: See `open_pictures`.
+        predictions: See `open_pictures`.
+        window: See `open_pictures`.
+        labels: See `open_pictures`.
+        cases: See `write_report`.
+        worst: See `write_report`.
+        page_megabytes: See `write_report`.
+        number_cases: See `write_report`.
+        report: See `write_report`.
         settings: Of `compare` and `summarise`: metric, by, edges, level, targets, seed.
 
     Returns:

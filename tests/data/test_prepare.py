@@ -481,7 +481,7 @@ def _(task: Path) -> None:
 
 @breaks(
     4,
-    "expected labels 0, 1, 2 of card toy, received 7 in toy_004.nii.gz; pass the card of this"
+    "toy_004.nii.gz: expected the labels 0, 1, 2 of card toy, received 7; pass the card of this"
     " data set",
 )
 def _(task: Path) -> None:

@@ -1,59 +1,11 @@
-"""Label maps that do not belong to their image, hold no labels, or have a card that does not know
-them.
-"""
+"""Targets that a card's images cannot show: they lie in other body regions."""
 
 from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-import pytest
-
 from boltzmed.cards import load_card
-from boltzmed.data.regions import as_labels, check_grid, foreign_targets, labelled_targets
-from boltzmed.errors import InputError
-
-AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
-
-
-def test_another_voxel_order_is_another_grid():
-    check_grid("one", (4, 5, 6), AFFINE, (4, 5, 6), AFFINE + 1e-4)
-    mirrored = AFFINE @ np.diag([-1.0, 1.0, 1.0, 1.0])
-    mirrored[0, 3] = 3 * 2.0
-    for shape, affine in (((4, 5, 6), mirrored), ((4, 5, 7), AFFINE), ((4, 5, 6), AFFINE + 0.01)):
-        with pytest.raises(InputError, match="case one: expected image and label on one grid"):
-            check_grid("one", (4, 5, 6), AFFINE, shape, affine)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
-def test_whole_numbers_are_labels_in_any_type(dtype):
-    values = np.array([[0, 3], [255, 1]], dtype)
-    labels = as_labels("one", values)
-    assert labels.dtype == np.uint8 and np.array_equal(labels, values)
-
-
-@pytest.mark.parametrize("value", [-1.0, 0.5, 256.0, np.nan, np.inf])
-def test_other_values_are_named(value):
-    with pytest.raises(
-        InputError, match=f"case one: expected label values that are whole .*, received {value:g};"
-    ):
-        as_labels("one", np.array([0.0, value, 1.0]))
-
-
-def test_a_card_without_labels_scores_nothing():
-    assert [
-        target.name for target in labelled_targets(load_card("phantom"), ["spleen", "liver"])
-    ] == [
-        "spleen",
-        "liver",
-    ]
-    assert len(labelled_targets(load_card("phantom"))) == 10
-    with pytest.raises(
-        ValueError, match="card generic_ct: expected a card that maps label values to targets"
-    ):
-        labelled_targets(load_card("generic_ct"))
-    with pytest.raises(ValueError, match="no target 'gills'"):
-        labelled_targets(load_card("phantom"), ["gills"])
+from boltzmed.data.regions import foreign_targets
 
 
 class TestForeignTargets:

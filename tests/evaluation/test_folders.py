@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from boltzmed.cli import main
-from boltzmed.evaluation import FolderScores, Scoring, score_folder, write_scores
+from boltzmed.evaluation import FolderOptions, FolderScores, Scoring, score_folder, write_scores
 from boltzmed.results import read_results
 from boltzmed.volumes import write_image
 
@@ -34,7 +34,9 @@ def write(path: Path, voxels: np.ndarray, affine: np.ndarray = AFFINE) -> None:
 
 
 def score(folder: Path, **options: Any) -> FolderScores:
-    return score_folder(folder / "predictions", folder / "references", **options)
+    report = options.pop("report", None)
+    how = FolderOptions(**options)
+    return score_folder(folder / "predictions", folder / "references", how, report=report)
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def test_a_card_names_labels_patients_and_the_data_set(pair):
     done = score(pair, card="msd_hippocampus")
     assert done.cases == ["hippocampus_001"] and len(done.excluded) == 1
     assert (
-        "case hippocampus_002: hippocampus_002.nii: expected the labels 0, 1, 2 that the card"
+        "case hippocampus_002: hippocampus_002.nii: expected the labels 0, 1, 2 of card"
         in done.excluded[0]
     )
 
@@ -107,7 +109,7 @@ def test_masks_of_one_thing_need_no_name(pair):
     assert [(row.target, row.dice) for row in done.rows] == [("foreground", 1)] * 2
     # The other side's name serves where it has one.
     write(pair / "masks" / "hippocampus_001" / "lung-nodule.nii.gz", label_map() // 2)
-    done = score_folder(pair / "masks", pair / "references", levels=("volume",))
+    done = score_folder(pair / "masks", pair / "references", FolderOptions(levels=("volume",)))
     assert [(row.target, row.dice) for row in done.rows] == [("lung-nodule", 0.5)]
     assert (
         len(done.excluded) == 1
@@ -138,19 +140,16 @@ def test_each_folder_goes_by_its_own_dataset_json(pair):
     # What nnU-Net's own label maps hold, its data set says in the folder above.
     number_classes(pair / "raw", "posterior hippocampus")
     folders = pair / "predictions", pair / "raw" / "labelsTs"
-    done = score_folder(*folders, card="msd_hippocampus", levels=("volume",))
+    done = score_folder(*folders, FolderOptions(card="msd_hippocampus", levels=("volume",)))
     assert [(row.target, row.dice) for row in done.rows] == [("posterior hippocampus", 1)] * 2
     assert done.excluded == done.never_predicted == []  # the references have no more targets
     write(pair / "predictions" / "hippocampus_002.nii", tail * 2)
     (line,) = score(pair, card="msd_hippocampus").excluded
-    assert (
-        "hippocampus_002.nii: expected the labels 0, 1 that the card or dataset.json has,"
-        " received 2" in line
-    )
+    assert "hippocampus_002.nii: expected the labels 0, 1 of dataset.json, received 2" in line
     number_classes(pair / "predictions", "posterior hippocampus", card="msd_lung")
     with pytest.raises(
         ValueError,
-        match="expected masks of card msd_hippocampus, found those of msd_lung; pass that",
+        match="expected masks of card msd_hippocampus, received those of msd_lung; pass that",
     ):
         score(pair, card="msd_hippocampus")
     # The Decathlon's own leads from values to names, which are the card's.
@@ -202,7 +201,8 @@ def test_masks_of_other_values_do_not_pass_for_one_thing(pair, references, predi
         write(pair / "a" / "c" / "tumor.nii.gz", mask * references[number])
         write(pair / "b" / "c" / "tumor.nii.gz", mask * predictions[number])
         assert {
-            row.dice for row in score_folder(pair / "b", pair / "a", levels=("volume",)).rows
+            row.dice
+            for row in score_folder(pair / "b", pair / "a", FolderOptions(levels=("volume",))).rows
         } == {1}
 
 
@@ -437,12 +437,12 @@ def test_targets_without_a_reference_are_passed_over(tmp_path):
         (
             np.zeros((8, 8, 5), np.uint8),
             AFFINE,
-            r"\(8, 8, 5\) voxels of 1 x 1 x 2 mm from \(0, 0, 0\) for \(8, 8, 6\)",
+            r"on one grid, received \(8, 8, 6\) voxels .* and \(8, 8, 5\) voxels of 1 x 1 x 2",
         ),
         (
             label_map(),
             AFFINE @ np.diag([-1, 1, 1, 1]),
-            "case hippocampus_002: expected .* on its reference's grid",
+            "case hippocampus_002: expected reference and hippocampus_002.nii on one grid",
         ),
         (label_map(), np.diag([-1, -1, 3.0, 1]), "1 x 1 x 3 mm"),
         (

@@ -75,7 +75,7 @@ def test_other_tables_are_refused(tmp_path, text):
     if text is not None:
         path.write_text(text)
     with pytest.raises(
-        ValueError, match=r"scores\.csv: expected the columns case, target, lesion, score; got"
+        ValueError, match=r"scores\.csv: expected the columns case, target, lesion, score, received"
     ) as error:
         read_lesion_scores(path)
     assert "\n" not in str(error.value)

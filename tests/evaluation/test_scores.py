@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boltzmed.evaluation import Scoring, score_mask, score_target
+from boltzmed.evaluation import Certainty, Scoring, score_mask, score_target
 from boltzmed.results import CaseResult, LesionResult
 
 IDENTITY = {"method": "hand", "dataset": "phantom", "patient": "p1", "case": "c1"}
@@ -202,7 +202,7 @@ def test_lesions_are_listed_with_their_scores(pair):
         0.25,
         0.625,
     )
-    found = lesions(pair, score_IJK=scores)
+    found = lesions(pair, certainty=Certainty(score_IJK=scores))
     table = [
         (row.kind, row.lesion, row.volume_mm3, row.score, row.matched, row.iou) for row in found
     ]

@@ -46,11 +46,9 @@ def test_rows_and_lesions_are_those_of_score_study():
     rows, lesions = score_study(
         item["study"],
         item["prompts"],
-        masks.volume,
+        masks,
         method="m",
         seed=3,
-        presence=masks.presence,
-        score_IJK=masks.probability_volume,
     )
     assert scored["rows"] == rows and scored["lesions"] == lesions
     assert "rows" not in item and scored["pred"] is masks

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from boltzmed.cards import load_card
-from boltzmed.masks.dataset_json import read_predicted_dataset
+from boltzmed.masks.dataset_json import read_label_names
 from tests.nnunet.conftest import write_card
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "nnunet"
@@ -39,20 +39,20 @@ def card(tmp_path: Path):
     ],
 )
 def test_another_ones_labels_go_by_their_names(card, tmp_path: Path, labels, targets) -> None:
-    found = read_predicted_dataset(write(tmp_path / "x", labels), card)
+    found = read_label_names(write(tmp_path / "x", labels), card)
     assert {name: set(values) for name, values in found.targets.items()} == targets
-    assert found.values >= {0}.union(*targets.values())
+    assert found.known >= {0}.union(*targets.values())
 
 
 def test_it_may_lie_two_folders_above(card, tmp_path: Path) -> None:
     inner = write(tmp_path / "x", {"background": 0, "organ": 1}) / "fold_0" / "validation"
     inner.mkdir(parents=True)
-    assert read_predicted_dataset(inner, card).name == "Dataset001_x"
+    assert read_label_names(inner, card).dataset == "Dataset001_x"
     (inner / "one" / "more").mkdir(parents=True)
     with pytest.raises(
         ValueError, match=r"expected dataset\.json in it or in the two folders above, found none"
     ):
-        read_predicted_dataset(inner / "one", card)
+        read_label_names(inner / "one", card)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_it_may_lie_two_folders_above(card, tmp_path: Path) -> None:
         (
             {"organ": 1},
             {"boltzmed": {"card": "other", "targets": {"a": [1]}}},
-            "masks of card toy, found those of other",
+            "masks of card toy, received those of other",
         ),
         ({"organ": 1}, {"boltzmed": {"card": "toy"}}, "with labels and their values, found none"),
         (
@@ -81,7 +81,7 @@ def test_it_may_lie_two_folders_above(card, tmp_path: Path) -> None:
 )
 def test_what_is_of_other_data_is_refused(card, tmp_path: Path, labels, more, line) -> None:
     with pytest.raises(ValueError, match=line):
-        read_predicted_dataset(write(tmp_path / "x", labels, **more), card)
+        read_label_names(write(tmp_path / "x", labels, **more), card)
 
 
 def test_plans_of_another_data_set_are_noticed(card, tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_plans_of_another_data_set_are_noticed(card, tmp_path: Path) -> None:
         tmp_path / "x", {"organ": 1}, boltzmed={"card": "toy", "targets": {"organ": [1]}}
     )
     (folder / "plans.json").write_text(json.dumps({"dataset_name": "Dataset002_y"}))
-    with pytest.raises(ValueError, match="of one data set, found Dataset001_x and Dataset002_y"):
-        read_predicted_dataset(folder, card)
+    with pytest.raises(ValueError, match="of one data set, received Dataset001_x and Dataset002_y"):
+        read_label_names(folder, card)
 
 
 def test_the_real_files(tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_the_real_files(tmp_path: Path) -> None:
     card = load_card(
         write_card(tmp_path / "card", labels={0: "background", 1: "organ", 2: "lesion"})
     )
-    found = read_predicted_dataset(tmp_path, card)
+    found = read_label_names(tmp_path, card)
     assert (
-        found.name == "Toy"
+        found.dataset == "Toy"
         and found.targets == {"organ": {1}, "the lesion": {2}}
-        and found.values == {0, 1, 2}
+        and found.known == {0, 1, 2}
     )

@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 
 from boltzmed.errors import InputError
-from boltzmed.masks.folders import (
-    MaskFile,
-    find_target,
-    list_cases,
-    parse_labels,
-    read_labels,
-)
+from boltzmed.masks.folders import MaskFile, find_target, list_cases
+from boltzmed.masks.label_names import name_labels
+from boltzmed.masks.label_values import read_labels
 from boltzmed.volumes import write_image
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
@@ -27,40 +23,21 @@ def write(path: Path, *values: float, dtype: type = np.uint8) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("text", "labels"),
-    [
-        ("1=liver", {"liver": (1,)}),
-        ("1=a, 2 = b c ,1+2=both", {"a": (1,), "b c": (2,), "both": (1, 2)}),
-    ],
-)
-def test_labels(text, labels):
-    assert parse_labels(text) == labels
-
-
-@pytest.mark.parametrize(
-    "text", ["", "liver", "1=", "x=liver", "1=a,1", "1=a,2=a", "0=background", "1=a,", "-1=a"]
-)
-def test_other_labels_are_refused(text):
-    with pytest.raises(ValueError, match="labels: expected such as 1=anterior"):
-        parse_labels(text)
-
-
 def test_files_directly_inside(tmp_path):
     for name in ("b.nii.gz", "a.nii", "._a.nii", "notes.txt"):
         (tmp_path / name).write_text("never read")
     (tmp_path / "plans").mkdir()
-    cases = list_cases(tmp_path, {})
+    cases = list_cases(tmp_path)
     assert list(cases) == ["a", "b"]
     assert cases["a"].masks == (MaskFile(tmp_path / "a.nii"),) and cases["a"].problem is None
-    named = list_cases(tmp_path, {"head": (1,), "whole": (1, 2)})["b"].masks
+    named = list_cases(tmp_path)["b"].as_targets(name_labels({"head": (1,), "whole": (1, 2)})).masks
     assert [(mask.names, mask.values) for mask in named] == [
-        (("head",), (1,)),
-        (("whole",), (1, 2)),
+        (("head",), {1}),
+        (("whole",), {1, 2}),
     ]
     (tmp_path / "a.nii.gz").write_text("")
     assert "case a: expected one file a, found .nii and .nii.gz" in str(
-        list_cases(tmp_path, {})["a"].problem
+        list_cases(tmp_path)["a"].problem
     )
 
 
@@ -69,7 +46,10 @@ def test_a_folder_a_case(tmp_path):
         (tmp_path / case).mkdir()
         (tmp_path / case / "lung-nodule.nii.gz").write_text("")
     (tmp_path / "empty").mkdir()
-    cases = list_cases(tmp_path, {"ignored": (1,)})
+    cases = {
+        case: masks.as_targets(name_labels({"ignored": (1,)}))
+        for case, masks in list_cases(tmp_path).items()
+    }
     assert list(cases) == ["p1", "p2"]
     (mask,) = cases["p1"].masks
     assert mask.names == ("lung-nodule",) and mask.slugs == {"lung-nodule"} and mask.values is None
@@ -77,13 +57,13 @@ def test_a_folder_a_case(tmp_path):
         (tmp_path / "p2" / "lung-nodule.nii").write_text("")
         if record:
             (tmp_path / "p2" / "run.json").write_text(record)
-        problem = list_cases(tmp_path, {})["p2"].problem
+        problem = list_cases(tmp_path)["p2"].problem
         assert problem == "case p2: expected one file lung-nodule, found .nii and .nii.gz; keep one"
     (tmp_path / "p1.nii.gz").write_text("")
     with pytest.raises(
         InputError, match=r"all as CASE\.nii\.gz or all as CASE/TARGET\.nii\.gz, found both"
     ):
-        list_cases(tmp_path, {})
+        list_cases(tmp_path)
 
 
 def test_a_run_says_what_its_masks_are(tmp_path):
@@ -106,7 +86,7 @@ def test_a_run_says_what_its_masks_are(tmp_path):
         (tmp_path / "c" / f"{name}.nii.gz").write_text("")
     record = {"prompts": [entry, free], "seed": 7, "settings": {"plane": "coronal"}}
     (tmp_path / "c" / "run.json").write_text(json.dumps(record))
-    case = list_cases(tmp_path, {})["c"]
+    case = list_cases(tmp_path)["c"]
     assert (case.seed, case.plane, case.problem) == (7, "coronal", None)
     first, second, third = case.masks
     assert (
@@ -130,7 +110,7 @@ def test_a_run_says_what_its_masks_are(tmp_path):
         '{"prompts": [{}]}',
     ):
         (tmp_path / "c" / "run.json").write_text(broken)
-        case = list_cases(tmp_path, {})["c"]
+        case = list_cases(tmp_path)["c"]
         assert (
             case.masks == ()
             and "case c: expected run.json as boltzmed predict writes it" in str(case.problem)
@@ -140,9 +120,9 @@ def test_a_run_says_what_its_masks_are(tmp_path):
 
 def test_no_masks(tmp_path):
     with pytest.raises(InputError, match="expected a folder of masks, found none"):
-        list_cases(tmp_path / "absent", {})
+        list_cases(tmp_path / "absent")
     with pytest.raises(InputError, match="found neither"):
-        list_cases(tmp_path, {})
+        list_cases(tmp_path)
 
 
 def test_targets_of_a_label_map(tmp_path):
@@ -150,14 +130,14 @@ def test_targets_of_a_label_map(tmp_path):
     read = read_labels(path)
     assert read.labels_IJK.ravel().tolist() == [0, 1, 2, 2, 7] and read.values == {0, 1, 2, 7}
     assert np.allclose(read.affine_ras, AFFINE)
-    assert find_target(MaskFile(path, values=(2,)), read).ravel().tolist() == [
+    assert find_target(MaskFile(path, values=frozenset({2})), read).ravel().tolist() == [
         False,
         False,
         True,
         True,
         False,
     ]
-    assert find_target(MaskFile(path, values=(1, 7)), read).ravel().tolist() == [
+    assert find_target(MaskFile(path, values=frozenset({1, 7})), read).ravel().tolist() == [
         False,
         True,
         False,
@@ -169,9 +149,12 @@ def test_targets_of_a_label_map(tmp_path):
     ):
         find_target(MaskFile(path), read)
     with pytest.raises(
-        InputError, match=r"expected the labels 0, 1, 2 that the card .* has, received 7"
+        InputError, match=r"expected the labels 0, 1, 2 of card toy, received 7; pass"
     ):
-        find_target(MaskFile(path, values=(2,), known=frozenset({0, 1, 2})), read)
+        find_target(
+            MaskFile(path, values=frozenset({2}), known=frozenset({0, 1, 2}), source="card toy"),
+            read,
+        )
 
 
 @pytest.mark.parametrize("value", [1, 255, 1000])

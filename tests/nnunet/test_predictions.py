@@ -76,7 +76,7 @@ def test_experts_are_read_together(toy, tmp_path: Path) -> None:
     assert done.compared == 4 and not done.disagreements and not done.excluded
     assert whole(done.rows)[("c", "organ")] == dice_of((1, 2), "c")
     with pytest.raises(
-        ValueError, match=r"expected other targets than .* has, found 'organ' in both"
+        ValueError, match=r"expected other targets than .* has, received 'organ' in both"
     ):
         import_predictions([folders[0], folders[0].parent / "validation"], toy.cache)
 
@@ -209,7 +209,7 @@ def test_a_summary_of_other_cases_is_noticed(toy, validation: Path) -> None:
             r"expected image and prediction on one grid, received .* from \(.*\) and .* from \(",
         ),
         ("flip", "expected image and prediction on one grid, received "),
-        ("values", r"expected the values \[0, 1, 2\] of dataset\.json, received \[3\]"),
+        ("values", r"expected the labels 0, 1, 2 of dataset\.json, received 3"),
         ("fractions", "expected label values that are whole numbers from 0 to 255, received 0.5"),
         ("cut", "truncated or damaged"),
     ],

@@ -187,7 +187,7 @@ def test_cases_are_numbered_where_asked(tmp_path, capsys):
     assert (
         printed.err
         == "boltzmed: no picture: Miller_Kim: expected an image of that name among the images,"
-        " found none\n"
+        " found none; check the folder\n"
     )
     written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()] + [
         printed.out.encode()

@@ -1,14 +1,16 @@
 """Where a scored case's files are found, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from boltzmed.cards import load_card
-from boltzmed.data.cache import SliceCache
+from boltzmed.data.pictures import CachedImages
 from boltzmed.data.prepare import prepare_cache
 from boltzmed.errors import InputError
+from boltzmed.masks.label_names import name_labels
 from boltzmed.reports.pictures import PictureFolders, ScoredObject
 from boltzmed.volumes import write_image
 
@@ -66,13 +68,16 @@ def test_masks_are_found_under_their_usual_names_and_cut_alike(folders):
     [
         (
             ScoredObject("phantom", "../one", "liver"),
-            "expected a case's name to look for, got a path",
+            "expected a case's name to look for, received a path",
         ),
         (
             ScoredObject("phantom", "two", "liver"),
             "two: expected an image of that name among the images, found none",
         ),
-        (ScoredObject("other", "one", "liver"), "got a label map of 7 values without a card"),
+        (
+            ScoredObject("other", "one", "liver"),
+            "a mask of one label value, received 1, 2, 3, 4, 5, 6, 7; name",
+        ),
     ],
 )
 def test_what_is_not_there_is_told_in_one_line(folders, shown, message):
@@ -88,7 +93,7 @@ def test_a_mask_of_another_size_is_refused(folders, tmp_path):
         tmp_path / "ours" / "one" / "liver-in-abdomen-ct.nii.gz",
     )
     with pytest.raises(
-        InputError, match=r"expected the image's \(5, 24, 20\) slices, rows and columns"
+        InputError, match=r"on one grid, received \(5, 24, 20\) voxels .* and \(4, 24, 20\) voxels"
     ):
         folders[0].read(LIVER, ["ours"])
 
@@ -102,7 +107,8 @@ def test_a_mask_elsewhere_is_refused(folders, tmp_path):
     ):
         write_image(np.ones((20, 24, 5), np.uint8), matrix, path)
         with pytest.raises(
-            InputError, match=r"of ours: expected the image's grid, .* 1 x 1 mm from"
+            InputError,
+            match=r"ours: .*: expected image and mask on one grid, received .* 1 x 1 mm",
         ):
             folders[0].read(LIVER, ["ours"])
     rounded = AFFINE.copy()
@@ -118,7 +124,7 @@ def test_a_cache_brings_images_and_references(folders, tmp_path):
     write_image(labels, AFFINE, tmp_path / "references" / "one.nii.gz")
     (tmp_path / "pairs.csv").write_text("image,label\nimages/one.nii.gz,references/one.nii.gz\n")
     prepare_cache("phantom", tmp_path / "pairs.csv", tmp_path / "cache")
-    cache = SliceCache.open(tmp_path / "cache")
+    cache = CachedImages.open(tmp_path / "cache")
     cached = PictureFolders(cache=cache, predictions=pictures.predictions)
     target = next(name for name, target in cache.card.targets.items() if 1 in target.labels)
     picture = cached.read(
@@ -155,7 +161,8 @@ def test_a_label_map_of_one_value_is_read_by_label(hippocampus, tmp_path):
     assert np.array_equal(anterior.predictions["ours"], anterior.reference)
     write_image(np.full((20, 24, 5), 255, np.uint8), AFFINE, tmp_path / "ours" / "one.nii.gz")
     with pytest.raises(
-        InputError, match=r"one\.nii\.gz of ours: expected the labels 0, 1, 2, got 255$"
+        InputError,
+        match=r"ours: one\.nii\.gz: expected the labels 0, 1, 2 of card .*, received 255",
     ):
         hippocampus.read(POSTERIOR, ["ours"])
 
@@ -178,7 +185,8 @@ def test_nnunets_masks_are_read_by_its_own_numbers(hippocampus, tmp_path):
         ).reference,
     )
     with pytest.raises(
-        InputError, match="expected masks of hippocampus, got those of posterior hippocampus by its"
+        InputError,
+        match="expected masks of hippocampus, received those of posterior hippocampus by",
     ):
         hippocampus.read(ScoredObject("msd_hippocampus", "one", "hippocampus"), ["ours"])
     say({"labels": {"background": 0, "posterior": 1, "anterior": 2}})
@@ -194,3 +202,14 @@ def test_nnunets_masks_are_read_by_its_own_numbers(hippocampus, tmp_path):
         {"labels": {"0": "background", "1": "Anterior", "2": "Posterior"}}, tmp_path
     )  # the Decathlon's own
     assert not hippocampus.read(POSTERIOR, ["ours"]).predictions["ours"].any()
+
+
+def test_labels_name_the_values_of_label_maps(folders):
+    """A data set without a card, whose label maps a user names."""
+    pictures, _, labels = folders
+    names = name_labels({"liver": (3, 5)})
+    pictures = replace(pictures, cards={}, labels=names, window=(-100.0, 100.0))
+    picture = pictures.read(ScoredObject("other", "one", "liver"), ["theirs"])
+    expected = np.isin(labels, (3, 5)).transpose(2, 1, 0)
+    assert np.array_equal(picture.reference, expected)
+    assert np.array_equal(picture.predictions["theirs"], expected)

@@ -391,7 +391,7 @@ def test_the_command_writes_all_of_it(small_report, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--images", "nowhere"], "images: expected a folder, got nowhere, which is none"),
+        (["--images", "nowhere"], "images: expected a folder, received nowhere, which is none"),
         (["--images", "."], "expected --images DIR and --references DIR together"),
         (
             ["--predictions", "z=."],
@@ -405,7 +405,7 @@ def test_the_command_writes_all_of_it(small_report, tmp_path, capsys):
         (["--case", "nobody"], "case: expected one of the tables, got 'nobody'"),
         (
             ["--images", ".", "--references", ".", "--window", "3,1"],
-            "window: expected LOW,HIGH, got 3,1",
+            "window: expected LOW,HIGH, received 3,1",
         ),
     ],
 )

@@ -31,8 +31,11 @@ def pair_files(
 
     Args:
         case: its name.
-        image, label: files that belong together.
-        subset, patient, split: what the data set says of the case, where it does.
+        image: files that belong together.
+        label: files that belong together.
+        subset: what the data set says of the case, where it does.
+        patient: what the data set says of the case, where it does.
+        split: what the data set says of the case, where it does.
     """
     missing = []
     for kind, path in (("image", image), ("label", label)):

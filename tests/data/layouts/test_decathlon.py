@@ -83,7 +83,7 @@ def test_the_folder_to_pass_is_named(task: Path, card, tmp_path: Path):
     with pytest.raises(ValueError, match=r"found no such folder; check the path"):
         list_cases(tmp_path / "Task98", card)
     (tmp_path / "Task99_Toy.tar").touch()
-    with pytest.raises(ValueError, match=r"found a file; unpack it"):
+    with pytest.raises(ValueError, match=r"received a file; unpack it"):
         list_cases(tmp_path / "Task99_Toy.tar", card)
 
 

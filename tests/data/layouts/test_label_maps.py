@@ -84,7 +84,7 @@ def test_unknown_values_are_named(tmp_path: Path, write_pair, affine_ras, card):
     labels[0, 0, 0], labels[6, 5, 4] = 7, 3
     write_image(labels, affine_ras, tmp_path / "l.nii")
     found = pair_files("a", tmp_path / "a.nii", tmp_path / "l.nii")
-    expect_line(found, card, "expected labels 0, 1, 2 of card toy, received 3, 7 in l.nii;")
+    expect_line(found, card, "l.nii: expected the labels 0, 1, 2 of card toy, received 3, 7;")
 
 
 @pytest.mark.parametrize("value", [0, -1024])

@@ -148,7 +148,7 @@ def test_ignored_voxels_need_a_card_that_names_them(
     labels[0] = 3
     write_image(labels, affine_ras, raw / "labelsTr" / "a.nii.gz")
     with pytest.raises(
-        InputError, match=r"^case a: expected labels 0, 1, 2 of card toy, received 3"
+        InputError, match=r"^case a: a.nii.gz: expected the labels 0, 1, 2 of card toy, received 3"
     ):
         read_case(list_cases(raw, card)[0], card)
     naming = make_card({"reader": "nnunet"}, values=(0, 1, 2, 3))
