@@ -544,7 +544,7 @@ def _(task: Path) -> None:
 
 @breaks(
     11,
-    "expected label values that are whole numbers from 0 to 255, received 0.5; number the labels",
+    "toy_011.nii.gz: expected label values that are whole numbers from 0 to 255, received 0.5;",
 )
 def _(task: Path) -> None:
     write_case(task, 11, labels=make_case(11)[1].astype(np.float32) / 2)
